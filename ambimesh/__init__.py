@@ -1,0 +1,1 @@
+"""The front door: the ambimesh command and the lab."""

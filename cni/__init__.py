@@ -1,0 +1,1 @@
+"""The CNI plugin's logic and the node agent."""

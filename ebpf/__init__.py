@@ -1,0 +1,1 @@
+"""The kernel side of the mesh and its typed Python edge."""

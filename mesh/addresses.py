@@ -1,0 +1,148 @@
+"""Addresses, in the one form used throughout: 16 bytes, IPv4 as mapped IPv6 (RFC 4291 section 2.5.5.2).
+
+One form means one key in every table, in the kernel's maps as in Python's, and no second code path for IPv6. The
+newtypes keep look-alike values apart: the destination an application dialled, the peer seen on a socket, and the
+target named inside a tunnel must never be mixed up.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from functools import lru_cache
+from typing import NamedTuple, NewType
+
+from mesh.errors import InvalidAddress
+
+IpBytes = NewType("IpBytes", bytes)
+"""16 bytes, network order; IPv4 as ``::ffff:a.b.c.d``."""
+
+_MAPPED = bytes(10) + b"\xff\xff"
+IPV6_LOOPBACK = IpBytes(bytes(15) + b"\x01")
+
+
+class SocketAddress(NamedTuple):
+    """An address and a port."""
+
+    ip: IpBytes
+    port: int
+
+    def __str__(self) -> str:
+        text = format_ip(self.ip)
+        return f"[{text}]:{self.port}" if ":" in text else f"{text}:{self.port}"
+
+
+class Cidr(NamedTuple):
+    """A network; ``length`` counts bits of the 16-byte form (an IPv4 /24 is 120)."""
+
+    ip: IpBytes
+    length: int
+
+    def __str__(self) -> str:
+        if is_ipv4(self.ip) and self.length >= 96:
+            return f"{format_ip(self.ip)}/{self.length - 96}"
+        return f"{format_ip(self.ip)}/{self.length}"
+
+    def __contains__(self, ip: object) -> bool:
+        if not isinstance(ip, bytes):
+            return False
+        shift = 128 - self.length
+        return int.from_bytes(ip, "big") >> shift == int.from_bytes(self.ip, "big") >> shift
+
+
+OriginalDestination = NewType("OriginalDestination", SocketAddress)
+"""What the application dialled, before the mesh redirected it."""
+
+PeerAddress = NewType("PeerAddress", SocketAddress)
+"""The far end of a socket as the kernel reports it."""
+
+HboneTarget = NewType("HboneTarget", SocketAddress)
+"""The address in a CONNECT request's ``:authority``."""
+
+
+@lru_cache(maxsize=65536)
+def parse_ip(text: str) -> IpBytes:
+    """Read ``10.0.0.1`` or ``fd00::1``.
+
+    Raises:
+        InvalidAddress: the text is no IP address (zones such as ``%eth0`` are not taken).
+    """
+    try:
+        return IpBytes(_MAPPED + socket.inet_pton(socket.AF_INET, text))
+    except OSError:
+        pass
+    try:
+        return IpBytes(socket.inet_pton(socket.AF_INET6, text))
+    except OSError as error:
+        raise InvalidAddress(f"{text[:64]!r} is not an IP address") from error
+
+
+def ip_from_packed(packed: bytes) -> IpBytes:
+    """Take the 4 or 16 bytes of a wire message.
+
+    Raises:
+        InvalidAddress: any other length.
+    """
+    if len(packed) == 4:
+        return IpBytes(_MAPPED + packed)
+    if len(packed) == 16:
+        return IpBytes(packed)
+    raise InvalidAddress(f"an IP address has 4 or 16 bytes, not {len(packed)}")
+
+
+def ip_to_packed(ip: IpBytes) -> bytes:
+    """The shortest form: 4 bytes for IPv4, else 16."""
+    return ip[12:] if ip.startswith(_MAPPED) else bytes(ip)
+
+
+@lru_cache(maxsize=65536)
+def format_ip(ip: IpBytes) -> str:
+    """The usual text form; mapped IPv4 is shown as IPv4."""
+    if ip.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, ip[12:])
+    return socket.inet_ntop(socket.AF_INET6, ip)
+
+
+def is_ipv4(ip: IpBytes) -> bool:
+    """Whether this is a mapped IPv4 address."""
+    return ip.startswith(_MAPPED)
+
+
+def is_loopback(ip: IpBytes) -> bool:
+    """127.0.0.0/8 or ::1."""
+    return ip == IPV6_LOOPBACK or (ip.startswith(_MAPPED) and ip[12] == 127)
+
+
+def parse_socket_address(text: str) -> SocketAddress:
+    """Read ``10.0.0.1:80`` or ``[fd00::1]:80``.
+
+    Raises:
+        InvalidAddress: not an address and a port of 1 to 65535.
+    """
+    host, separator, port_text = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise InvalidAddress(f"{text[:64]!r}: an IPv6 address needs brackets before its port")
+    if not separator or not port_text.isascii() or not port_text.isdigit() or not 0 < int(port_text[:6]) < 65536:
+        raise InvalidAddress(f"{text[:64]!r} does not end in a port of 1 to 65535")
+    return SocketAddress(parse_ip(host), int(port_text))
+
+
+def parse_cidr(text: str) -> Cidr:
+    """Read ``10.0.0.0/8``, ``fd00::/64`` or a single address; host bits are dropped, as Kubernetes' fields allow them.
+
+    Raises:
+        InvalidAddress: not a network.
+    """
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise InvalidAddress(f"{text[:64]!r} is not a network such as 10.0.0.0/8") from error
+    extra = 96 if network.version == 4 else 0
+    return Cidr(ip_from_packed(network.network_address.packed), network.prefixlen + extra)
+
+
+def from_sockaddr(sockaddr: tuple[object, ...]) -> SocketAddress:
+    """Convert what ``accept``, ``getsockname`` and ``getpeername`` return for AF_INET and AF_INET6."""
+    return SocketAddress(parse_ip(str(sockaddr[0])), int(str(sockaddr[1])))

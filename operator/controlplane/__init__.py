@@ -1,0 +1,1 @@
+"""The control plane: sources, translation, xDS server, certificate authority."""

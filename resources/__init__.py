@@ -1,0 +1,1 @@
+"""Kubernetes-shaped objects and the places they are read from."""

@@ -1,0 +1,1 @@
+"""The node proxy: one layer-4 zero-trust tunnel per node."""
