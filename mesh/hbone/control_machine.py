@@ -1,0 +1,191 @@
+"""The half of the HBONE machine that moves no data: settings, windows, resets, pings, going away.
+
+Kept apart from the data path so that each can be read whole; :class:`mesh.hbone.machine.HboneMachine` is both.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from mesh.hbone.codec import ACK, ErrorCode, FrameType, Setting, frame
+from mesh.hbone.contract import (
+    DEFAULT_WINDOW,
+    MAX_STREAM_ID,
+    MAX_WINDOW,
+    ConnectionOwner,
+    HboneSettings,
+    HboneStream,
+    Http2Violation,
+    Role,
+)
+
+_CONTROL_BUDGET = 4000
+"""Per refill, that is per second. A PING or SETTINGS costs 10, a reset of an unanswered request 4, an empty frame 1."""
+
+
+class ControlFrames:
+    """State of the connection as a whole, and the frames that change it."""
+
+    def __init__(self, role: Role, owner: ConnectionOwner, settings: HboneSettings) -> None:
+        self.role = role
+        self.owner = owner
+        self.settings = settings
+        self.outgoing = bytearray()
+        """Bytes to send, in order. The caller takes them all and clears it."""
+        self.streams: dict[int, HboneStream] = {}
+        self.peer_max_streams = 100
+        self.peer_max_frame = 16384
+        self.send_window = DEFAULT_WINDOW
+        self.draining = False
+        """No new streams: GOAWAY was sent or received, or ids ran out."""
+        self._peer_initial_window = DEFAULT_WINDOW
+        self._next_id = 1
+        self._last_peer_id = 0
+        self._settings_seen = False
+        self._budget = _CONTROL_BUDGET
+        self._waiting: dict[int, HboneStream] = {}
+
+    def _spend(self, cost: int) -> None:
+        self._budget -= cost
+        if self._budget < 0:
+            raise Http2Violation(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring no data")
+
+    def refill_budget(self) -> None:
+        """To be called about once per second; see *Abuse* above."""
+        self._budget = _CONTROL_BUDGET
+
+    def _fail_stream(self, stream: HboneStream, code: ErrorCode) -> None:
+        """A stream error of the peer's: reset it and tell its owner."""
+        self._spend(4)
+        self.reset_stream(stream, code)
+        if stream.owner is not None:
+            stream.owner.stream_reset(code)
+
+    def _wake_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for stream in waiting.values():
+            if stream.id in self.streams and stream.owner is not None:
+                stream.owner.stream_writable()
+
+    def _check_known(self, stream_id: int, what: str) -> None:
+        """Frames for streams that were closed may still be on their way; for streams that never were, they may not.
+
+        All streams are the client's, so their ids are odd.
+        """
+        newest = self._next_id - 2 if self.role is Role.CLIENT else self._last_peer_id
+        if not stream_id & 1 or stream_id > newest:
+            raise Http2Violation(ErrorCode.PROTOCOL_ERROR, f"{what} for stream {stream_id}, which was never opened")
+
+    def _on_reset(self, stream_id: int, _flags: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a RST_STREAM frame of the wrong size")
+        stream = self.streams.pop(stream_id, None)
+        if stream is None:
+            self._check_known(stream_id, "RST_STREAM")
+            self._spend(1)
+            return
+        if not stream.answered:
+            self._spend(4)
+        self._waiting.pop(stream_id, None)
+        if stream.owner is not None:
+            stream.owner.stream_reset(int.from_bytes(payload, "big"))
+
+    def _on_settings(self, stream_id: int, flags: int, payload: bytes) -> None:
+        if stream_id:
+            raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if len(payload) % 6 or (flags & ACK and payload):
+            raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS frame of the wrong size")
+        if flags & ACK:
+            return
+        if self._settings_seen:
+            self._spend(10)
+        self._settings_seen = True
+        for key, value in struct.iter_unpack(">HI", payload):
+            self._apply_setting(key, value)
+        self.outgoing += frame(FrameType.SETTINGS, ACK, 0)
+        self.owner.output_ready()
+
+    def _apply_setting(self, key: int, value: int) -> None:
+        if key == Setting.INITIAL_WINDOW_SIZE:
+            if value > MAX_WINDOW:
+                raise Http2Violation(ErrorCode.FLOW_CONTROL_ERROR, "an initial window of more than 2 GiB")
+            change = value - self._peer_initial_window
+            self._peer_initial_window = value
+            for stream in self.streams.values():
+                stream.send_window += change
+            if change > 0:
+                self._wake_waiting()
+        elif key == Setting.MAX_FRAME_SIZE:
+            if not 16384 <= value <= 16777215:
+                raise Http2Violation(ErrorCode.PROTOCOL_ERROR, f"a maximum frame size of {value}")
+            self.peer_max_frame = value
+        elif key == Setting.MAX_CONCURRENT_STREAMS:
+            self.peer_max_streams = value
+        elif key == Setting.ENABLE_PUSH and value > (1 if self.role is Role.SERVER else 0):
+            raise Http2Violation(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
+
+    def _on_push_promise(self, _stream_id: int, _flags: int, _payload: bytes) -> None:
+        raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which HBONE has not")
+
+    def _on_ping(self, stream_id: int, flags: int, payload: bytes) -> None:
+        if stream_id or len(payload) != 8:
+            raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a malformed PING")
+        if flags & ACK:
+            self.owner.ping_answered(payload)
+            return
+        self._spend(10)
+        self.outgoing += frame(FrameType.PING, ACK, 0, payload)
+        self.owner.output_ready()
+
+    def _on_goaway(self, stream_id: int, _flags: int, payload: bytes) -> None:
+        if stream_id or len(payload) < 8:
+            raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a malformed GOAWAY")
+        last, code = struct.unpack_from(">II", payload)
+        self.draining = True
+        self.owner.going_away(last & MAX_STREAM_ID, code)
+        if self.role is Role.CLIENT:
+            # The peer has not looked at these and never will (RFC 9113 section 6.8): they may be tried elsewhere.
+            for stream in [s for s in self.streams.values() if s.id > last & MAX_STREAM_ID]:
+                self.streams.pop(stream.id, None)
+                self._waiting.pop(stream.id, None)
+                if stream.owner is not None:
+                    stream.owner.stream_reset(ErrorCode.REFUSED_STREAM)
+
+    def _on_window_update(self, stream_id: int, _flags: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a WINDOW_UPDATE frame of the wrong size")
+        increment = int.from_bytes(payload, "big") & MAX_WINDOW
+        if not stream_id:
+            self.send_window += increment
+            if not increment or self.send_window > MAX_WINDOW:
+                raise Http2Violation(ErrorCode.FLOW_CONTROL_ERROR, "a connection window beyond its limits")
+            self._wake_waiting()
+            return
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            self._check_known(stream_id, "WINDOW_UPDATE")
+            return
+        stream.send_window += increment
+        if not increment or stream.send_window > MAX_WINDOW:
+            self._fail_stream(stream, ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR)
+        elif self._waiting.pop(stream_id, None) is not None and stream.owner is not None:
+            stream.owner.stream_writable()
+
+    def ping(self, payload: bytes) -> None:
+        """Send a PING of 8 bytes; ``ping_answered`` follows."""
+        self.outgoing += frame(FrameType.PING, 0, 0, payload)
+        self.owner.output_ready()
+
+    def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
+        """Take no new streams; those that are open go on."""
+        self.draining = True
+        self.outgoing += frame(FrameType.GOAWAY, 0, 0, struct.pack(">II", self._last_peer_id, code))
+        self.owner.output_ready()
+
+    def reset_stream(self, stream: HboneStream, code: ErrorCode) -> None:
+        """Give the stream up."""
+        if self.streams.pop(stream.id, None) is None:
+            return
+        self._waiting.pop(stream.id, None)
+        self.outgoing += frame(FrameType.RST_STREAM, 0, stream.id, int(code).to_bytes(4, "big"))
+        self.owner.output_ready()
