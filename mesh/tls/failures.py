@@ -1,0 +1,64 @@
+"""OpenSSL's errors as ``TlsFailure`` with the likely cause.
+
+In TLS 1.3 the client's handshake ends before the server has looked at its certificate, so a server's refusal reaches
+the client as an alert on its first read: whoever reads after the handshake translates with the same function.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from mesh.errors import TlsFailure
+
+# OpenSSL's reason symbols. "ALERT" ones were sent by the peer: it refused us.
+_LIKELY = {
+    "HTTP_REQUEST": "the peer speaks plain HTTP, this port speaks TLS",
+    "HTTPS_PROXY_REQUEST": "the peer sent a plain HTTP CONNECT, this port speaks TLS",
+    "WRONG_VERSION_NUMBER": "the peer does not speak TLS on this port",
+    "UNSUPPORTED_PROTOCOL": "the peer speaks an older TLS, the mesh TLS 1.3 only",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "the peer refused TLS 1.3, the mesh speaks nothing older",
+    "NO_SHARED_CIPHER": "the peer offers no AES-GCM suite of TLS 1.3",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the peer refused our parameters, most often the suites",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client showed no certificate: it is not a proxy of the mesh",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server wants a client certificate and was shown none",
+    "TLSV1_ALERT_UNKNOWN_CA": "the peer does not trust our certificate's root: the two sides follow different roots, "
+    "or a new root has not reached the peer yet",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the peer finds our certificate expired: look at renewal and at both clocks",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the peer refused our certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the peer refused our certificate",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "the peer finds our certificate unfit for this side: extended key usage",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "the peer finds our certificate revoked",
+    "TLSV1_ALERT_DECRYPT_ERROR": "the peer could not verify our signature: key and certificate do not match",
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": "the peer does not speak h2",
+    "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "bytes were altered on the way",
+    "UNEXPECTED_EOF_WHILE_READING": "the peer closed without a TLS close: it crashed, or something on the way cut it",
+}
+
+# X509_V_ERR_* numbers of OpenSSL.
+_VERIFY_LIKELY = {
+    9: "its clock or ours is wrong: the certificate is not valid yet",
+    10: "its certificate has expired: its renewal does not work, or a clock is wrong",
+    18: "it is self-signed: not issued by this mesh's authority",
+    19: "its chain ends in a root we do not trust: it belongs to another mesh, or a new root has not reached us yet",
+    20: "we do not know its issuer: it belongs to another mesh, or a new root has not reached us yet",
+    21: "its issuer is unknown: it belongs to another mesh, or sends an incomplete chain",
+    26: "its extended key usage does not allow this side",
+}
+
+
+def translate_ssl_error(error: ssl.SSLError, *, server_side: bool) -> TlsFailure:
+    """The failure to raise ``from error``, telling what OpenSSL saw and what it most likely means.
+
+    Args:
+        error: from the handshake or a later read or write.
+        server_side: which side we are.
+    """
+    peer = "client" if server_side else "server"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        likely = _VERIFY_LIKELY.get(error.verify_code, "it was not issued for this mesh")
+        return TlsFailure(f"the {peer}'s certificate is not acceptable ({error.verify_message}): {likely}")
+    if isinstance(error, ssl.SSLEOFError):
+        return TlsFailure(f"the {peer} closed the connection without a TLS close")
+    reason = error.reason or str(error)
+    likely = _LIKELY.get(reason, f"the {peer} broke TLS or refused us; its log may say more")
+    return TlsFailure(f"TLS with the {peer} failed ({reason.lower().replace('_', ' ')}): {likely}")
