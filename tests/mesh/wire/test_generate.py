@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 from google.protobuf.descriptor import FileDescriptor
+
 from mesh.wire import (
     authorization_pb2,
     certificate_pb2,
