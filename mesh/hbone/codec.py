@@ -61,6 +61,14 @@ class ErrorCode(enum.IntEnum):
     ENHANCE_YOUR_CALM = 11
 
 
+def error_name(code: int) -> str:
+    """The name of an error code, or its number where it has none."""
+    try:
+        return ErrorCode(code).name
+    except ValueError:
+        return f"code {code}"
+
+
 class Setting(enum.IntEnum):
     """RFC 9113 section 6.5.2."""
 

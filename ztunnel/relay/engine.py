@@ -1,0 +1,172 @@
+"""The loop that moves bytes.
+
+Theory of operation
+-------------------
+trio is made for lifecycles: a task that wakes for every message pays tens of microseconds for scheduling, more than the
+message costs. So the sockets of established connections live in an epoll set of their own. One trio task waits until
+that set's descriptor is readable, then handles everything that is ready in one go, without an ``await`` in between:
+each ready socket's handler runs, what they wrote for a tunnel collects in that tunnel, and at the end of the turn each
+tunnel that has something to say encrypts it into as few TLS records, and sends it with as few system calls, as
+possible. Many small messages become one record and one ``send``.
+
+Going back to trio after every turn would add its scheduling to the latency of a quiet connection. While traffic flows
+the task therefore stays: it polls again, for at most one millisecond, and returns to trio when nothing came, when
+something was handed to trio, or when :data:`MAX_STAY` has passed. trio's own tasks (handshakes, configuration) are
+delayed by that much at most.
+
+Everything runs in trio's thread. Handlers must not block and must not raise what they can handle; a handler that fails
+is a bug of ours, is logged with its traceback, and costs its own connection only.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+import trio
+
+MAX_STAY = 0.002
+"""Seconds between two visits to trio while traffic flows."""
+
+LINGER = 0.001
+"""Seconds to wait for more before the loop returns to trio; epoll's resolution is one millisecond."""
+
+BATCH = 512
+"""Ready sockets handled in one turn."""
+
+READ_SIZE = 512 * 1024
+"""Most bytes taken from a socket at once: large enough to amortise system calls in bulk, small enough to stay fair."""
+
+FRAME_ROOM = 9
+"""Bytes kept free in front of :attr:`Engine.read_buffer`, so that a DATA header can be put before what was read."""
+
+Handler = Callable[[int], None]
+"""Called with the epoll events of its descriptor."""
+
+_log = structlog.get_logger("relay")
+
+
+class Flushable(Protocol):
+    """Something with output that waits for the end of the turn."""
+
+    def flush(self) -> None:
+        """Encrypt and send what has collected."""
+
+
+class Engine:
+    """One epoll set and its buffers, which all its connections share: memory does not grow with connections."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._dirty: list[Flushable] = []
+        self._in_turn = False
+        self._handed_over = False
+        self._token: trio.lowlevel.TrioToken | None = None
+        self.read_buffer = bytearray(FRAME_ROOM + READ_SIZE)
+        self.read_view = memoryview(self.read_buffer)
+        self.payload_view = self.read_view[FRAME_ROOM:]
+        self.plain_buffer = bytearray(2 * READ_SIZE)
+        self.plain_view = memoryview(self.plain_buffer)
+        self.now = time.monotonic()
+        """Monotonic seconds, as of the end of the last turn: near enough for time-outs, and free."""
+
+    # -- descriptors ---------------------------------------------------------------------------------------------------
+
+    def register(self, fd: int, events: int, handler: Handler) -> None:
+        """Watch a descriptor (level triggered)."""
+        self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def modify(self, fd: int, events: int) -> None:
+        """Watch for other events."""
+        self._epoll.modify(fd, events)
+
+    def unregister(self, fd: int) -> None:
+        """Stop watching; to be called before the descriptor is closed, since the kernel may give its number away."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    @property
+    def watched(self) -> int:
+        """How many descriptors are watched."""
+        return len(self._handlers)
+
+    # -- output --------------------------------------------------------------------------------------------------------
+
+    def mark_dirty(self, item: Flushable) -> None:
+        """Flush this at the end of the turn, or, called from trio's side, as soon as trio's loop comes round."""
+        self._dirty.append(item)
+        if not self._in_turn and self._token is not None:
+            self._token.run_sync_soon(self._flush_dirty, idempotent=True)
+
+    def hand_over(self) -> None:
+        """Something was given to trio: go back to it after this turn."""
+        self._handed_over = True
+
+    def _flush_dirty(self) -> None:
+        while self._dirty:
+            dirty, self._dirty = self._dirty, []
+            for item in dirty:
+                try:
+                    item.flush()
+                except Exception:  # one connection's bug must not stop the node's traffic
+                    _log.exception("flush failed")
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Move bytes until cancelled."""
+        self._token = trio.lowlevel.current_trio_token()
+        epoll_fd = self._epoll.fileno()
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(epoll_fd)
+                while self._stay():
+                    await trio.lowlevel.checkpoint()
+        finally:
+            self._token = None
+
+    def _stay(self) -> bool:
+        """Take turns until it is time for trio; returns whether more is ready."""
+        poll = self._epoll.poll
+        handlers = self._handlers
+        self.now = time.monotonic()
+        leave_at = self.now + MAX_STAY
+        timeout = 0.0
+        self._handed_over = False
+        while True:
+            ready = poll(timeout, BATCH)
+            if not ready:
+                return False
+            self._in_turn = True
+            for fd, events in ready:
+                handler = handlers.get(fd)
+                if handler is not None:
+                    try:
+                        handler(events)
+                    except Exception:  # one connection's bug must not stop the node's traffic
+                        _log.exception("relay handler failed", fd=fd)
+                        self._silence(fd)
+            if self._dirty:
+                self._flush_dirty()
+            self._in_turn = False
+            self.now = time.monotonic()
+            if self._handed_over or self.now > leave_at:
+                return True
+            timeout = LINGER
+
+    def _silence(self, fd: int) -> None:
+        """Stop watching a descriptor whose handler fails, so that it cannot fail for ever."""
+        try:
+            self.unregister(fd)
+        except OSError:
+            _log.warning("descriptor was closed while it was watched", fd=fd)
+
+    def close(self) -> None:
+        """Release the epoll set; its sockets belong to their ends."""
+        self._epoll.close()
+        self._handlers.clear()
