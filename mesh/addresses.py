@@ -44,7 +44,8 @@ class Cidr(NamedTuple):
         return f"{format_ip(self.ip)}/{self.length}"
 
     def __contains__(self, ip: object) -> bool:
-        if not isinstance(ip, bytes):
+        # In the 16-byte form ::/0 would hold every IPv4 address too, but who writes it means IPv6.
+        if not isinstance(ip, bytes) or (self.length < 96 and ip.startswith(_MAPPED)):
             return False
         shift = 128 - self.length
         return int.from_bytes(ip, "big") >> shift == int.from_bytes(self.ip, "big") >> shift
@@ -69,11 +70,11 @@ def parse_ip(text: str) -> IpBytes:
     """
     try:
         return IpBytes(_MAPPED + socket.inet_pton(socket.AF_INET, text))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL or a lone surrogate
         pass
     try:
         return IpBytes(socket.inet_pton(socket.AF_INET6, text))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InvalidAddress(f"{text[:64]!r} is not an IP address") from error
 
 
@@ -124,9 +125,18 @@ def parse_socket_address(text: str) -> SocketAddress:
         host = host[1:-1]
     elif ":" in host:
         raise InvalidAddress(f"{text[:64]!r}: an IPv6 address needs brackets before its port")
-    if not separator or not port_text.isascii() or not port_text.isdigit() or not 0 < int(port_text[:6]) < 65536:
+    port = parse_port(port_text) if separator else 0
+    if not port:
         raise InvalidAddress(f"{text[:64]!r} does not end in a port of 1 to 65535")
-    return SocketAddress(parse_ip(host), int(port_text))
+    return SocketAddress(parse_ip(host), port)
+
+
+def parse_port(text: str) -> int:
+    """Read a port of 1 to 65535 in at most five ASCII digits; 0 when it is none."""
+    if len(text) > 5 or not text.isascii() or not text.isdigit():
+        return 0
+    port = int(text)
+    return port if port < 65536 else 0
 
 
 def parse_cidr(text: str) -> Cidr:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mesh.addresses import SocketAddress, parse_socket_address
+from mesh.addresses import SocketAddress, parse_port, parse_socket_address
 from mesh.errors import BadConnectRequest, InvalidAddress
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -263,10 +263,10 @@ def _authority(text: str) -> tuple[SocketAddress | None, str, int]:
     try:
         address = parse_socket_address(text)
     except InvalidAddress as error:
-        host, _, port = text.rpartition(":")
+        host, _, port_text = text.rpartition(":")
         plausible = host and len(host) <= 253 and all(c.isascii() and (c.isalnum() or c in ".-_") for c in host)
-        if plausible and not host.replace(".", "").isdigit() and port.isdigit() and 0 < int(port[:6]) < 65536:
-            return None, host, int(port)
+        if plausible and not host.replace(".", "").isdigit() and (port := parse_port(port_text)):
+            return None, host, port
         raise BadConnectRequest(f"authority {text[:64]!r} is neither an address nor a host with a port") from error
     return address, "", address.port
 
@@ -292,5 +292,5 @@ def response_status(headers: Iterable[tuple[str, str]]) -> int | None:
     """The ``:status`` of a response, None when it has none that is a number."""
     for name, value in headers:
         if name == ":status":
-            return int(value) if len(value) == 3 and value.isdigit() else None
+            return int(value) if len(value) == 3 and value.isascii() and value.isdigit() else None
     return None

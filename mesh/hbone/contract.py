@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
-from mesh.errors import ProtocolViolation
+from mesh.errors import ConfigurationError, ProtocolViolation
 from mesh.hbone.codec import ErrorCode
 
 DEFAULT_WINDOW = 65535
@@ -41,6 +41,14 @@ class HboneSettings:
     max_frame: int = 1024 * 1024
     max_header_list: int = 64 * 1024
     max_streams: int = 200
+
+    def __post_init__(self) -> None:
+        windows = (self.initial_stream_window, self.max_stream_window, self.connection_window)
+        if not all(DEFAULT_WINDOW < window <= MAX_WINDOW for window in windows):
+            # The peer starts with that much before it has read our SETTINGS, and it cannot be taken back.
+            raise ConfigurationError(f"HBONE windows must be above {DEFAULT_WINDOW} and below 2 GiB, not {windows}")
+        if not 16384 <= self.max_frame < 2**24:
+            raise ConfigurationError(f"HBONE frames are limited to 16 KiB at least and 16 MiB, not {self.max_frame}")
 
 
 class StreamOwner(Protocol):

@@ -20,7 +20,9 @@ from mesh.hbone.contract import (
 )
 
 _CONTROL_BUDGET = 4000
-"""Per refill, that is per second. A PING or SETTINGS costs 10, a reset of an unanswered request 4, an empty frame 1."""
+"""Per refill, that is per second. A PING, SETTINGS or GOAWAY costs 10; a reset of an unanswered request, a refused
+request or a header block for a stream that is gone 4; an empty or unknown frame, an acknowledgement, a setting 1.
+"""
 
 
 class ControlFrames:
@@ -44,6 +46,9 @@ class ControlFrames:
         self._settings_seen = False
         self._budget = _CONTROL_BUDGET
         self._waiting: dict[int, HboneStream] = {}
+        """Streams with something to send and no window for it, those that wait longest first."""
+        self._data_stream: HboneStream | None = None
+        """The stream whose DATA frame is being received, None when it is gone."""
 
     def _spend(self, cost: int) -> None:
         self._budget -= cost
@@ -61,11 +66,30 @@ class ControlFrames:
         if stream.owner is not None:
             stream.owner.stream_reset(code)
 
+    def _local_end(self, stream: HboneStream) -> None:
+        stream.local_ended = True
+        self._waiting.pop(stream.id, None)
+        if stream.remote_ended:
+            self.streams.pop(stream.id, None)
+
+    def _remote_end(self, stream: HboneStream) -> None:
+        stream.remote_ended = True
+        if stream.local_ended:
+            self.streams.pop(stream.id, None)
+        if stream.owner is not None:
+            stream.owner.stream_ended()
+
     def _wake_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for stream in waiting.values():
-            if stream.id in self.streams and stream.owner is not None:
-                stream.owner.stream_writable()
+        """First come, first served, and only while the connection's window lasts: else a peer that grants one byte at a
+        time would wake every stream for each.
+        """
+        for stream in list(self._waiting.values()):
+            if self.send_window <= 0:
+                return
+            if stream.send_window > 0 and stream.id in self._waiting:
+                del self._waiting[stream.id]
+                if stream.owner is not None:
+                    stream.owner.stream_writable()
 
     def _check_known(self, stream_id: int, what: str) -> None:
         """Frames for streams that were closed may still be on their way; for streams that never were, they may not.
@@ -96,9 +120,9 @@ class ControlFrames:
         if len(payload) % 6 or (flags & ACK and payload):
             raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS frame of the wrong size")
         if flags & ACK:
+            self._spend(1)
             return
-        if self._settings_seen:
-            self._spend(10)
+        self._spend(len(payload) // 6 + (10 if self._settings_seen else 0))
         self._settings_seen = True
         for key, value in struct.iter_unpack(">HI", payload):
             self._apply_setting(key, value)
@@ -113,6 +137,8 @@ class ControlFrames:
             self._peer_initial_window = value
             for stream in self.streams.values():
                 stream.send_window += change
+                if stream.send_window > MAX_WINDOW:
+                    raise Http2Violation(ErrorCode.FLOW_CONTROL_ERROR, "a stream window beyond its limit")
             if change > 0:
                 self._wake_waiting()
         elif key == Setting.MAX_FRAME_SIZE:
@@ -124,13 +150,13 @@ class ControlFrames:
         elif key == Setting.ENABLE_PUSH and value > (1 if self.role is Role.SERVER else 0):
             raise Http2Violation(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
 
-    def _on_push_promise(self, _stream_id: int, _flags: int, _payload: bytes) -> None:
-        raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which HBONE has not")
-
     def _on_ping(self, stream_id: int, flags: int, payload: bytes) -> None:
-        if stream_id or len(payload) != 8:
-            raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a malformed PING")
+        if stream_id:
+            raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+        if len(payload) != 8:
+            raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a PING frame of the wrong size")
         if flags & ACK:
+            self._spend(1)
             self.owner.ping_answered(payload)
             return
         self._spend(10)
@@ -138,17 +164,19 @@ class ControlFrames:
         self.owner.output_ready()
 
     def _on_goaway(self, stream_id: int, _flags: int, payload: bytes) -> None:
-        if stream_id or len(payload) < 8:
-            raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a malformed GOAWAY")
+        if stream_id:
+            raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+        if len(payload) < 8:
+            raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a GOAWAY frame of the wrong size")
+        self._spend(10)
         last, code = struct.unpack_from(">II", payload)
         self.draining = True
         self.owner.going_away(last & MAX_STREAM_ID, code)
         if self.role is Role.CLIENT:
             # The peer has not looked at these and never will (RFC 9113 section 6.8): they may be tried elsewhere.
             for stream in [s for s in self.streams.values() if s.id > last & MAX_STREAM_ID]:
-                self.streams.pop(stream.id, None)
                 self._waiting.pop(stream.id, None)
-                if stream.owner is not None:
+                if self.streams.pop(stream.id, None) and stream.owner is not None:
                     stream.owner.stream_reset(ErrorCode.REFUSED_STREAM)
 
     def _on_window_update(self, stream_id: int, _flags: int, payload: bytes) -> None:
@@ -156,14 +184,18 @@ class ControlFrames:
             raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a WINDOW_UPDATE frame of the wrong size")
         increment = int.from_bytes(payload, "big") & MAX_WINDOW
         if not stream_id:
+            if not increment:
+                raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
             self.send_window += increment
-            if not increment or self.send_window > MAX_WINDOW:
-                raise Http2Violation(ErrorCode.FLOW_CONTROL_ERROR, "a connection window beyond its limits")
+            if self.send_window > MAX_WINDOW:
+                raise Http2Violation(ErrorCode.FLOW_CONTROL_ERROR, "a connection window beyond its limit")
             self._wake_waiting()
             return
         stream = self.streams.get(stream_id)
         if stream is None:
             self._check_known(stream_id, "WINDOW_UPDATE")
+            if not increment:
+                self._spend(1)
             return
         stream.send_window += increment
         if not increment or stream.send_window > MAX_WINDOW:
@@ -187,5 +219,7 @@ class ControlFrames:
         if self.streams.pop(stream.id, None) is None:
             return
         self._waiting.pop(stream.id, None)
+        if self._data_stream is stream:
+            self._data_stream = None
         self.outgoing += frame(FrameType.RST_STREAM, 0, stream.id, int(code).to_bytes(4, "big"))
         self.owner.output_ready()

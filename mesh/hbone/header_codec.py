@@ -26,6 +26,8 @@ class HeaderAssembler:
 
     def start(self, stream_id: int, flags: int, payload: bytes) -> None:
         """A HEADERS frame."""
+        if not stream_id:
+            raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "HEADERS for stream 0")
         if flags & PADDED:
             if not payload or payload[0] >= len(payload):
                 raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")

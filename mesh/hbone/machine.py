@@ -69,7 +69,6 @@ class HboneMachine(ControlFrames):
         self._receive_window = settings.connection_window
         self._connection_credit = 0
         self._preface_left = PREFACE if role is Role.SERVER else b""
-        self._data_stream: HboneStream | None = None
         self._data_left = 0
         self._data_ends = False
         self._skip_left = 0
@@ -78,12 +77,10 @@ class HboneMachine(ControlFrames):
             FrameType.HEADERS: self._on_headers,
             FrameType.RST_STREAM: self._on_reset,
             FrameType.SETTINGS: self._on_settings,
-            FrameType.PUSH_PROMISE: self._on_push_promise,
             FrameType.PING: self._on_ping,
             FrameType.GOAWAY: self._on_goaway,
             FrameType.WINDOW_UPDATE: self._on_window_update,
             FrameType.CONTINUATION: self._on_continuation,
-            FrameType.DATA: self._on_padded_data,
         }
         values = [
             (Setting.INITIAL_WINDOW_SIZE, settings.initial_stream_window),
@@ -140,12 +137,16 @@ class HboneMachine(ControlFrames):
         if limit > self.peer_max_frame:
             limit = self.peer_max_frame
         if limit <= 0:
-            self._waiting[stream.id] = stream
+            if stream.id in self.streams:
+                self._waiting[stream.id] = stream
             return 0
         return limit
 
     def send_data(self, stream: HboneStream, payload: memoryview, size: int) -> None:
-        """Put a DATA frame of ``payload`` (``size`` bytes, at most :meth:`sendable`) into ``outgoing``."""
+        """Put a DATA frame of ``payload`` (``size`` bytes, at most :meth:`sendable`) into ``outgoing``.
+
+        ``output_ready`` is not called: the caller knows.
+        """
         stream.send_window -= size
         self.send_window -= size
         self.outgoing += pack_frame_header(size << 8, 0, stream.id)
@@ -173,8 +174,10 @@ class HboneMachine(ControlFrames):
         if stream.credit < window >> 1 or stream.remote_ended or stream.id not in self.streams:
             return
         if stream.backlog == 0 and window < self.settings.max_stream_window:
-            stream.window = min(window * 2, self.settings.max_stream_window)
-            stream.credit += stream.window - window
+            grown = min(window * 2, self.settings.max_stream_window)
+            if sum(s.window for s in self.streams.values()) + grown - window <= self.settings.connection_window:
+                stream.window = grown
+                stream.credit += grown - window
         stream.receive_window += stream.credit
         self.outgoing += window_update_frame(stream.id, stream.credit)
         stream.credit = 0
@@ -184,6 +187,9 @@ class HboneMachine(ControlFrames):
 
     def receive(self, view: memoryview, end: int) -> int:
         """Take the bytes ``view[:end]``; returns how many were consumed. The rest is to be given again, with more.
+
+        What is left over is part of one frame that is no DATA, so never more than ``max_header_list`` or 16 KiB,
+        whichever is larger, and a frame header.
 
         Raises:
             Http2Violation: the connection is to be ended with GOAWAY of its code.
@@ -217,15 +223,19 @@ class HboneMachine(ControlFrames):
                 position += FRAME_HEADER_SIZE
                 self._begin_data(stream_id, size, flags)
                 continue
-            if size > self.settings.max_frame:
-                raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
+            self._check_order(kind, stream_id & MAX_STREAM_ID, size)
+            if kind == _DATA:
+                if size and end - position <= FRAME_HEADER_SIZE:
+                    return position
+                position += FRAME_HEADER_SIZE + 1
+                self._begin_padded_data(stream_id, size, flags, view[position - 1] if size else 0)
+                continue
             if kind not in self._handlers:
                 # Unknown types are skipped as they arrive (RFC 9113 section 4.1), PRIORITY among them.
                 self._spend(1)
                 position += FRAME_HEADER_SIZE
                 self._skip_left = size
                 continue
-            self._check_order(kind, stream_id & MAX_STREAM_ID, size)
             if end - position - FRAME_HEADER_SIZE < size:
                 return position
             start = position + FRAME_HEADER_SIZE
@@ -244,6 +254,10 @@ class HboneMachine(ControlFrames):
             raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if self._headers.stream_id and (kind != FrameType.CONTINUATION or stream_id != self._headers.stream_id):
             raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted by another frame")
+        if kind == FrameType.PUSH_PROMISE:
+            raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which HBONE has not")
+        if size > self.settings.max_frame:
+            raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
         if kind in (FrameType.HEADERS, FrameType.CONTINUATION) and size > self.settings.max_header_list:
             raise Http2Violation(ErrorCode.ENHANCE_YOUR_CALM, f"a header block of {size} bytes")
         if kind in _SMALL_FRAMES and size > 16384:
@@ -256,11 +270,18 @@ class HboneMachine(ControlFrames):
             self._check_order(_DATA, stream_id, 0)
         if size > self.settings.max_frame:
             raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, f"a DATA frame of {size} bytes")
+        if stream_id > MAX_STREAM_ID:
+            stream_id &= MAX_STREAM_ID  # the reserved bit
         stream = self.streams.get(stream_id)
         if stream is None:
             self._check_known(stream_id, "DATA")
+            if not size:
+                self._spend(1)
         elif stream.remote_ended:
             self._fail_stream(stream, ErrorCode.STREAM_CLOSED)
+            stream = None
+        elif not stream.answered and self.role is Role.CLIENT:
+            self._fail_stream(stream, ErrorCode.PROTOCOL_ERROR)
             stream = None
         self._charge(stream, size)
         if stream is not None and stream.id not in self.streams:
@@ -305,21 +326,19 @@ class HboneMachine(ControlFrames):
         if stream is not None and stream.id in self.streams:
             self._remote_end(stream)
 
-    def _on_padded_data(self, stream_id: int, flags: int, payload: bytes) -> None:
-        self._spend(1)
-        if not payload or payload[0] >= len(payload):
+    def _begin_padded_data(self, stream_id: int, size: int, flags: int, padding: int) -> None:
+        if padding >= size:
             raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
-        padding = payload[0] + 1
-        self._begin_data(stream_id, len(payload), flags)
+        if padding * 2 >= size:
+            self._spend(1)
+        self._begin_data(stream_id, size, flags)
         if self._data_stream is not None:
             # Padding is charged like payload, but no application will ever consume it.
-            self._data_stream.backlog += padding
-            self.consumed(self._data_stream, padding)
-        size = len(payload) - padding
-        self._data_left = 0
-        if size:
-            self._deliver(memoryview(payload)[1 : 1 + size], size)
-        elif self._data_ends:
+            self._data_stream.backlog += padding + 1
+            self.consumed(self._data_stream, padding + 1)
+        self._data_left = size - padding - 1
+        self._skip_left = padding
+        if not self._data_left and self._data_ends:
             self._finish_data()
 
     # Everything else ------------------------------------------------------------------------------------------------
@@ -345,16 +364,21 @@ class HboneMachine(ControlFrames):
             self._request(stream_id, fields, end)
         else:
             self._check_known(stream_id, "HEADERS")
+            self._spend(4)
 
     def _later_headers(self, stream: HboneStream, fields: list[tuple[str, str]], end: bool) -> None:
         if stream.remote_ended:
             self._fail_stream(stream, ErrorCode.STREAM_CLOSED)
             return
         if self.role is Role.CLIENT and not stream.answered:
-            if not any(name == ":status" and value.startswith("1") for name, value in fields):
-                stream.answered = True
-                if stream.owner is not None:
-                    stream.owner.stream_answered(fields)
+            if any(name == ":status" and value.startswith("1") for name, value in fields):
+                self._spend(1)
+                if end:
+                    self._fail_stream(stream, ErrorCode.PROTOCOL_ERROR)
+                return
+            stream.answered = True
+            if stream.owner is not None:
+                stream.owner.stream_answered(fields)
         elif not end:
             self._fail_stream(stream, ErrorCode.PROTOCOL_ERROR)
             return
@@ -372,16 +396,3 @@ class HboneMachine(ControlFrames):
         self.owner.stream_requested(stream, fields)
         if end and stream_id in self.streams:
             self._remote_end(stream)
-
-    def _local_end(self, stream: HboneStream) -> None:
-        stream.local_ended = True
-        self._waiting.pop(stream.id, None)
-        if stream.remote_ended:
-            self.streams.pop(stream.id, None)
-
-    def _remote_end(self, stream: HboneStream) -> None:
-        stream.remote_ended = True
-        if stream.local_ended:
-            self.streams.pop(stream.id, None)
-        if stream.owner is not None:
-            stream.owner.stream_ended()
