@@ -11,6 +11,7 @@ endpoint does), and holds for loggers that exist already: it is compared first, 
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -171,7 +172,7 @@ def quote(value: object) -> str:
     text = value if isinstance(value, str) else str(value)
     if text and text.isascii() and text.isprintable() and not any(mark in text for mark in ' "\\='):
         return text
-    return msgspec.json.encode(text.encode(errors="backslashreplace").decode()).decode()
+    return json.dumps(text)  # in ASCII: a log line must not drive the terminal it is read on
 
 
 def _one_line(text: str) -> str:

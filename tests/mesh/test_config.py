@@ -151,10 +151,12 @@ def test_a_value_cannot_become_structure(value: str) -> None:
 def test_any_text_loads_or_is_a_configuration_error(text: str) -> None:
     try:
         loaded = read(text)
-    except ConfigurationError as error:
-        assert str(error).startswith("agent.yaml")
+    except ConfigurationError as caught:
+        problem = str(caught)
     else:
         assert isinstance(loaded, Process)
+        return
+    assert problem.startswith("agent.yaml")
 
 
 def test_a_lenient_struct_is_a_bug_of_ours() -> None:
