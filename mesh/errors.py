@@ -88,6 +88,12 @@ class ConfigurationError(MeshError):
     fault = Fault.CONFIGURATION
 
 
+class ObjectMissing(MeshError):
+    """An object that is to be read or changed does not exist (any more)."""
+
+    fault = Fault.CONFIGURATION
+
+
 class EnvironmentLacks(MeshError):
     """The machine lacks a privilege, program or kernel feature; the message names the remedy."""
 
