@@ -1,0 +1,52 @@
+# Everything a person or CI does here. Targets set up what they need; a second run of setup takes under a second.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+GENERATED := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: help setup demo lab check test test-unit test-root test-lab bench bench-quick proto lock clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what the project needs (Debian packages as root; the rest into .venv and .build)
+	@scripts/setup.sh
+
+demo: setup ## Show the main job, with evidence for each line (root)
+	@.venv/bin/ambimesh demo
+
+lab: setup ## Bring the lab up and leave it running (root); .venv/bin/ambimesh lab down ends it
+	@.venv/bin/ambimesh lab up
+
+check: setup ## Lint, types, import rules
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+
+test: test-unit test-root test-lab ## Every test tier, in order of cost
+
+test-unit: setup ## Tests that need no privilege
+	$(PYTEST) -m "not root and not lab"
+
+test-root: setup ## Tests in network namespaces, with BPF (root)
+	$(PYTEST) -m "root and not lab"
+
+test-lab: setup ## Tests that bring a lab up (root)
+	$(PYTEST) -m lab
+
+bench: setup ## The benchmark suite: writes the table under benchmarks/ (root)
+	@$(PYTHON) -m benchmarks
+
+bench-quick: setup ## The same, shorter and without writing the table (root)
+	@$(PYTHON) -m benchmarks --quick
+
+proto: setup ## Regenerate mesh/wire from its .proto files
+	@$(PYTHON) -m mesh.wire.generate
+
+lock: setup ## Choose the newest versions pyproject.toml admits, and write requirements/
+	scripts/lock.sh
+
+clean: ## Remove what setup and the tools made
+	rm -rf .venv .build $(GENERATED)
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Writes requirements/runtime.txt and requirements/dev.txt: exact versions with hashes, and no registry's address.
+# Arguments go to the resolver: --upgrade-package NAME moves one package, none moves only what must move.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+compile() {
+    .venv/bin/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url \
+        --python /usr/bin/python3 --python-version 3.11 "$@"
+}
+compile pyproject.toml -o requirements/runtime.txt "$@"
+compile pyproject.toml --extra dev -c requirements/runtime.txt -o requirements/dev.txt "$@"
