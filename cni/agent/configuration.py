@@ -1,0 +1,171 @@
+"""The agent's configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from cni.enrolment import EnrolmentRules, PodSelector
+from cni.installer.driver import Installation
+from ebpf.paths import PinPaths
+from ebpf.settings import MapSizes, NodeSettings
+from mesh.config import Port, Seconds, Settings
+from mesh.zds.server_driver import ZdsLimits
+
+MapEntries = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+
+
+class NodeGroup(Settings, kw_only=True):
+    """Which node this is."""
+
+    name: str
+    """As in pods' ``spec.nodeName``."""
+
+
+class SourceGroup(Settings, kw_only=True):
+    """Where pods and namespaces come from."""
+
+    folder: Path
+    """A folder of manifests."""
+
+
+class CniGroup(Settings, kw_only=True):
+    """The CNI plugin and its place on the node."""
+
+    socket: Path = Path("/run/ambimesh/cni.sock")
+    """Where the plugin finds the agent."""
+    install: bool = True
+    """Chain the plugin into the node's CNI configuration and keep it there."""
+    binary: Path | None = None
+    """The built plugin, copied into ``binary_directory``; none: it is there already."""
+    net_directory: Path = Path("/etc/cni/net.d")
+    binary_directory: Path = Path("/opt/cni/bin")
+    pod_wait_seconds: Seconds = 5.0
+    """How long an ADD waits for the source to show the pod; then it fails and the runtime tries again."""
+
+
+class BpfGroup(Settings, kw_only=True):
+    """The kernel side."""
+
+    bpffs: Path = Path("/sys/fs/bpf")
+    """A mounted bpf file system."""
+    cgroup: Path = Path("/sys/fs/cgroup")
+    """The cgroup v2 folder that the programs are attached to; all pods are below it."""
+    ztunnel_cgroups: list[Path]
+    """The cgroups ztunnel's processes are in."""
+    kubelet_cgroups: list[Path] = []
+    """The cgroups whose connections to pods are probes."""
+    map_pods: MapEntries = MapSizes().pods
+    map_pod_addresses: MapEntries = MapSizes().pod_addresses
+    map_handoffs: MapEntries = MapSizes().handoffs
+    map_tickets: MapEntries = MapSizes().tickets
+    map_listeners: MapEntries = MapSizes().listeners
+
+
+class SelectorGroup(Settings, kw_only=True):
+    """Pods of one namespace with all these labels."""
+
+    namespace: str
+    labels: dict[str, str]
+
+
+class EnrolmentGroup(Settings, kw_only=True):
+    """Pods that are never enrolled, whatever their labels say."""
+
+    excluded_namespaces: list[str] = ["kube-system"]
+    own_pods: list[SelectorGroup] = [
+        SelectorGroup(namespace="ambimesh-system", labels={"app.kubernetes.io/name": "ambimesh-ztunnel"}),
+        SelectorGroup(namespace="ambimesh-system", labels={"app.kubernetes.io/name": "ambimesh-agent"}),
+    ]
+
+
+class ZtunnelGroup(Settings, kw_only=True):
+    """The node's ztunnel."""
+
+    socket: Path = Path("/run/ambimesh/ztunnel.sock")
+    """Where it finds the agent (ZDS)."""
+    acknowledgement_seconds: Seconds = 10.0
+    """For one pod; then its connection is given up."""
+
+
+class HttpGroup(Settings, kw_only=True):
+    """Metrics and readiness."""
+
+    host: str = "::"
+    port: Port = 15014
+
+
+class LogGroup(Settings, kw_only=True):
+    """The agent's log."""
+
+    level: str = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class AgentSettings(Settings, kw_only=True):
+    """The whole file."""
+
+    node: NodeGroup
+    source: SourceGroup
+    bpf: BpfGroup
+    cni: CniGroup = CniGroup()
+    enrolment: EnrolmentGroup = EnrolmentGroup()
+    ztunnel: ZtunnelGroup = ZtunnelGroup()
+    http: HttpGroup = HttpGroup()
+    log: LogGroup = LogGroup()
+    state_directory: Path = Path("/run/ambimesh/agent")
+    """What is remembered of sandboxes; it must not outlive a reboot."""
+    pod_cgroups: list[str] = [
+        "/sys/fs/cgroup/kubepods.slice/kubepods-pod{uid_underscored}.slice",
+        "/sys/fs/cgroup/kubepods.slice/*/kubepods-*-pod{uid_underscored}.slice",
+        "/sys/fs/cgroup/kubepods/pod{uid}",
+        "/sys/fs/cgroup/kubepods/*/pod{uid}",
+    ]
+    """Glob patterns of a pod's cgroup, with ``{uid}``, ``{uid_underscored}``, ``{namespace}``, ``{name}``."""
+    proc: Path = Path("/proc")
+    """The node's process file system."""
+
+    @property
+    def pin_paths(self) -> PinPaths:
+        """Where this node's programs and maps are pinned."""
+        return PinPaths(self.bpf.bpffs, self.node.name)
+
+    def node_settings(self) -> NodeSettings:
+        """What the programs are loaded with."""
+        sizes = MapSizes(
+            pods=self.bpf.map_pods,
+            pod_addresses=self.bpf.map_pod_addresses,
+            handoffs=self.bpf.map_handoffs,
+            tickets=self.bpf.map_tickets,
+            listeners=self.bpf.map_listeners,
+        )
+        return NodeSettings(
+            node=self.node.name,
+            bpffs=self.bpf.bpffs,
+            cgroup=self.bpf.cgroup,
+            ztunnel_cgroups=tuple(self.bpf.ztunnel_cgroups),
+            kubelet_cgroups=tuple(self.bpf.kubelet_cgroups),
+            map_sizes=sizes,
+        )
+
+    def rules(self) -> EnrolmentRules:
+        """Who is never enrolled."""
+        return EnrolmentRules(
+            excluded_namespaces=frozenset(self.enrolment.excluded_namespaces),
+            own_pods=tuple(PodSelector(entry.namespace, entry.labels) for entry in self.enrolment.own_pods),
+        )
+
+    def installation(self) -> Installation:
+        """Where the plugin goes."""
+        return Installation(
+            net_directory=self.cni.net_directory,
+            binary_directory=self.cni.binary_directory,
+            binary=self.cni.binary,
+            agent_socket=self.cni.socket,
+        )
+
+    def zds_limits(self) -> ZdsLimits:
+        """Bounds of the agent's side of ZDS."""
+        return ZdsLimits(acknowledgement=self.ztunnel.acknowledgement_seconds)

@@ -1,0 +1,163 @@
+"""Keeps all pods of the node as they should be.
+
+Theory of operation. Level, not edge: after every change of anything the whole plan is made anew from the source's
+view and the kernel's state, and what it asks for is started, one task per pod. A task that finishes or fails causes
+the next look. An event that is missed therefore costs time, never correctness. A pod whose work failed is left alone
+for a while that grows from 5 ms to 5 s. Before a task does anything it makes the plan for its pod once more, under
+the pod's lock: what the CNI plugin did in the meantime counts.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Never
+
+import structlog
+import trio
+
+from cni.agent.enroller import Enroller
+from cni.agent.pod_source import PodSource
+from cni.agent.sandboxes import SandboxRegister
+from cni.enrolment import EnrolmentRules
+from cni.plan import Action, Step, plan
+from mesh.backoff import Backoff
+from mesh.errors import MeshError
+
+_log = structlog.get_logger("reconciler")
+
+_BACKOFF = Backoff(initial=0.005, maximum=5.0)
+_REPEAT = 30.0
+"""Seconds between looks without a cause: what others did to the kernel's state has no event."""
+_CONCURRENT = 8
+_SETTLING = 1.0
+"""Seconds that the source is given to show an annotation that was written, before it is written again."""
+
+
+_ANNOTATING = (Step.ANNOTATE, Step.CLEAR_ANNOTATION)
+
+
+class Reconciler:
+    """The task that compares what should be with what is."""
+
+    def __init__(
+        self,
+        source: PodSource,
+        rules: EnrolmentRules,
+        enroller: Enroller,
+        sandboxes: SandboxRegister,
+        count: Callable[[str], None] = lambda step: None,
+    ) -> None:
+        self._source = source
+        self._rules = rules
+        self._enroller = enroller
+        self._sandboxes = sandboxes
+        self._count = count
+        self._busy: set[str] = set()
+        self._failures: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+        self._said: dict[str, str] = {}
+        self._annotated: dict[str, tuple[int, float]] = {}
+        self._woken = trio.Event()
+        self._limiter = trio.CapacityLimiter(_CONCURRENT)
+
+    def wake(self, *, impatient: bool = False) -> None:
+        """Look again now; ``impatient``: also at pods whose work failed lately, because the cause may be gone."""
+        if impatient:
+            self._not_before.clear()
+        self._woken.set()
+
+    async def run(self) -> Never:
+        """Reconcile for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_source)
+            while True:
+                self._woken = trio.Event()
+                for action in self._due():
+                    self._busy.add(action.uid)
+                    nursery.start_soon(self._work, action)
+                with trio.move_on_at(self._next_look()):
+                    await self._woken.wait()
+
+    async def _follow_source(self) -> None:
+        serial = self._source.view.serial
+        while True:
+            serial = (await self._source.changed(serial)).serial
+            self.wake()
+
+    def _plan(self) -> list[Action]:
+        return plan(self._source.view, self._enroller.actual(), self._rules, self._sandboxes.living())
+
+    def _due(self) -> list[Action]:
+        self._prune()
+        now = trio.current_time()
+        return [
+            action
+            for action in self._plan()
+            if action.uid not in self._busy
+            and self._not_before.get(action.uid, -math.inf) <= now
+            and not (action.step in _ANNOTATING and self._settling(action.uid))
+        ]
+
+    def _settling(self, uid: str) -> bool:
+        """The view is the one from before the annotation was written."""
+        serial, written = self._annotated.get(uid, (-1, -math.inf))
+        return serial == self._source.view.serial and trio.current_time() < written + _SETTLING
+
+    def _next_look(self) -> float:
+        now = trio.current_time()
+        waiting = [time for uid, time in self._not_before.items() if uid not in self._busy and time > now]
+        return min([now + _REPEAT, *waiting])
+
+    def _prune(self) -> None:
+        """Drop what is remembered of pods that are gone."""
+        view = self._source.view
+        if not view.complete:
+            return
+        present = {pod.uid for pod in view.pods.values()}
+        for uid in (self._failures.keys() | self._annotated.keys()) - present - self._enroller.actual().keys():
+            self._calm(uid)
+        for uid, sandbox in self._sandboxes.items():
+            if uid not in present and not sandbox.alive():
+                self._sandboxes.forget(uid)
+
+    def _calm(self, uid: str) -> None:
+        self._failures.pop(uid, None)
+        self._not_before.pop(uid, None)
+        self._said.pop(uid, None)
+        self._annotated.pop(uid, None)
+
+    async def _work(self, action: Action) -> None:
+        uid, serial = action.uid, self._source.view.serial
+        try:
+            async with self._limiter, self._enroller.working_on(uid):
+                for current in self._plan():
+                    if current.uid == uid:
+                        await self._perform(current)
+            self._calm(uid)
+            self._annotated[uid] = (serial, trio.current_time())
+        except MeshError as error:
+            self._failures[uid] = self._failures.get(uid, 0) + 1
+            wait = _BACKOFF.delay(self._failures[uid], random.random())
+            self._not_before[uid] = trio.current_time() + wait
+            if self._said.get(uid) != str(error):  # said once, not every five seconds
+                self._said[uid] = str(error)
+                pod = str(action.pod.key) if action.pod else ""
+                _log.error("pod not as it should be", pod=pod, uid=uid, step=action.step.value, reason=str(error))
+        finally:
+            self._busy.discard(uid)
+            self.wake()
+
+    async def _perform(self, action: Action) -> None:
+        self._count(action.step.value)
+        _log.debug("working on pod", uid=action.uid, step=action.step.value, reason=action.reason)
+        match action:
+            case Action(Step.ENROL, _, pod, _) if pod is not None:
+                await self._enroller.enrol_running(pod)
+            case Action(Step.UNENROL, uid, pod, reason):
+                await self._enroller.unenrol(uid, pod, reason)
+            case Action(Step.ANNOTATE, _, pod, _) if pod is not None:
+                await self._enroller.annotate_enabled(pod)
+            case Action(Step.CLEAR_ANNOTATION, _, pod, _) if pod is not None:
+                await self._enroller.clear_annotation(pod)
