@@ -12,7 +12,7 @@ from mesh.errors import InvalidMessage
 from mesh.identity import SpiffeId
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Credentials:
     """What one identity needs to speak mutual TLS.
 

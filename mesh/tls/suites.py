@@ -1,8 +1,8 @@
 """Which TLS 1.3 suites the mesh speaks: AES-GCM only.
 
 OpenSSL reads its configuration once, when it is first used, so ``use_mesh_configuration`` must run before anything
-imports ``ssl`` or ``hashlib``: it is the first statement of a process's ``__main__``. ``require_allowed_suite`` does not
-depend on it: it refuses a finished handshake that ended with another suite.
+imports ``ssl`` or ``hashlib``: it is the first statement of a process's ``__main__``. ``require_allowed_suite`` does
+not depend on it: it refuses a finished handshake that ended with another suite.
 """
 
 from __future__ import annotations
