@@ -63,7 +63,7 @@ def control_route_commands(nodes: Sequence[NodeLayout]) -> list[str]:
     lines: list[str] = []
     for node in nodes:
         lines.append(f"route add {node.pods_ipv4} via {node.ipv4} dev {UPLINK}")
-        lines.append(f"-6 route add {node.pods_ipv6} via {node.ipv6} dev {UPLINK}")
+        lines.append(f"route add {node.pods_ipv6} via {node.ipv6} dev {UPLINK}")
     return lines
 
 

@@ -100,7 +100,7 @@ def ruleset(rules: Iterable[ServiceRule]) -> str:
         f"  chain services {{\n{translated}  }}\n"
         f"  chain refused {{\n{rejected}  }}\n"
         "  chain prerouting {\n    type nat hook prerouting priority dstnat; policy accept;\n    jump services\n  }\n"
-        "  chain output {\n    type nat hook output priority dstnat; policy accept;\n    jump services\n  }\n"
+        "  chain output {\n    type nat hook output priority -100; policy accept;\n    jump services\n  }\n"
         "  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n"
         f"{masqueraded}  }}\n"
         "  chain forward-refused {\n    type filter hook forward priority filter; policy accept;\n"

@@ -1,0 +1,35 @@
+"""The ``ambimesh`` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ambimesh.commands import lab
+from ambimesh.commands.output import progress_console
+from mesh.errors import MeshError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(lab.app, name="lab")
+
+
+@app.callback()
+def ambimesh() -> None:
+    """A sidecarless service mesh: eBPF capture, one mTLS tunnel per node."""
+
+
+def main() -> None:
+    """Run the command; an error of the mesh is one message and exit status 1."""
+    try:
+        app()
+    except MeshError as error:
+        progress_console.print("[red]error[/red]", end=" ")
+        progress_console.print(str(error), markup=False)
+        for note in getattr(error, "__notes__", ()):
+            progress_console.print(note, markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""``ambimesh lab``: a cluster in network namespaces on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import trio
+import typer
+
+from ambimesh.commands import lab_status, output
+from ambimesh.commands.output import OutputFormat, console, progress_console
+from ambimesh.lab import manifests, pods, readiness, record
+from ambimesh.lab.bring_up import Wish, bring_up
+from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
+from ambimesh.lab.programs import run_in_foreground
+from ambimesh.lab.record import Lab, LabRecord
+from ambimesh.lab.take_down import take_down
+from resources.folder_store import FolderStore, key_of
+
+app = typer.Typer(no_args_is_help=True, help="A cluster in network namespaces on this machine, without Kubernetes.")
+
+LabName = Annotated[str, typer.Option("--lab", envvar="AMBIMESH_LAB", help="Which lab.")]
+Files = Annotated[list[Path], typer.Option("--filename", "-f", help="A manifest, or a folder of them. Repeatable.")]
+Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print.")]
+_POD_SECONDS = 60.0
+SHIPPED_MANIFESTS = Path(__file__).parent.parent / "manifests" / "demo"
+
+
+@app.command()
+def up(
+    folder: Annotated[Path | None, typer.Argument(help="Manifests to apply; the shipped ones when left out.")] = None,
+    nodes: Annotated[int, typer.Option(help="How many nodes.")] = 2,
+    empty: Annotated[bool, typer.Option("--empty", help="Apply no manifests.")] = False,
+    mesh: Annotated[bool, typer.Option(help="Run the mesh's processes in it.")] = True,
+    lab: LabName = DEFAULT_LAB,
+) -> None:
+    """Bring a lab up."""
+    paths = [] if empty else [folder or SHIPPED_MANIFESTS]
+    manifests.read(paths)  # a mistyped folder is told before anything is made
+    wish = Wish(layout=LabLayout.named(lab), nodes=nodes, mesh=mesh)
+    trio.run(_up, wish, paths)
+
+
+async def _up(wish: Wish, paths: list[Path]) -> None:
+    with output.steps() as step:
+        lab = await bring_up(wish, step)
+        report = manifests.apply(FolderStore(lab.layout.cluster), paths)
+        step("waiting for pods")
+        unready = await readiness.wait_for_pods(lab, _POD_SECONDS)
+    for pod, reason in unready:
+        progress_console.print(f"[yellow]not ready[/yellow] {pod}: {reason}")
+    _finish(report, quiet=True)
+    console.print(f"lab {lab.layout.name} is up; see: ambimesh lab status")
+
+
+@app.command()
+def down(lab: LabName = DEFAULT_LAB) -> None:
+    """Remove a lab: processes, namespaces, links, cgroups, mounts and files."""
+    layout = LabLayout.named(lab)
+    found = record.find(layout)
+    if found is None and layout.root.exists():
+        # A lab whose bringing up was killed before it could note itself.
+        found = Lab(layout, LabRecord(name=lab, nodes=0, mesh=False, cgroup=str(layout.root / "no-cgroup")))
+    if found is None:
+        console.print(f"there is no lab {lab}")
+        return
+    trio.run(_down, found)
+    console.print(f"lab {lab} is gone")
+
+
+async def _down(lab: Lab) -> None:
+    with output.steps() as step:
+        await take_down(lab, step)
+
+
+@app.command()
+def status(out: Output = OutputFormat.SHORT, lab: LabName = DEFAULT_LAB) -> None:
+    """Show nodes, processes, pods and Services."""
+    lab_status.show(record.require(LabLayout.named(lab)), out)
+
+
+@app.command()
+def apply(
+    filename: Files,
+    wait: Annotated[float, typer.Option(help="Seconds to wait until all pods are ready.")] = 0.0,
+    lab: LabName = DEFAULT_LAB,
+) -> None:
+    """Create or update the objects of manifests."""
+    found = record.require(LabLayout.named(lab))
+    report = manifests.apply(FolderStore(found.layout.cluster), filename)
+    if wait > 0:
+        for pod, reason in trio.run(readiness.wait_for_pods, found, wait):
+            report.problems.append(f"pod {pod} is not ready after {wait:g} s: {reason}")
+    _finish(report)
+
+
+@app.command()
+def delete(filename: Files, lab: LabName = DEFAULT_LAB) -> None:
+    """Delete the objects of manifests; a namespace goes with all that is in it."""
+    found = record.require(LabLayout.named(lab))
+    _finish(manifests.delete(FolderStore(found.layout.cluster), filename))
+
+
+@app.command()
+def label(
+    kind: Annotated[str, typer.Argument(help="namespace, pod, service, ...")],
+    name: Annotated[str, typer.Argument(metavar="[NAMESPACE/]NAME")],
+    labels: Annotated[list[str], typer.Argument(metavar="KEY=VALUE|KEY-...")],
+    lab: LabName = DEFAULT_LAB,
+) -> None:
+    """Set labels of an object, or take them away."""
+    _patch(lab, kind, name, labels, "label")
+
+
+@app.command()
+def annotate(
+    kind: Annotated[str, typer.Argument(help="namespace, pod, service, ...")],
+    name: Annotated[str, typer.Argument(metavar="[NAMESPACE/]NAME")],
+    annotations: Annotated[list[str], typer.Argument(metavar="KEY=VALUE|KEY-...")],
+    lab: LabName = DEFAULT_LAB,
+) -> None:
+    """Set annotations of an object, or take them away."""
+    _patch(lab, kind, name, annotations, "annotation")
+
+
+def _patch(lab: str, kind: str, name: str, texts: list[str], what: str) -> None:
+    found = record.require(LabLayout.named(lab))
+    changes: dict[str, str | None] = {}
+    for text in texts:
+        changes |= manifests.patch(text, what)
+    namespace, _, bare = name.rpartition("/")
+    type_, space, bare = key_of(kind, namespace, bare)
+    store = FolderStore(found.layout.cluster)
+    if what == "label":
+        store.patch_metadata(type_, space, bare, labels=changes)
+    else:
+        store.patch_metadata(type_, space, bare, annotations=changes)
+    console.print(f"{type_.__name__} {name} {what}ed" if what == "label" else f"{type_.__name__} {name} annotated")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def exec(  # noqa: A001 -- the command's name
+    pod: Annotated[str, typer.Argument(metavar="NAMESPACE/POD")],
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...")],
+    lab: LabName = DEFAULT_LAB,
+) -> None:
+    """Run a command in a pod; standard input is passed on and its exit status is kept."""
+    found = record.require(LabLayout.named(lab))
+    target = pods.find_pod(found, *pods.split_name(pod))
+    raise typer.Exit(run_in_foreground(command, pods.place_of(found, target), pods.environment_of(target)))
+
+
+def _finish(report: manifests.Report, quiet: bool = False) -> None:
+    """Print what became of manifests; exit 1 when something was wrong with them."""
+    for key, what in report.done:
+        if not quiet:
+            console.print(f"{key} {what}")
+    for notice in report.notices:
+        progress_console.print(f"[yellow]notice[/yellow] {notice}")
+    for problem in report.problems:
+        progress_console.print(f"[red]error[/red] {problem}", markup=True)
+    if report.problems:
+        raise typer.Exit(1)

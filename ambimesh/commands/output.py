@@ -1,0 +1,71 @@
+"""How commands print: tables for people, JSON and YAML for programs, progress on the terminal's error stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import trio
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+console = Console(highlight=False, soft_wrap=True, width=2000)
+"""Answers. Wider than any terminal, so that rich cuts no cell: output is searched as often as it is looked at."""
+progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Everything else: progress, notices, errors."""
+
+
+class OutputFormat(StrEnum):
+    """What ``-o`` takes."""
+
+    SHORT = "short"
+    JSON = "json"
+    YAML = "yaml"
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows below their column heads, as kubectl does: no lines, two spaces between columns."""
+    console.print(table(columns, rows))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Rows below their column heads; no cell is ever cut or wrapped, so that output can be searched."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        made.add_column(column, no_wrap=True, overflow="ignore")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def print_value(value: Any, output: OutputFormat) -> None:
+    """Print plain values for a program to read."""
+    if output is OutputFormat.YAML:
+        console.out(yaml.safe_dump(msgspec.to_builtins(value), sort_keys=False), end="", highlight=False)
+    else:
+        console.out(msgspec.json.format(msgspec.json.encode(value), indent=2).decode(), highlight=False)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Show long work as it goes: a spinner on a terminal, and in any case one line per finished step with its time."""
+    current: list[tuple[str, float]] = []
+
+    def finish() -> None:
+        if current:
+            text, started = current.pop()
+            progress_console.print(f"[green]done[/green] {text} [dim]{trio.current_time() - started:.1f} s[/dim]")
+
+    with progress_console.status("starting") as status:
+
+        def step(text: str) -> None:
+            finish()
+            current.append((text, trio.current_time()))
+            status.update(text)
+
+        yield step
+        finish()

@@ -1,0 +1,119 @@
+"""Bringing a lab up: the order of things, and their undoing when one fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import trio
+import yaml
+
+from ambimesh.lab import cgroups, fabric, preflight, record, stand_ins
+from ambimesh.lab.layout import MAX_NODES, LabLayout, NodeLayout
+from ambimesh.lab.processes import Processes
+from ambimesh.lab.record import Lab, LabRecord
+from ambimesh.lab.take_down import take_down
+from mesh.errors import ConfigurationError, MeshError
+from resources.base import ObjectMeta
+from resources.folder_store import FolderStore
+from resources.objects import Namespace
+
+_NAMESPACES = ("default", "kube-system", "istio-system", "ambimesh-system")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What lab is asked for."""
+
+    layout: LabLayout
+    nodes: int = 2
+    mesh: bool = True
+
+
+async def bring_up(wish: Wish, step: Callable[[str], None]) -> Lab:
+    """Make a lab and start its processes; on failure nothing of it stays.
+
+    Args:
+        wish: the lab.
+        step: told what is being done.
+
+    Raises:
+        ConfigurationError: there is a lab of this name already, or the wish makes no sense.
+        EnvironmentLacks: the machine lacks something, or a process failed (its last log lines are in the message).
+    """
+    if not 1 <= wish.nodes <= MAX_NODES:
+        raise ConfigurationError(f"a lab has 1 to {MAX_NODES} nodes, not {wish.nodes}")
+    preflight.require(preflight.lacks())
+    layout = wish.layout
+    if layout.root.exists():
+        raise ConfigurationError(
+            f"there is a lab {layout.name} already; look at it: ambimesh lab status; remove it: ambimesh lab down"
+        )
+    cgroup = cgroups.find_hierarchy() / layout.name
+    lab = Lab(layout, LabRecord(name=layout.name, nodes=wish.nodes, mesh=wish.mesh, cgroup=str(cgroup)))
+    try:
+        await _build(lab, step)
+    except BaseException as failure:
+        with trio.CancelScope(shield=True):
+            try:
+                await take_down(lab, lambda _: None)
+            except MeshError as error:
+                failure.add_note(f"and cleaning up: {error}")
+        raise
+    return lab
+
+
+async def _build(lab: Lab, step: Callable[[str], None]) -> None:
+    layout = lab.layout
+    step("making namespaces and links")
+    layout.root.mkdir(parents=True)
+    record.write(lab)
+    for folder in (layout.config, layout.logs / "pods", layout.pids, layout.tokens, layout.namespaces, layout.cluster):
+        folder.mkdir(parents=True)
+    layout.tokens.chmod(0o700)
+    for node in lab.nodes:
+        lay_out_node(node)
+        (lab.node_cgroup(node) / "pods").mkdir(parents=True)
+    await fabric.build(layout, lab.nodes)
+    store = FolderStore(layout.cluster)
+    for name in _NAMESPACES:
+        store.apply(Namespace(metadata=ObjectMeta(name=name)))
+    processes = Processes(layout)
+    step("starting controllers and kubelets")
+    for spec, settings in stand_ins.specifications(lab):
+        (layout.config / f"{spec.name}.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(settings, enc_hook=str)))
+        Path(spec.cgroup).mkdir(parents=True, exist_ok=True)
+        await processes.start(spec)
+
+
+def lay_out_node(node: NodeLayout) -> None:
+    """Make a node's folders and its CNI configuration: bridge and host-local, as a cluster's administrator would."""
+    for folder in (node.cni_config, node.cni_programs, node.run, node.pods):
+        folder.mkdir(parents=True)
+    (node.cni_config / "10-lab.conflist").write_text(json.dumps(network_configuration(node), indent=2) + "\n")
+
+
+def network_configuration(node: NodeLayout) -> dict[str, object]:
+    """The conflist of a node: a bridge that is the pods' gateway, with addresses of both families."""
+    return {
+        "cniVersion": "1.0.0",
+        "name": "lab",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isGateway": True,
+                "isDefaultGateway": True,
+                # A pod may reach itself by way of a Service address.
+                "hairpinMode": True,
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": str(node.root / "ipam"),
+                    "ranges": [[{"subnet": node.pods_ipv4}], [{"subnet": node.pods_ipv6}]],
+                },
+            }
+        ],
+    }
