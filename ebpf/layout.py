@@ -1,0 +1,249 @@
+"""The ctypes mirror of ``programs/abi.h``.
+
+The header is the truth. ``check`` compares this mirror with bcc's description of what the compiler made of the header;
+the loader calls it before it attaches anything, so that a drift is an error and never a misread map.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mesh.addresses import IpBytes, SocketAddress
+from mesh.errors import InternalError
+
+ABI_VERSION = 1
+
+ZTUNNEL_OUTBOUND_PORT = 15001
+ZTUNNEL_HBONE_PORT = 15008
+
+POD_HAS_IPV4 = 1
+POD_HAS_IPV6 = 2
+POD_HAS_EXCLUDED_OUTBOUND_PORTS = 4
+POD_HAS_EXCLUDED_INBOUND_PORTS = 8
+POD_HAS_EXCLUDED_NETWORKS = 16
+
+DIRECTION_OUTBOUND = 1
+DIRECTION_INBOUND = 2
+
+ROLE_ZTUNNEL = 1
+ROLE_KUBELET = 2
+
+LISTENER_PLAINTEXT = 1
+LISTENER_HBONE = 2
+
+CONNECTION_UNTOUCHED = 0
+CONNECTION_CAPTURED = 1
+CONNECTION_HANDED = 2
+CONNECTION_DELIVERY = 3
+CONNECTION_PROBE = 4
+CONNECTION_ITSELF = 5
+CONNECTION_ACCEPTED = 6
+
+_Ip = ctypes.c_uint8 * 16
+
+
+class Address(ctypes.Structure):
+    """Key of ``pod_addresses``."""
+
+    _fields_ = (("ip", _Ip),)
+
+
+class SocketAddressLayout(ctypes.Structure):
+    """An address and a port, host order."""
+
+    _fields_ = (("ip", _Ip), ("port", ctypes.c_uint16), ("zero", ctypes.c_uint16))
+
+
+class Pod(ctypes.Structure):
+    """Value of ``pods``."""
+
+    _fields_ = (("ipv4", _Ip), ("ipv6", _Ip), ("flags", ctypes.c_uint32))
+
+
+class ExcludedPort(ctypes.Structure):
+    """Key of ``excluded_ports``."""
+
+    _fields_ = (
+        ("netns", ctypes.c_uint64),
+        ("port", ctypes.c_uint16),
+        ("direction", ctypes.c_uint16),
+        ("zero", ctypes.c_uint32),
+    )
+
+
+class ExcludedNetwork(ctypes.Structure):
+    """Key of ``excluded_nets``."""
+
+    _fields_ = (("prefix_length", ctypes.c_uint32), ("netns", ctypes.c_uint32 * 2), ("ip", _Ip))
+
+
+class Connection(ctypes.Structure):
+    """Value of ``connections``."""
+
+    _fields_ = (("kind", ctypes.c_uint32), ("address", SocketAddressLayout))
+
+
+class HandoffKey(ctypes.Structure):
+    """Key of ``handoffs``."""
+
+    _fields_ = (("netns", ctypes.c_uint64), ("source", SocketAddressLayout), ("zero", ctypes.c_uint32))
+
+
+class FourTuple(ctypes.Structure):
+    """Key of ``tickets``."""
+
+    _fields_ = (
+        ("source_ip", _Ip),
+        ("destination_ip", _Ip),
+        ("source_port", ctypes.c_uint16),
+        ("destination_port", ctypes.c_uint16),
+    )
+
+
+class Ticket(ctypes.Structure):
+    """Value of ``tickets``."""
+
+    _fields_ = (("issued_at", ctypes.c_uint64), ("has_client", ctypes.c_uint32), ("client", SocketAddressLayout))
+
+
+class ListenerKey(ctypes.Structure):
+    """Key of ``listeners``."""
+
+    _fields_ = (("ip", _Ip), ("kind", ctypes.c_uint32))
+
+
+class Metadata(ctypes.Structure):
+    """Value of ``metadata``."""
+
+    _fields_ = (("abi_version", ctypes.c_uint32), ("zero", ctypes.c_uint32), ("program_digest", ctypes.c_uint8 * 32))
+
+
+CData = type[ctypes.Structure] | type[ctypes.c_uint32] | type[ctypes.c_uint64] | type[ctypes.c_int]
+
+
+@dataclass(frozen=True, slots=True)
+class MapLayout:
+    """Types of one map's key and value."""
+
+    key: CData
+    value: CData
+
+
+MAPS: Mapping[str, MapLayout] = {
+    "pods": MapLayout(ctypes.c_uint64, Pod),
+    "pod_addresses": MapLayout(Address, ctypes.c_uint64),
+    "excluded_ports": MapLayout(ExcludedPort, ctypes.c_uint32),
+    "excluded_nets": MapLayout(ExcludedNetwork, ctypes.c_uint32),
+    "caller_roles": MapLayout(ctypes.c_uint64, ctypes.c_uint32),
+    "connections": MapLayout(ctypes.c_int, Connection),
+    "handoffs": MapLayout(HandoffKey, SocketAddressLayout),
+    "tickets": MapLayout(FourTuple, Ticket),
+    "listeners": MapLayout(ListenerKey, ctypes.c_uint64),
+    "counters": MapLayout(ctypes.c_uint32, ctypes.c_uint64),
+    "metadata": MapLayout(ctypes.c_uint32, Metadata),
+}
+
+_SIZES = {
+    "char": 1,
+    "unsigned char": 1,
+    "short": 2,
+    "unsigned short": 2,
+    "int": 4,
+    "unsigned int": 4,
+    "long": 8,
+    "unsigned long": 8,
+    "long long": 8,
+    "unsigned long long": 8,
+}
+
+Field = tuple[str, int, int]
+"""Dotted name, offset, size in bytes."""
+
+
+def mirrored_fields(kind: CData, prefix: str = "", base: int = 0) -> Iterator[Field]:
+    """The plain fields of a mirrored type, nested structs resolved."""
+    if not issubclass(kind, ctypes.Structure):
+        yield prefix, base, ctypes.sizeof(kind)
+        return
+    for field in kind._fields_:
+        name, field_type = field[0], field[1]
+        offset = base + int(getattr(kind, name).offset)
+        dotted = f"{prefix}.{name}" if prefix else name
+        if issubclass(field_type, ctypes.Structure):
+            yield from mirrored_fields(field_type, dotted, offset)
+        else:
+            yield dotted, offset, ctypes.sizeof(field_type)
+
+
+def described_fields(description: object, prefix: str = "", base: int = 0) -> list[Field]:
+    """The plain fields of a type as bcc describes it after compiling.
+
+    The description is JSON: ``"unsigned int"``, or ``[name, fields, kind]`` for a struct. The ABI has no implicit
+    padding, so a field begins where the one before it ends; bcc marks such a struct ``struct_packed`` and anything else
+    is drift.
+
+    Raises:
+        InternalError: padding, a union, a bit field, or a type that the ABI does not use.
+    """
+    if isinstance(description, str):
+        return [(prefix, base, _size(description))]
+    if not isinstance(description, list) or len(description) != 3 or description[2] != "struct_packed":
+        raise InternalError(f"abi.h: {prefix or 'a map type'} is not a struct without padding: {description!r}")
+    fields: list[Field] = []
+    offset = base
+    for entry in description[1]:
+        name, field_type = entry[0], entry[1]
+        dotted = f"{prefix}.{name}" if prefix else str(name)
+        if isinstance(field_type, str):
+            length = int(entry[2][0]) if len(entry) > 2 else 1
+            fields.append((dotted, offset, _size(field_type) * length))
+        else:
+            fields.extend(described_fields(field_type, dotted, offset))
+        offset = fields[-1][1] + fields[-1][2]
+    return fields
+
+
+def check(map_name: str, part: str, description: object) -> None:
+    """Compare one map's key or value with its mirror.
+
+    Args:
+        map_name: a name of ``MAPS``.
+        part: ``key`` or ``value``.
+        description: bcc's, decoded from JSON.
+
+    Raises:
+        InternalError: they differ; the message names the first difference.
+    """
+    layout = MAPS[map_name]
+    ours = list(mirrored_fields(layout.key if part == "key" else layout.value))
+    compiled = described_fields(description)
+    if ours != compiled:
+        pairs = [(one, other) for one, other in zip(ours, compiled, strict=False) if one != other]
+        detail = f"{pairs[0][0]} here, {pairs[0][1]} compiled" if pairs else f"{len(ours)} and {len(compiled)} fields"
+        raise InternalError(
+            f"ebpf/layout.py has drifted from programs/abi.h: {part} of map {map_name}: {detail} (name, offset, size)"
+        )
+
+
+def _size(name: str) -> int:
+    try:
+        return _SIZES[name]
+    except KeyError as error:
+        raise InternalError(f"abi.h: type {name!r} is not one that ebpf/layout.py knows") from error
+
+
+def ip_field(ip: IpBytes) -> ctypes.Array[ctypes.c_uint8]:
+    """An address as the structs hold it."""
+    return _Ip.from_buffer_copy(ip)
+
+
+def read_ip(field: ctypes.Array[ctypes.c_uint8]) -> IpBytes:
+    """An address out of a struct."""
+    return IpBytes(bytes(field))
+
+
+def socket_address_field(address: SocketAddress) -> SocketAddressLayout:
+    """An address and port as the structs hold them."""
+    return SocketAddressLayout(ip_field(address.ip), address.port, 0)

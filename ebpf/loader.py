@@ -1,0 +1,110 @@
+"""Compile, load, pin and attach: the one place that imports bcc, run as ``python -m ebpf.loader`` and then gone.
+
+The request is one JSON object on standard input (``LoadRequest``). Maps that are pinned already are used again with
+what they hold, links that exist get the new programs in place; so a replaced program misses no connection. Standard
+error carries the compiler's and the verifier's words; the last line of standard output is ``loaded`` or the error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ebpf import syscall
+from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, attach_to_cgroup, replace_pin, update_pod_links
+from ebpf.layout import ABI_VERSION, MAPS, Metadata, check
+from ebpf.maps import PinnedMap
+from ebpf.paths import PinPaths
+from mesh.errors import EnvironmentLacks, MeshError
+
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+SOURCE = PROGRAMS / "redirect.bpf.c"
+HEADER = PROGRAMS / "abi.h"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRequest:
+    """What the child is told; paths as text."""
+
+    bpffs: str
+    node: str
+    cgroup: str
+    kernel_headers: str
+    program_digest: str
+    """Hexadecimal SHA-256 of the C text."""
+    map_sizes: dict[str, int]
+
+    def encode(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+
+def run(request: LoadRequest) -> None:
+    """Do all of it.
+
+    Raises:
+        EnvironmentLacks: no bcc, or the kernel or the compiler refused; details are on standard error.
+        InternalError: the Python layout is not the header's.
+    """
+    paths = PinPaths(Path(request.bpffs), request.node)
+    for folder in (paths.maps, paths.programs, paths.links, paths.pods):
+        folder.mkdir(parents=True, exist_ok=True)
+    bcc, module = _compile(request, paths)
+    _check_layout(bcc, module)
+    for hook in (*CGROUP_HOOKS, POD_HOOK):
+        attach_type = -1 if hook.program_type == syscall.PROGRAM_SOCK_OPS else hook.attach_type
+        try:
+            function = module.load_func(hook.function, hook.program_type, attach_type=attach_type)
+        except Exception as error:
+            raise EnvironmentLacks(f"the kernel refused program {hook.function}: {error}") from error
+        replace_pin(function.fd, paths.programs / hook.function)
+    update_pod_links(paths)
+    attach_to_cgroup(paths, Path(request.cgroup))
+    digest = bytes.fromhex(request.program_digest)
+    with PinnedMap(paths, "metadata", ctypes.c_uint32, Metadata) as metadata:
+        metadata.set(ctypes.c_uint32(0), Metadata(ABI_VERSION, 0, type(Metadata().program_digest)(*digest)))
+
+
+def _compile(request: LoadRequest, paths: PinPaths) -> tuple[Any, Any]:
+    os.environ["BCC_KERNEL_SOURCE"] = request.kernel_headers  # bcc reads it when it compiles
+    try:
+        import bcc
+    except ImportError as error:
+        raise EnvironmentLacks(
+            f"cannot import bcc ({error}); install python3-bpfcc and let {sys.executable} see its bcc folder "
+            "(the package `bcc` of PyPI is something else)"
+        ) from error
+    flags = [f"-I{PROGRAMS}", f'-DPIN_DIRECTORY="{paths.maps}/"']
+    flags += [f"-DSIZE_{name.upper()}={size}" for name, size in request.map_sizes.items()]
+    try:
+        return bcc, bcc.BPF(src_file=str(SOURCE), cflags=flags)
+    except Exception as error:
+        headers = request.kernel_headers
+        raise EnvironmentLacks(f"cannot compile {SOURCE.name} with the headers of {headers}: {error}") from error
+
+
+def _check_layout(bcc: Any, module: Any) -> None:
+    for name in MAPS:
+        encoded = name.encode()
+        check(name, "key", json.loads(bcc.lib.bpf_table_key_desc(module.module, encoded)))
+        check(name, "value", json.loads(bcc.lib.bpf_table_leaf_desc(module.module, encoded)))
+
+
+def main() -> int:
+    """Serve one request from standard input."""
+    try:
+        run(LoadRequest(**json.load(sys.stdin)))
+    except MeshError as error:
+        sys.stdout.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    sys.stdout.write("loaded\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

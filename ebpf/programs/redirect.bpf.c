@@ -1,0 +1,493 @@
+/*
+ * Redirection of enrolled pods' TCP traffic to ztunnel.
+ *
+ * A pod's own connect(2) is turned towards ztunnel's listener on the pod's loopback (cgroup connect); what it had
+ * dialled follows the SYN by the map handoffs (sock_ops) and ends as storage of ztunnel's accepted socket. What arrives
+ * at a pod meets sk_lookup: a SYN with a ticket goes to the application, everything else to one of ztunnel's
+ * listeners, or is refused. Tickets are written here only, for connections whose maker the kernel knows.
+ *
+ * bcc rewrites map methods only in the main file and outside macros, so everything that touches a map stands here.
+ * Configuration arrives as macros: PIN_DIRECTORY (with a slash at its end) and the SIZE_* of the maps.
+ */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <linux/socket.h>
+#include <linux/errno.h>
+
+#include "abi.h"
+
+#define MAPPED_PREFIX bpf_htonl(0xffff)
+#define LOOPBACK_IPV4 bpf_htonl(0x7f000001)
+
+BPF_F_TABLE("hash:" PIN_DIRECTORY "pods", u64, struct pod, pods, SIZE_PODS, 0);
+BPF_F_TABLE("hash:" PIN_DIRECTORY "pod_addresses", struct address, u64, pod_addresses, SIZE_POD_ADDRESSES, 0);
+BPF_F_TABLE("hash:" PIN_DIRECTORY "excluded_ports", struct excluded_port, u32, excluded_ports, SIZE_EXCLUDED_PORTS, 0);
+BPF_F_TABLE("lpm_trie:" PIN_DIRECTORY "excluded_nets", struct excluded_network, u32, excluded_nets,
+	    SIZE_EXCLUDED_NETWORKS, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash:" PIN_DIRECTORY "caller_roles", u64, u32, caller_roles, SIZE_CALLER_ROLES, 0);
+BPF_F_TABLE("sk_storage:" PIN_DIRECTORY "connections", int, struct connection, connections, 0, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lru_hash:" PIN_DIRECTORY "handoffs", struct handoff_key, struct socket_address, handoffs, SIZE_HANDOFFS, 0);
+BPF_F_TABLE("lru_hash:" PIN_DIRECTORY "tickets", struct four_tuple, struct ticket, tickets, SIZE_TICKETS, 0);
+BPF_F_TABLE("sockhash:" PIN_DIRECTORY "listeners", struct listener_key, u64, listeners, SIZE_LISTENERS, 0);
+BPF_F_TABLE("percpu_array:" PIN_DIRECTORY "counters", u32, u64, counters, REASON_LIMIT, 0);
+BPF_F_TABLE("array:" PIN_DIRECTORY "metadata", u32, struct metadata, metadata, 1, 0);
+
+static __always_inline void count(u32 reason)
+{
+	u64 *counter = counters.lookup(&reason);
+	if (counter)
+		*counter += 1;
+}
+
+/* -- addresses ---------------------------------------------------------------------------------------------------- */
+
+static __always_inline void copy_ip(u32 *to, const u32 *from)
+{
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
+	to[3] = from[3];
+}
+
+/*
+ * The barrier keeps clang from merging the loads of the IPv4 and the IPv6 field of a context into one load through a
+ * computed pointer, which the verifier does not accept.
+ */
+static __always_inline void map_ipv4(u32 *to, u32 address)
+{
+	asm volatile("" : "+r"(address));
+	to[0] = 0;
+	to[1] = 0;
+	to[2] = MAPPED_PREFIX;
+	to[3] = address;
+}
+
+static __always_inline bool is_mapped(const u32 *ip)
+{
+	return ip[0] == 0 && ip[1] == 0 && ip[2] == MAPPED_PREFIX;
+}
+
+static __always_inline bool is_loopback(const u32 *ip)
+{
+	if (is_mapped(ip))
+		return (bpf_ntohl(ip[3]) >> 24) == 127;
+	return ip[0] == 0 && ip[1] == 0 && ip[2] == 0 && ip[3] == bpf_htonl(1);
+}
+
+/* 0.0.0.0 and ::, which the kernel takes for the machine itself. */
+static __always_inline bool is_unspecified(const u32 *ip)
+{
+	return ip[3] == 0 && (is_mapped(ip) || (ip[0] == 0 && ip[1] == 0 && ip[2] == 0));
+}
+
+static __always_inline bool is_multicast(const u32 *ip)
+{
+	if (is_mapped(ip))
+		return (bpf_ntohl(ip[3]) >> 28) == 14;
+	return (bpf_ntohl(ip[0]) >> 24) == 0xff;
+}
+
+static __always_inline bool is_ipv6_link_local(const u32 *ip)
+{
+	return (bpf_ntohl(ip[0]) >> 22) == (0xfe80 >> 6);
+}
+
+static __always_inline bool is_address_of(const u32 *ip, u64 netns)
+{
+	struct address key;
+	copy_ip(key.ip, ip);
+	u64 *owner = pod_addresses.lookup(&key);
+	return owner && *owner == netns;
+}
+
+static __always_inline bool is_excluded_port(u64 netns, u16 port, u16 direction)
+{
+	struct excluded_port key = {.netns = netns, .port = port, .direction = direction};
+	return excluded_ports.lookup(&key) != NULL;
+}
+
+/* -- connect(2) --------------------------------------------------------------------------------------------------- */
+
+enum verdict { LEAVE, CAPTURE, REFUSE };
+
+/*
+ * What to do with a connect(2) to this destination, and what sock_ops has to know of the socket once its SYN is made.
+ */
+static __always_inline int decide(struct bpf_sock_addr *ctx, const struct socket_address *to, u64 netns,
+				  struct pod *pod, u32 *kind)
+{
+	if (is_loopback(to->ip))
+		return LEAVE;
+	if (is_unspecified(to->ip) || is_address_of(to->ip, netns)) {
+		*kind = CONNECTION_ITSELF;
+		count(REASON_OUTBOUND_TO_ITSELF);
+		return LEAVE;
+	}
+	if (is_multicast(to->ip)) /* the kernel refuses it for TCP by itself */
+		return LEAVE;
+	if ((pod->flags & POD_HAS_EXCLUDED_OUTBOUND_PORTS) && is_excluded_port(netns, to->port, DIRECTION_OUTBOUND)) {
+		count(REASON_OUTBOUND_EXCLUDED_PORT);
+		return LEAVE;
+	}
+	if (pod->flags & POD_HAS_EXCLUDED_NETWORKS) {
+		struct excluded_network key = {.prefix_length = 64 + 128, .netns = {(u32)netns, (u32)(netns >> 32)}};
+		copy_ip(key.ip, to->ip);
+		if (excluded_nets.lookup(&key)) {
+			count(REASON_OUTBOUND_EXCLUDED_NETWORK);
+			return LEAVE;
+		}
+	}
+	if (is_ipv6_link_local(to->ip)) {
+		count(REASON_OUTBOUND_REFUSED_LINK_LOCAL);
+		bpf_set_retval(-ENETUNREACH);
+		return REFUSE;
+	}
+	if (!(pod->flags & (is_mapped(to->ip) ? POD_HAS_IPV4 : POD_HAS_IPV6))) {
+		/* Captured, it would seem to connect, and a client with two families would never try the other. */
+		count(REASON_OUTBOUND_REFUSED_NO_FAMILY);
+		bpf_set_retval(-ENETUNREACH);
+		return REFUSE;
+	}
+	*kind = CONNECTION_CAPTURED;
+	return CAPTURE;
+}
+
+/* The whole of connect(2) but the two things that differ by family: binding the source and writing the destination. */
+static __always_inline int examine(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct socket_address *to,
+				   struct pod **pod)
+{
+	u64 caller = bpf_get_current_cgroup_id();
+	u32 *role = caller_roles.lookup(&caller);
+	if (role && *role == ROLE_ZTUNNEL)
+		return LEAVE; /* with what ztunnel announced for this socket */
+
+	u64 netns = bpf_get_netns_cookie(ctx);
+	u32 kind = CONNECTION_UNTOUCHED;
+	int verdict = LEAVE;
+	*pod = pods.lookup(&netns);
+	if (role && *role == ROLE_KUBELET)
+		kind = CONNECTION_PROBE;
+	else if (*pod)
+		verdict = decide(ctx, to, netns, *pod, &kind);
+
+	u64 create = kind == CONNECTION_UNTOUCHED ? 0 : BPF_SK_STORAGE_GET_F_CREATE;
+	struct connection *connection = connections.sk_storage_get(sk, 0, create);
+	if (connection) {
+		connection->kind = kind; /* also forgets an earlier, failed connect of this socket */
+		connection->address = *to;
+	} else if (create) {
+		count(REASON_OUTBOUND_REFUSED_NO_MEMORY);
+		bpf_set_retval(-ENOMEM);
+		return REFUSE;
+	}
+	if (verdict == CAPTURE) {
+		count(REASON_OUTBOUND_CAPTURED);
+		if (sk->bound_dev_if) {
+			/* The way to loopback is not through the device that the application asked for. */
+			int any_device = 0;
+			bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &any_device, sizeof(any_device));
+		}
+	}
+	return verdict;
+}
+
+int mesh_connect4(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	if (ctx->protocol != IPPROTO_TCP || !sk)
+		return 1;
+	struct socket_address to = {.port = bpf_ntohs(ctx->user_port)};
+	map_ipv4(to.ip, ctx->user_ip4);
+	struct pod *pod = NULL;
+	int verdict = examine(ctx, sk, &to, &pod);
+	if (verdict != CAPTURE || !pod)
+		return verdict != REFUSE;
+	if (sk->src_ip4 == 0) {
+		struct sockaddr_in source = {.sin_family = AF_INET};
+		source.sin_addr.s_addr = pod->ipv4[3];
+		if (bpf_bind(ctx, (struct sockaddr *)&source, sizeof(source)))
+			count(REASON_OUTBOUND_SOURCE_KEPT);
+	}
+	ctx->user_ip4 = LOOPBACK_IPV4;
+	ctx->user_port = bpf_htons(ZTUNNEL_OUTBOUND_PORT);
+	return 1;
+}
+
+int mesh_connect6(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	if (ctx->protocol != IPPROTO_TCP || !sk)
+		return 1;
+	struct socket_address to = {.port = bpf_ntohs(ctx->user_port)};
+	to.ip[0] = ctx->user_ip6[0];
+	to.ip[1] = ctx->user_ip6[1];
+	to.ip[2] = ctx->user_ip6[2];
+	to.ip[3] = ctx->user_ip6[3];
+	struct pod *pod = NULL;
+	int verdict = examine(ctx, sk, &to, &pod);
+	if (verdict != CAPTURE || !pod)
+		return verdict != REFUSE;
+	bool mapped = is_mapped(to.ip);
+	if ((sk->src_ip6[0] | sk->src_ip6[1] | sk->src_ip6[2] | sk->src_ip6[3]) == 0) {
+		struct sockaddr_in6 source = {.sin6_family = AF_INET6};
+		copy_ip(source.sin6_addr.s6_addr32, mapped ? pod->ipv4 : pod->ipv6);
+		if (bpf_bind(ctx, (struct sockaddr *)&source, sizeof(source)))
+			count(REASON_OUTBOUND_SOURCE_KEPT);
+	}
+	ctx->user_ip6[0] = 0;
+	ctx->user_ip6[1] = 0;
+	ctx->user_ip6[2] = mapped ? MAPPED_PREFIX : 0;
+	ctx->user_ip6[3] = mapped ? LOOPBACK_IPV4 : bpf_htonl(1);
+	ctx->user_port = bpf_htons(ZTUNNEL_OUTBOUND_PORT);
+	return 1;
+}
+
+/* -- getpeername(2), accept(2) -------------------------------------------------------------------------------------- */
+
+/* The address an application is to see as its peer instead of ztunnel's, if any. */
+static __always_inline struct socket_address *shown_peer(struct bpf_sock *sk)
+{
+	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
+	if (!connection)
+		return NULL;
+	if (connection->kind != CONNECTION_CAPTURED && connection->kind != CONNECTION_ACCEPTED)
+		return NULL;
+	return &connection->address;
+}
+
+int mesh_peername4(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	if (!sk)
+		return 1;
+	struct socket_address *peer = shown_peer(sk);
+	if (!peer || !is_mapped(peer->ip))
+		return 1;
+	ctx->user_ip4 = peer->ip[3];
+	ctx->user_port = bpf_htons(peer->port);
+	return 1;
+}
+
+int mesh_peername6(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	if (!sk)
+		return 1;
+	struct socket_address *peer = shown_peer(sk);
+	if (!peer)
+		return 1;
+	ctx->user_ip6[0] = peer->ip[0];
+	ctx->user_ip6[1] = peer->ip[1];
+	ctx->user_ip6[2] = peer->ip[2];
+	ctx->user_ip6[3] = peer->ip[3];
+	ctx->user_port = bpf_htons(peer->port);
+	return 1;
+}
+
+/* -- sock_ops ------------------------------------------------------------------------------------------------------- */
+
+static __always_inline void read_local(struct bpf_sock_ops *ctx, struct socket_address *local)
+{
+	if (ctx->family == AF_INET) {
+		map_ipv4(local->ip, ctx->local_ip4);
+	} else {
+		local->ip[0] = ctx->local_ip6[0];
+		local->ip[1] = ctx->local_ip6[1];
+		local->ip[2] = ctx->local_ip6[2];
+		local->ip[3] = ctx->local_ip6[3];
+	}
+	local->port = ctx->local_port;
+}
+
+static __always_inline void read_remote(struct bpf_sock_ops *ctx, struct socket_address *remote)
+{
+	if (ctx->family == AF_INET) {
+		map_ipv4(remote->ip, ctx->remote_ip4);
+	} else {
+		remote->ip[0] = ctx->remote_ip6[0];
+		remote->ip[1] = ctx->remote_ip6[1];
+		remote->ip[2] = ctx->remote_ip6[2];
+		remote->ip[3] = ctx->remote_ip6[3];
+	}
+	remote->port = bpf_ntohl(ctx->remote_port);
+}
+
+static __always_inline void issue_ticket(const struct socket_address *local, const struct socket_address *remote,
+					 const struct connection *connection)
+{
+	struct four_tuple tuple = {.source_port = local->port, .destination_port = remote->port};
+	copy_ip(tuple.source_ip, local->ip);
+	copy_ip(tuple.destination_ip, remote->ip);
+	struct ticket ticket = {.issued_at = bpf_ktime_get_ns()};
+	if (connection->kind == CONNECTION_DELIVERY) {
+		ticket.has_client = 1;
+		ticket.client = connection->address;
+	}
+	tickets.update(&tuple, &ticket);
+}
+
+static __always_inline bool needs_ticket(const struct connection *connection)
+{
+	return connection->kind == CONNECTION_DELIVERY || connection->kind == CONNECTION_PROBE ||
+	       connection->kind == CONNECTION_ITSELF;
+}
+
+/* The source address and port are chosen and the SYN is about to leave, or to leave again. */
+static __always_inline void before_syn(struct bpf_sock_ops *ctx, struct bpf_sock *sk, bool again)
+{
+	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
+	if (!connection)
+		return;
+	struct socket_address local = {}, remote = {};
+	read_local(ctx, &local);
+	read_remote(ctx, &remote);
+	if (connection->kind == CONNECTION_CAPTURED && !again) {
+		struct handoff_key key = {.netns = bpf_get_netns_cookie(ctx), .source = local};
+		struct socket_address destination = connection->address;
+		handoffs.update(&key, &destination);
+		return;
+	}
+	if (!needs_ticket(connection))
+		return;
+	issue_ticket(&local, &remote, connection);
+	if (again) {
+		count(REASON_TICKET_RENEWED);
+		return;
+	}
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTO_CB_FLAG);
+	if (connection->kind == CONNECTION_DELIVERY)
+		count(REASON_TICKET_DELIVERY);
+	else
+		count(connection->kind == CONNECTION_PROBE ? REASON_TICKET_PROBE : REASON_TICKET_ITSELF);
+}
+
+/* The accepting end is established: what was waiting for it becomes storage of the socket, or ends. */
+static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct socket_address local = {}, remote = {};
+	struct connection *connection;
+	read_local(ctx, &local);
+	read_remote(ctx, &remote);
+
+	if (local.port == ZTUNNEL_OUTBOUND_PORT && is_loopback(local.ip)) {
+		struct handoff_key key = {.netns = bpf_get_netns_cookie(ctx), .source = remote};
+		struct socket_address *destination = handoffs.lookup(&key);
+		if (!destination) {
+			count(REASON_HANDOFF_MISSING);
+			return;
+		}
+		connection = connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (connection) {
+			connection->kind = CONNECTION_HANDED;
+			connection->address = *destination;
+		}
+		handoffs.delete(&key);
+		return;
+	}
+
+	struct four_tuple tuple = {.source_port = remote.port, .destination_port = local.port};
+	copy_ip(tuple.source_ip, remote.ip);
+	copy_ip(tuple.destination_ip, local.ip);
+	struct ticket *ticket = tickets.lookup(&tuple);
+	if (!ticket)
+		return;
+	if (ticket->has_client) {
+		connection = connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (connection) {
+			connection->kind = CONNECTION_ACCEPTED;
+			connection->address = ticket->client;
+		}
+	}
+	tickets.delete(&tuple);
+}
+
+/* Always 1: a 0 would void what another program of the cgroup replied. */
+int mesh_sock_ops(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	if (!sk)
+		return 1;
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		before_syn(ctx, sk, false);
+		break;
+	case BPF_SOCK_OPS_RTO_CB:
+		if (ctx->state == BPF_TCP_SYN_SENT)
+			before_syn(ctx, sk, true);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		if (ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTO_CB_FLAG)
+			bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTO_CB_FLAG);
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		on_accepted(ctx, sk);
+		break;
+	}
+	return 1;
+}
+
+/* -- sk_lookup ------------------------------------------------------------------------------------------------------ */
+
+static __always_inline int refuse(u32 reason)
+{
+	count(reason);
+	return SK_DROP; /* the client gets a reset */
+}
+
+/* Runs in an enrolled pod's namespace for every TCP segment that no connection claims, so mostly SYNs. */
+int mesh_sk_lookup(struct bpf_sk_lookup *ctx)
+{
+	if (ctx->protocol != IPPROTO_TCP)
+		return SK_PASS;
+	struct four_tuple tuple = {.source_port = bpf_ntohs(ctx->remote_port), .destination_port = ctx->local_port};
+	if (ctx->family == AF_INET) {
+		map_ipv4(tuple.source_ip, ctx->remote_ip4);
+		map_ipv4(tuple.destination_ip, ctx->local_ip4);
+	} else {
+		tuple.source_ip[0] = ctx->remote_ip6[0];
+		tuple.source_ip[1] = ctx->remote_ip6[1];
+		tuple.source_ip[2] = ctx->remote_ip6[2];
+		tuple.source_ip[3] = ctx->remote_ip6[3];
+		tuple.destination_ip[0] = ctx->local_ip6[0];
+		tuple.destination_ip[1] = ctx->local_ip6[1];
+		tuple.destination_ip[2] = ctx->local_ip6[2];
+		tuple.destination_ip[3] = ctx->local_ip6[3];
+	}
+	if (is_loopback(tuple.destination_ip)) /* never comes from outside: such a packet is a martian */
+		return SK_PASS;
+
+	struct ticket *ticket = tickets.lookup(&tuple);
+	if (ticket) {
+		if (bpf_ktime_get_ns() - ticket->issued_at < TICKET_LIFETIME_NANOSECONDS) {
+			count(REASON_INBOUND_TICKET);
+			return SK_PASS;
+		}
+		count(REASON_INBOUND_TICKET_EXPIRED);
+	}
+
+	/* No helper tells the namespace here, so the pod is known by its address. */
+	struct address address;
+	copy_ip(address.ip, tuple.destination_ip);
+	u64 *netns = pod_addresses.lookup(&address);
+	if (!netns)
+		return refuse(REASON_INBOUND_REFUSED_FOREIGN_ADDRESS);
+
+	struct listener_key key = {.kind = LISTENER_PLAINTEXT};
+	copy_ip(key.ip, tuple.destination_ip);
+	if (tuple.destination_port == ZTUNNEL_HBONE_PORT) {
+		key.kind = LISTENER_HBONE;
+	} else if (is_excluded_port(*netns, tuple.destination_port, DIRECTION_INBOUND)) {
+		count(REASON_INBOUND_EXCLUDED_PORT);
+		return SK_PASS;
+	}
+	struct bpf_sock *listener = (struct bpf_sock *)listeners.lookup(&key);
+	if (!listener)
+		return refuse(REASON_INBOUND_REFUSED_NO_LISTENER);
+	long error = bpf_sk_assign(ctx, listener, 0);
+	bpf_sk_release(listener);
+	if (error)
+		return refuse(REASON_INBOUND_REFUSED_ASSIGNMENT);
+	count(key.kind == LISTENER_HBONE ? REASON_INBOUND_HBONE : REASON_INBOUND_PLAINTEXT);
+	return SK_PASS;
+}

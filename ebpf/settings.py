@@ -1,0 +1,53 @@
+"""What a node's programs are loaded with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ebpf.paths import PinPaths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapSizes:
+    """Entries per map. A map keeps the size it was made with until ``detach_all``: the kernel cannot resize one."""
+
+    pods: int = 1024
+    """Enrolled pods of the node; Kubernetes' usual limit is 110 to 250."""
+    pod_addresses: int = 4096
+    """Their addresses, two each in a dual-stack cluster."""
+    excluded_ports: int = 16384
+    """Excluded ports, over all pods and both directions."""
+    excluded_networks: int = 16384
+    """Excluded networks, over all pods."""
+    caller_roles: int = 64
+    """Control groups of ztunnel and kubelet."""
+    handoffs: int = 65536
+    """Captured connections between SYN and establishment; the oldest gives way."""
+    tickets: int = 65536
+    """Ticketed connections between SYN and establishment; the oldest gives way."""
+    listeners: int = 8192
+    """Two per pod address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """One node: where its programs are pinned and attached, and whose connections are whose."""
+
+    node: str
+    """The node's name; several nodes may share one kernel."""
+    bpffs: Path
+    """A mounted bpf file system."""
+    cgroup: Path
+    """The cgroup v2 folder that the programs are attached to: the root in production. Connections of processes outside
+    it are not seen."""
+    ztunnel_cgroups: tuple[Path, ...]
+    """The very cgroups ztunnel's processes are in (not their ancestors); two while one ztunnel replaces another."""
+    kubelet_cgroups: tuple[Path, ...] = ()
+    """The very cgroups of kubelet: its connections are probes and are let through to applications."""
+    map_sizes: MapSizes = field(default_factory=MapSizes)
+
+    @property
+    def paths(self) -> PinPaths:
+        """Where everything is pinned."""
+        return PinPaths(self.bpffs, self.node)
