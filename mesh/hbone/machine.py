@@ -387,10 +387,12 @@ class HboneMachine(ControlFrames):
 
     def _request(self, stream_id: int, fields: list[tuple[str, str]], end: bool) -> None:
         self._last_peer_id = stream_id
+        refused = self.draining or len(self.streams) >= self.settings.max_streams
+        if refused:
+            self._spend(4)
         stream = HboneStream(stream_id, None, self._peer_initial_window, self.settings.initial_stream_window)
         self.streams[stream_id] = stream
-        if self.draining or len(self.streams) > self.settings.max_streams:
-            self._spend(4)
+        if refused:
             self.reset_stream(stream, ErrorCode.REFUSED_STREAM)
             return
         self.owner.stream_requested(stream, fields)
