@@ -71,7 +71,7 @@ def _check_signatures(
         if not _issued_by(certificate, issuer):
             raise _unusable(identity, "intermediate certificates that do not form a chain")
     last = chain[-1]
-    if not any(_issued_by(last, root) or last == root for root in roots):
+    if not any(_issued_by(last, root) for root in roots):
         raise _unusable(identity, "a chain that ends in none of the roots sent with it")
 
 
