@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cni.pod import PodFacts
+from ebpf.pods import Exclusions
 from mesh.addresses import Cidr, parse_cidr
 from mesh.errors import InvalidAddress
 
@@ -81,47 +82,39 @@ def decide(pod: PodFacts, namespace_labels: Mapping[str, str], rules: EnrolmentR
     return Enrolment.OPTED_OUT if mode == "none" else Enrolment.SELECTED
 
 
-@dataclass(frozen=True, slots=True)
-class TrafficExclusions:
-    """Traffic of an enrolled pod that goes past the mesh; sorted, so that equal wishes are equal values."""
-
-    outbound_ports: tuple[int, ...] = ()
-    inbound_ports: tuple[int, ...] = ()
-    outbound_cidrs: tuple[Cidr, ...] = ()
-
-
-def exclusions_of(annotations: Mapping[str, str]) -> tuple[TrafficExclusions, list[str]]:
+def exclusions_of(annotations: Mapping[str, str]) -> tuple[Exclusions, list[str]]:
     """What a pod's annotations exclude, and the complaints.
 
     An entry that cannot be read excludes nothing: a slip of the pen must not open a way past the mesh.
     """
     complaints: list[str] = []
-    return TrafficExclusions(
-        _ports(annotations, _EXCLUDE_OUTBOUND_PORTS, complaints),
-        _ports(annotations, _EXCLUDE_INBOUND_PORTS, complaints),
-        _cidrs(annotations, _EXCLUDE_OUTBOUND_CIDRS, complaints),
-    ), complaints
+    exclusions = Exclusions(
+        outbound_ports=_ports(annotations, _EXCLUDE_OUTBOUND_PORTS, complaints),
+        inbound_ports=_ports(annotations, _EXCLUDE_INBOUND_PORTS, complaints),
+        outbound_cidrs=_cidrs(annotations, _EXCLUDE_OUTBOUND_CIDRS, complaints),
+    )
+    return exclusions, complaints
 
 
 def _entries(annotations: Mapping[str, str], name: str) -> list[str]:
     return [entry for part in annotations.get(name, "").split(",") if (entry := part.strip())]
 
 
-def _ports(annotations: Mapping[str, str], name: str, complaints: list[str]) -> tuple[int, ...]:
+def _ports(annotations: Mapping[str, str], name: str, complaints: list[str]) -> frozenset[int]:
     ports = set()
     for entry in _entries(annotations, name):
         if entry.isascii() and entry.isdigit() and 0 < int(entry[:6]) < 65536:
-            ports.add(int(entry))
+            ports.add(int(entry[:6]))
         else:
             complaints.append(f"{name}: {entry[:64]!r} is no port of 1 to 65535 and excludes nothing")
-    return tuple(sorted(ports))
+    return frozenset(ports)
 
 
-def _cidrs(annotations: Mapping[str, str], name: str, complaints: list[str]) -> tuple[Cidr, ...]:
+def _cidrs(annotations: Mapping[str, str], name: str, complaints: list[str]) -> frozenset[Cidr]:
     cidrs = set()
     for entry in _entries(annotations, name):
         try:
             cidrs.add(parse_cidr(entry))
         except InvalidAddress as error:
             complaints.append(f"{name}: {error}; it excludes nothing")
-    return tuple(sorted(cidrs))
+    return frozenset(cidrs)

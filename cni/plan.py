@@ -21,27 +21,18 @@ from cni.enrolment import (
     REDIRECTION_ENABLED,
     Enrolment,
     EnrolmentRules,
-    TrafficExclusions,
     decide,
     exclusions_of,
 )
 from cni.pod import NodeView, PodFacts
-from mesh.addresses import IpBytes
-
-
-@dataclass(frozen=True, slots=True)
-class Capture:
-    """What the kernel does for a pod."""
-
-    addresses: tuple[IpBytes, ...]
-    exclusions: TrafficExclusions
+from ebpf.pods import PodEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actual:
     """What is so for one pod."""
 
-    capture: Capture | None = None
+    capture: PodEntry | None = None
     """None: the kernel captures nothing of it."""
     verified: bool = False
     """This process has seen that the captured namespace is the pod's (again after every start of the agent)."""
@@ -72,6 +63,11 @@ class Action:
     uid: str
     pod: PodFacts | None
     reason: str
+
+
+def same_capture(one: PodEntry, other: PodEntry) -> bool:
+    """Whether two entries capture alike: the kernel does not keep the order of addresses."""
+    return set(one.addresses) == set(other.addresses) and one.exclusions == other.exclusions
 
 
 def plan(

@@ -17,21 +17,21 @@ from mesh.zds.server_driver import ZdsLimits
 MapEntries = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 
 
-class NodeGroup(Settings, kw_only=True):
+class NodeGroup(Settings, frozen=True, kw_only=True):
     """Which node this is."""
 
     name: str
     """As in pods' ``spec.nodeName``."""
 
 
-class SourceGroup(Settings, kw_only=True):
+class SourceGroup(Settings, frozen=True, kw_only=True):
     """Where pods and namespaces come from."""
 
     folder: Path
     """A folder of manifests."""
 
 
-class CniGroup(Settings, kw_only=True):
+class CniGroup(Settings, frozen=True, kw_only=True):
     """The CNI plugin and its place on the node."""
 
     socket: Path = Path("/run/ambimesh/cni.sock")
@@ -46,16 +46,16 @@ class CniGroup(Settings, kw_only=True):
     """How long an ADD waits for the source to show the pod; then it fails and the runtime tries again."""
 
 
-class BpfGroup(Settings, kw_only=True):
+class BpfGroup(Settings, frozen=True, kw_only=True):
     """The kernel side."""
 
     bpffs: Path = Path("/sys/fs/bpf")
     """A mounted bpf file system."""
     cgroup: Path = Path("/sys/fs/cgroup")
     """The cgroup v2 folder that the programs are attached to; all pods are below it."""
-    ztunnel_cgroups: list[Path]
+    ztunnel_cgroups: tuple[Path, ...]
     """The cgroups ztunnel's processes are in."""
-    kubelet_cgroups: list[Path] = []
+    kubelet_cgroups: tuple[Path, ...] = ()
     """The cgroups whose connections to pods are probes."""
     map_pods: MapEntries = MapSizes().pods
     map_pod_addresses: MapEntries = MapSizes().pod_addresses
@@ -64,24 +64,24 @@ class BpfGroup(Settings, kw_only=True):
     map_listeners: MapEntries = MapSizes().listeners
 
 
-class SelectorGroup(Settings, kw_only=True):
+class SelectorGroup(Settings, frozen=True, kw_only=True):
     """Pods of one namespace with all these labels."""
 
     namespace: str
     labels: dict[str, str]
 
 
-class EnrolmentGroup(Settings, kw_only=True):
+class EnrolmentGroup(Settings, frozen=True, kw_only=True):
     """Pods that are never enrolled, whatever their labels say."""
 
-    excluded_namespaces: list[str] = ["kube-system"]
-    own_pods: list[SelectorGroup] = [
+    excluded_namespaces: tuple[str, ...] = ("kube-system",)
+    own_pods: tuple[SelectorGroup, ...] = (
         SelectorGroup(namespace="ambimesh-system", labels={"app.kubernetes.io/name": "ambimesh-ztunnel"}),
         SelectorGroup(namespace="ambimesh-system", labels={"app.kubernetes.io/name": "ambimesh-agent"}),
-    ]
+    )
 
 
-class ZtunnelGroup(Settings, kw_only=True):
+class ZtunnelGroup(Settings, frozen=True, kw_only=True):
     """The node's ztunnel."""
 
     socket: Path = Path("/run/ambimesh/ztunnel.sock")
@@ -90,21 +90,21 @@ class ZtunnelGroup(Settings, kw_only=True):
     """For one pod; then its connection is given up."""
 
 
-class HttpGroup(Settings, kw_only=True):
+class HttpGroup(Settings, frozen=True, kw_only=True):
     """Metrics and readiness."""
 
     host: str = "::"
     port: Port = 15014
 
 
-class LogGroup(Settings, kw_only=True):
+class LogGroup(Settings, frozen=True, kw_only=True):
     """The agent's log."""
 
     level: str = "info"
     format: Literal["text", "json"] = "text"
 
 
-class AgentSettings(Settings, kw_only=True):
+class AgentSettings(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
     node: NodeGroup
@@ -117,12 +117,12 @@ class AgentSettings(Settings, kw_only=True):
     log: LogGroup = LogGroup()
     state_directory: Path = Path("/run/ambimesh/agent")
     """What is remembered of sandboxes; it must not outlive a reboot."""
-    pod_cgroups: list[str] = [
+    pod_cgroups: tuple[str, ...] = (
         "/sys/fs/cgroup/kubepods.slice/kubepods-pod{uid_underscored}.slice",
         "/sys/fs/cgroup/kubepods.slice/*/kubepods-*-pod{uid_underscored}.slice",
         "/sys/fs/cgroup/kubepods/pod{uid}",
         "/sys/fs/cgroup/kubepods/*/pod{uid}",
-    ]
+    )
     """Glob patterns of a pod's cgroup, with ``{uid}``, ``{uid_underscored}``, ``{namespace}``, ``{name}``."""
     proc: Path = Path("/proc")
     """The node's process file system."""
@@ -145,8 +145,8 @@ class AgentSettings(Settings, kw_only=True):
             node=self.node.name,
             bpffs=self.bpf.bpffs,
             cgroup=self.bpf.cgroup,
-            ztunnel_cgroups=tuple(self.bpf.ztunnel_cgroups),
-            kubelet_cgroups=tuple(self.bpf.kubelet_cgroups),
+            ztunnel_cgroups=self.bpf.ztunnel_cgroups,
+            kubelet_cgroups=self.bpf.kubelet_cgroups,
             map_sizes=sizes,
         )
 

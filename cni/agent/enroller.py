@@ -29,8 +29,9 @@ from cni.enrolment import (
     REDIRECTION_PENDING,
     exclusions_of,
 )
-from cni.plan import Actual, Capture
+from cni.plan import Actual, same_capture
 from cni.pod import PodFacts
+from ebpf.pods import EnrolledPod, PodEntry
 from mesh.addresses import IpBytes
 from mesh.errors import MeshError
 from mesh.netns import NetworkNamespace
@@ -39,23 +40,14 @@ from mesh.zds.codec import WorkloadInfo
 _log = structlog.get_logger("enroller")
 
 
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """A pod in the kernel's tables."""
-
-    cookie: int
-    """Of the network namespace."""
-    capture: Capture
-
-
 class CaptureTable(Protocol):
-    """The kernel's side of enrolment. Calls are short and do not wait."""
+    """The kernel's side of enrolment: what is used of ``ebpf.pods.PodTable``. Calls are short and do not wait."""
 
-    def enrolled(self) -> Mapping[str, Captured]:
+    def enrolled(self) -> Mapping[str, EnrolledPod]:
         """What the kernel captures now, by pod uid."""
 
-    def enrol(self, uid: str, cookie: int, capture: Capture, namespace: NetworkNamespace) -> None:
-        """Capture a pod, or change how; raises MeshError when the kernel refuses."""
+    def enrol(self, cookie: int, entry: PodEntry, namespace: NetworkNamespace, uid: str) -> None:
+        """Capture a pod, or change how or where; raises MeshError when the kernel refuses."""
 
     def unenrol(self, uid: str) -> None:
         """Capture it no longer; one that is not captured is no error."""
@@ -118,7 +110,7 @@ class Enroller:
         for uid in captured.keys() | self._progress.keys():
             here, progress = captured.get(uid), self._progress.get(uid, _Progress())
             found[uid] = Actual(
-                capture=here.capture if here else None,
+                capture=here.entry if here else None,
                 verified=here is not None and here.cookie == progress.verified_cookie,
                 acknowledged=progress.acknowledged,
             )
@@ -151,14 +143,12 @@ class Enroller:
         exclusions, complaints = exclusions_of(pod.annotations)
         for complaint in complaints:
             _log.warning("annotation not understood", pod=str(pod.key), reason=complaint)
-        wanted = Captured(namespace.cookie(), Capture(addresses, exclusions))
+        cookie, entry = namespace.cookie(), PodEntry(addresses, exclusions)
         existing = self._table.enrolled().get(pod.uid)
-        if existing != wanted:
-            if existing is not None and existing.cookie != wanted.cookie:
-                self._table.unenrol(pod.uid)
-            self._table.enrol(pod.uid, wanted.cookie, wanted.capture, namespace)
+        if existing is None or existing.cookie != cookie or not same_capture(existing.entry, entry):
+            self._table.enrol(cookie, entry, namespace, pod.uid)
         progress = self._progress.setdefault(pod.uid, _Progress())
-        progress.verified_cookie, progress.acknowledged = wanted.cookie, False
+        progress.verified_cookie, progress.acknowledged = cookie, False
         info = WorkloadInfo(pod.name, pod.namespace, pod.service_account)
         await self._ztunnel.add(pod.uid, info, namespace)
         progress.acknowledged = True
@@ -171,7 +161,7 @@ class Enroller:
             MeshError: as ``enrol``; a pod that ztunnel does not serve yet is annotated ``pending``.
         """
         captured = self._table.enrolled().get(pod.uid)
-        addresses = pod.addresses or (captured.capture.addresses if captured else ())
+        addresses = pod.addresses or (captured.entry.addresses if captured else ())
         namespace = await self._locate(pod)
         try:
             await self.enrol(pod, namespace, addresses)

@@ -47,13 +47,16 @@ class Reconciler:
         rules: EnrolmentRules,
         enroller: Enroller,
         sandboxes: SandboxRegister,
-        count: Callable[[str], None] = lambda step: None,
+        *,
+        begun: Callable[[str], None] = lambda step: None,
+        ended: Callable[[str, bool], None] = lambda step, succeeded: None,
     ) -> None:
         self._source = source
         self._rules = rules
         self._enroller = enroller
         self._sandboxes = sandboxes
-        self._count = count
+        self._begun = begun
+        self._ended = ended
         self._busy: set[str] = set()
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
@@ -137,7 +140,9 @@ class Reconciler:
                         await self._perform(current)
             self._calm(uid)
             self._annotated[uid] = (serial, trio.current_time())
+            self._ended(action.step.value, True)
         except MeshError as error:
+            self._ended(action.step.value, False)
             self._failures[uid] = self._failures.get(uid, 0) + 1
             wait = _BACKOFF.delay(self._failures[uid], random.random())
             self._not_before[uid] = trio.current_time() + wait
@@ -150,7 +155,7 @@ class Reconciler:
             self.wake()
 
     async def _perform(self, action: Action) -> None:
-        self._count(action.step.value)
+        self._begun(action.step.value)
         _log.debug("working on pod", uid=action.uid, step=action.step.value, reason=action.reason)
         match action:
             case Action(Step.ENROL, _, pod, _) if pod is not None:
