@@ -123,6 +123,8 @@ class ConnectionMachine:
             self.go_away(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM, str(error))
             raise
         except h2.exceptions.H2Error as error:
+            if not self.backlog:
+                self.go_away(h2.errors.ErrorCodes.PROTOCOL_ERROR)  # h2 itself is silent about a wrong preface
             raise ProtocolViolation(f"the peer broke HTTP/2: {error or type(error).__name__}") from error
 
     # -- messages towards us ---------------------------------------------------------------------------------------
