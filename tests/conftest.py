@@ -1,0 +1,102 @@
+"""What holds for every test: promised privileges are there, nothing is skipped in CI, nothing is left behind.
+
+``tests/README.md`` tells the tiers and how to run them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from mesh.testing.leftovers import Inventory, children, take_inventory
+
+REQUIRE_ALL = os.environ.get("CI") == "true" or os.environ.get("AMBIMESH_REQUIRE_ALL") == "1"
+_SKIPPED = "skipped where everything must run (CI=true or AMBIMESH_REQUIRE_ALL=1): {reason}"
+_NEEDS_ROOT = (
+    "{kind} tests need root: run `make test-{kind}` as root, or only the tier without privileges with `make test-unit`"
+)
+_numbers = itertools.count(1)
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    return str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skip fails where everything must run; an expected failure is none."""
+    report = yield
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        report.longrepr = _SKIPPED.format(reason=_reason(report))
+        report.outcome = "failed"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips itself whole."""
+    report = yield
+    if REQUIRE_ALL and report.outcome == "skipped":
+        report.longrepr = _SKIPPED.format(reason=_reason(report))
+        report.outcome = "failed"
+    return report
+
+
+def _privileged_kind(item: pytest.Item) -> str | None:
+    return next((kind for kind in ("lab", "root") if item.get_closest_marker(kind)), None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Missing privileges are a failure with a remedy, not a skip that nobody reads."""
+    kind = _privileged_kind(item)
+    if kind is not None and os.geteuid() != 0:
+        pytest.fail(_NEEDS_ROOT.format(kind=kind), pytrace=False)
+
+
+@pytest.fixture
+def resource_prefix() -> str:
+    """A short name, unique on this machine, with which a test begins the names of what it makes in the kernel."""
+    return f"t{os.getpid():x}{next(_numbers):x}"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a root or lab test that leaves something named by its prefix."""
+    if _privileged_kind(request.node) is None or "resource_prefix" not in request.fixturenames:
+        yield
+        return
+    prefix: str = request.getfixturevalue("resource_prefix")
+    before = take_inventory()
+    yield
+    left = take_inventory().since(before, prefix)
+    if left:
+        pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+_before_session: Inventory | None = None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note what is there already."""
+    global _before_session
+    _before_session = take_inventory()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """No child outlives the session; where nobody else works on the machine, nothing else does either."""
+    left = [f"process {child}" for child in children(os.getpid())]
+    if REQUIRE_ALL and _before_session is not None:
+        now = take_inventory()
+        left += [line for line in now.since(_before_session) if not line.startswith("process ")]
+    if left:
+        reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line("left behind by this session:\n  " + "\n  ".join(left), red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
