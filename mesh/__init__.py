@@ -4,7 +4,7 @@ What belongs here: values and protocols that more than one component speaks: ide
 services and policies, the authorization decision, HBONE, gRPC, xDS, ZDS, TLS, telemetry, configuration, errors, and the
 test kit that ships with the product.
 
-What does not: any component (ztunnel, waypoint, cni, operator), Kubernetes objects, BPF. This package imports nothing of
-ours. Modules named ``*codec`` turn bytes into values and back, ``*machine`` turn events into commands; neither does I/O
-or reads a clock. ``*driver`` modules are the only ones that touch trio or sockets.
+What does not: any component (ztunnel, waypoint, cni, operator), Kubernetes objects, BPF. This package imports nothing
+of ours. Modules named ``*codec`` turn bytes into values and back, ``*machine`` turn events into commands; neither does
+I/O or reads a clock. ``*driver`` modules are the only ones that touch trio or sockets.
 """
