@@ -1,0 +1,203 @@
+"""AuthorizationPolicy to the policies that ztunnels evaluate.
+
+Only layer 4 exists there. What a rule says about requests cannot be decided, so the rule is changed in the direction
+that grants no more than its author wrote: an ALLOW rule with such a field is dropped whole (it allows nothing). Of a
+DENY rule the layer-4 part is kept; an alternative that has none matches nothing. Both are told as findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from controlplane.translate.finding import Condition, Finding
+from controlplane.translate.settings import MeshSettings
+from mesh.addresses import Cidr, parse_cidr
+from mesh.model.policy import (
+    Clause,
+    Match,
+    Policy,
+    PolicyAction,
+    PolicyScope,
+    Rule,
+    ServiceAccountMatch,
+    StringMatch,
+    StringMatchKind,
+)
+from resources.objects import AuthorizationPolicy, ObjectKey
+from resources.security import AuthorizationRule, Operation, Source, When, WorkloadSelector
+
+DRY_RUN_ANNOTATION = "istio.io/dry-run"
+
+_SOURCE_LAYER_7 = {
+    "request_principals": "requestPrincipals",
+    "not_request_principals": "notRequestPrincipals",
+    "remote_ip_blocks": "remoteIpBlocks",
+    "not_remote_ip_blocks": "notRemoteIpBlocks",
+    "trust_domains": "trustDomains",
+    "not_trust_domains": "notTrustDomains",
+}
+_OPERATION_LAYER_7 = {
+    "hosts": "hosts",
+    "not_hosts": "notHosts",
+    "methods": "methods",
+    "not_methods": "notMethods",
+    "paths": "paths",
+    "not_paths": "notPaths",
+}
+_NOTHING = Match()
+
+
+def translate_authorization_policy(
+    source: AuthorizationPolicy, settings: MeshSettings
+) -> tuple[Policy | None, tuple[Finding, ...]]:
+    """One AuthorizationPolicy; None for those that are not for ztunnels."""
+    spec = source.spec
+    if spec.target_ref is not None or spec.target_refs:
+        message = "policies with targetRefs are enforced by waypoints only, and waypoints are not served yet"
+        return None, (Finding(source.key, Condition.NOT_APPLIED, message),)
+    if not enforced_by_ztunnels(source):
+        message = f"the action {spec.action} is not supported; ALLOW and DENY are"
+        return None, (Finding(source.key, Condition.NOT_APPLIED, message),)
+    converter = _Converter(source.key, spec.action == "ALLOW")
+    rules = [converter.rule(rule, f"rules[{index}]") for index, rule in enumerate(spec.rules)]
+    policy = Policy(
+        name=source.metadata.name,
+        namespace=source.metadata.namespace,
+        scope=scope_of(spec.selector, source.metadata.namespace, settings),
+        action=PolicyAction.ALLOW if spec.action == "ALLOW" else PolicyAction.DENY,
+        rules=tuple(rule for rule in rules if rule is not None),
+        dry_run=source.metadata.annotations.get(DRY_RUN_ANNOTATION, "").lower() == "true",
+    )
+    return policy, tuple(converter.findings)
+
+
+def enforced_by_ztunnels(source: AuthorizationPolicy) -> bool:
+    """Whether the policy becomes one of the mesh's policies at all."""
+    spec = source.spec
+    return spec.target_ref is None and not spec.target_refs and spec.action in ("ALLOW", "DENY")
+
+
+def scope_of(selector: WorkloadSelector | None, namespace: str, settings: MeshSettings) -> PolicyScope:
+    """Whom a policy is for; an empty selector is none."""
+    if selector is not None and selector.match_labels:
+        return PolicyScope.WORKLOAD_SELECTOR
+    return PolicyScope.GLOBAL if namespace == settings.root_namespace else PolicyScope.NAMESPACE
+
+
+def selects(
+    selector: WorkloadSelector | None, policy_namespace: str, namespace: str, labels: dict[str, str], root: str
+) -> bool:
+    """Whether a policy with a selector is for a pod; one in the root namespace is for pods of every namespace."""
+    if selector is None or not selector.match_labels:
+        return False
+    if policy_namespace not in (namespace, root):
+        return False
+    return all(labels.get(key) == value for key, value in selector.match_labels.items())
+
+
+class _Converter:
+    """Turns the rules of one policy, and notes what could not be."""
+
+    def __init__(self, key: ObjectKey, allow: bool) -> None:
+        self._key = key
+        self._allow = allow
+        self.findings: list[Finding] = []
+
+    def rule(self, rule: AuthorizationRule, place: str) -> Rule | None:
+        before = len(self.findings)
+        clauses: list[Clause] = []
+        if rule.from_:
+            matches = [self._source(one.source, f"{place}.from[{i}].source") for i, one in enumerate(rule.from_)]
+            clauses.append(Clause(tuple(matches)))
+        if rule.to:
+            matches = [self._operation(one.operation, f"{place}.to[{i}].operation") for i, one in enumerate(rule.to)]
+            clauses.append(Clause(tuple(matches)))
+        for index, condition in enumerate(rule.when or ()):
+            clauses.append(Clause((self._condition(condition, f"{place}.when[{index}]"),)))
+        if self._allow and len(self.findings) > before:
+            return None
+        if any(all(match == _NOTHING for match in clause.matches) for clause in clauses):
+            message = f"{place} matches nothing: it has an alternative without any layer-4 field"
+            self.findings.append(Finding(self._key, Condition.UNSUPPORTED_VALUE, message))
+            return None
+        return Rule(tuple(clauses))
+
+    def _source(self, source: Source | None, place: str) -> Match:
+        if source is None:
+            return _NOTHING
+        self._note_layer_7(source, _SOURCE_LAYER_7, place)
+        return Match(
+            namespaces=_texts(source.namespaces),
+            not_namespaces=_texts(source.not_namespaces),
+            principals=_texts(source.principals),
+            not_principals=_texts(source.not_principals),
+            source_ips=_networks(source.ip_blocks),
+            not_source_ips=_networks(source.not_ip_blocks),
+            service_accounts=self._accounts(source.service_accounts),
+            not_service_accounts=self._accounts(source.not_service_accounts),
+        )
+
+    def _operation(self, operation: Operation | None, place: str) -> Match:
+        if operation is None:
+            return _NOTHING
+        self._note_layer_7(operation, _OPERATION_LAYER_7, place)
+        return Match(
+            destination_ports=_ports(operation.ports), not_destination_ports=_ports(operation.not_ports)
+        )
+
+    def _condition(self, condition: When, place: str) -> Match:
+        values, not_values = condition.values, condition.not_values
+        match condition.key:
+            case "source.ip":
+                return Match(source_ips=_networks(values), not_source_ips=_networks(not_values))
+            case "source.namespace":
+                return Match(namespaces=_texts(values), not_namespaces=_texts(not_values))
+            case "source.principal":
+                return Match(principals=_texts(values), not_principals=_texts(not_values))
+            case "destination.ip":
+                return Match(destination_ips=_networks(values), not_destination_ips=_networks(not_values))
+            case "destination.port":
+                return Match(destination_ports=_ports(values), not_destination_ports=_ports(not_values))
+        self._unsupported(f"{place}.key {condition.key[:64]!r}")
+        return _NOTHING
+
+    def _accounts(self, values: tuple[str, ...] | None) -> tuple[ServiceAccountMatch, ...]:
+        return tuple(self._account(text) for text in values or ())
+
+    def _account(self, text: str) -> ServiceAccountMatch:
+        namespace, separator, name = text.rpartition("/")
+        return ServiceAccountMatch(namespace if separator else self._key.namespace, name)
+
+    def _note_layer_7(self, part: Source | Operation, names: dict[str, str], place: str) -> None:
+        for name, spelt in names.items():
+            if getattr(part, name):
+                self._unsupported(f"{place}.{spelt}")
+
+    def _unsupported(self, what: str) -> None:
+        effect = "the rule is dropped and allows nothing" if self._allow else "the rule is enforced without it"
+        message = f"{what} needs a waypoint: {effect}"
+        self.findings.append(Finding(self._key, Condition.UNSUPPORTED_VALUE, message))
+
+
+def _texts(values: Iterable[str] | None) -> tuple[StringMatch, ...]:
+    return tuple(_text(value) for value in values or ())
+
+
+def _text(value: str) -> StringMatch:
+    if value == "*":
+        return StringMatch(StringMatchKind.PRESENCE)
+    if value.startswith("*"):
+        return StringMatch(StringMatchKind.SUFFIX, value[1:])
+    if value.endswith("*"):
+        return StringMatch(StringMatchKind.PREFIX, value[:-1])
+    return StringMatch(StringMatchKind.EXACT, value)
+
+
+def _networks(values: Iterable[str] | None) -> tuple[Cidr, ...]:
+    return tuple(parse_cidr(value) for value in values or ())
+
+
+def _ports(values: Iterable[str] | None) -> tuple[int, ...]:
+    return tuple(int(value) for value in values or ())
+
+

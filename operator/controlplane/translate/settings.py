@@ -1,0 +1,18 @@
+"""What translation must know beside the objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshSettings:
+    """The mesh's names."""
+
+    trust_domain: str = "cluster.local"
+    cluster_id: str = "Kubernetes"
+    cluster_domain: str = "cluster.local"
+    """What Service hostnames end in; it need not be the trust domain."""
+    network: str = ""
+    root_namespace: str = "istio-system"
+    """Policies without selector in this namespace are for the whole mesh."""
