@@ -228,6 +228,11 @@ class ConnectRequest:
     traceparent: str
     forwarded_network: str
 
+    @property
+    def authority(self) -> str:
+        """``:authority``, in its usual form."""
+        return f"{self.hostname}:{self.port}" if self.target is None else str(self.target)
+
 
 def decode_connect(headers: Iterable[tuple[str, str]]) -> ConnectRequest:
     """Read the decoded header list of a request.

@@ -23,6 +23,15 @@ _FAILED = select.EPOLLERR | select.EPOLLHUP
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
+def reset_socket(sock: socket.socket) -> None:
+    """Close with a reset: the other side learns that this was no proper end."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    except OSError:
+        pass  # already reset by the other side
+    sock.close()
+
+
 class SocketEnd:
     """A non-blocking stream socket watched by the engine."""
 

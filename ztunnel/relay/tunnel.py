@@ -17,6 +17,7 @@ from mesh.errors import ConnectionLost, MeshError, ProtocolViolation, TlsFailure
 from mesh.hbone.codec import ErrorCode
 from mesh.hbone.contract import HboneSettings, HboneStream, Http2Violation, Role
 from mesh.hbone.machine import HboneMachine
+from mesh.identity import SpiffeId
 from mesh.tls.handshake_driver import EstablishedTls
 from ztunnel.relay.engine import READ_SIZE, Engine
 
@@ -84,6 +85,7 @@ class Tunnel:
         "engine",
         "last_used",
         "machine",
+        "peer_identity",
         "sock",
     )
 
@@ -94,6 +96,7 @@ class Tunnel:
         tls: EstablishedTls,
         role: Role,
         owner: TunnelOwner,
+        peer_identity: SpiffeId | str,
         settings: HboneSettings | None = None,
     ) -> None:
         self.engine = engine
@@ -103,6 +106,8 @@ class Tunnel:
         self._incoming = tls.incoming
         self._outgoing = tls.outgoing
         self._owner = owner
+        self.peer_identity = peer_identity
+        """Whom the handshake has proven the peer to be; a name that is no SPIFFE id only where one was expected."""
         self._ends: set[TunnelEnd] = set()
         self._waiting: list[TunnelEnd] = []
         self._pending = bytearray()

@@ -1,0 +1,1 @@
+"""What ztunnel shows of itself: the state dump, log levels, readiness, metrics."""

@@ -1,0 +1,74 @@
+"""ztunnel's configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from mesh.config import Port, Seconds, Settings
+
+
+class NodeGroup(Settings, kw_only=True):
+    """Where this ztunnel runs."""
+
+    name: str
+    """The node's name, as workloads state theirs."""
+    cluster_id: str = "Kubernetes"
+    network: str = ""
+    trust_domain: str = "cluster.local"
+    pod_name: str = "ztunnel"
+    """Of ztunnel itself, as the control plane's logs show it."""
+    pod_namespace: str = "ambimesh-system"
+    pod_ip: str = "127.0.0.1"
+
+
+class BpfGroup(Settings, kw_only=True):
+    """What the agent has pinned."""
+
+    bpffs: Path = Path("/sys/fs/bpf")
+
+
+class ControlPlaneGroup(Settings, kw_only=True):
+    """The operator: delta xDS and certificates."""
+
+    address: str
+    """``host:port``."""
+    server_name: str
+    """What its certificate is issued for."""
+    root_certificate: Path
+    """PEM of the roots its certificate may chain to; read again for each connection."""
+    token: Path
+    """Bearer token of this ztunnel; read again for each connection, since it rotates."""
+
+
+class AdminGroup(Settings, kw_only=True):
+    """Ports in ztunnel's own namespace."""
+
+    admin_port: Port = 15000
+    """On loopback only: it shows everything and can stop the process."""
+    metrics_port: Port = 15020
+    readiness_port: Port = 15021
+
+
+class LogGroup(Settings, kw_only=True):
+    """What is written, and how."""
+
+    level: str = "info"
+    access_level: str = "info"
+    """``info`` for a record per connection, ``warning`` for failures only, ``off`` for none."""
+    format: Literal["text", "json"] = "text"
+
+
+class ZtunnelSettings(Settings, kw_only=True):
+    """The whole file."""
+
+    node: NodeGroup
+    control_plane: ControlPlaneGroup
+    zds_socket: Path = Path("/run/ambimesh/ztunnel.sock")
+    bpf: BpfGroup = BpfGroup()
+    admin: AdminGroup = AdminGroup()
+    log: LogGroup = LogGroup()
+    drain_seconds: Seconds = 25.0
+    """After SIGTERM: how long established connections may go on. Kubernetes' grace period less five seconds."""
+    certificate_lifetime_seconds: int = 24 * 3600
+    """What is asked for; renewed at half of what is given."""

@@ -1,0 +1,82 @@
+"""The listening sockets inside a pod.
+
+Outbound listens on the pod's loopback, where the connect programs send what applications dial. Plaintext and HBONE
+arrivals are taken to their listeners by the sk_lookup program, which finds them in a map of sockets: an entry is gone
+the moment its socket is closed, and then arrivals are refused.
+
+Every listener has SO_REUSEPORT, so that a new ztunnel can listen beside the one it replaces.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from ebpf.listeners import ListenerKind, ListenerTable
+from mesh.errors import EnvironmentLacks
+from ztunnel import ports
+from ztunnel.inpod.pod import Pod
+
+BACKLOG = 4096
+
+
+class PodListeners:
+    """All listeners of one pod, open and registered.
+
+    Raises:
+        EnvironmentLacks: the namespace cannot be entered, or a port is taken.
+    """
+
+    def __init__(self, pod: Pod, table: ListenerTable) -> None:
+        self._pod = pod
+        self._table = table
+        self.outbound: list[socket.socket] = []
+        self.plaintext: list[socket.socket] = []
+        self.hbone: list[socket.socket] = []
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        ipv4 = self._pod.address(ipv4=True) is not None
+        ipv6 = self._pod.address(ipv4=False) is not None
+        families = [family for family, there in ((socket.AF_INET, ipv4), (socket.AF_INET6, ipv6)) if there]
+        for family in families:
+            loopback, anywhere = ("127.0.0.1", "0.0.0.0") if family == socket.AF_INET else ("::1", "::")
+            self.outbound.append(self._listen(family, loopback, ports.OUTBOUND))
+            self.plaintext.append(self._listen(family, anywhere, ports.PLAINTEXT))
+            self.hbone.append(self._listen(family, anywhere, ports.HBONE))
+        for kind, listeners in self._registered():
+            for family, listener in zip(families, listeners, strict=True):
+                self._table.register(self._pod.addresses, kind, listener.fileno(), family)
+
+    def _registered(self) -> tuple[tuple[ListenerKind, list[socket.socket]], ...]:
+        return (ListenerKind.PLAINTEXT, self.plaintext), (ListenerKind.HBONE, self.hbone)
+
+    def _listen(self, family: int, host: str, port: int) -> socket.socket:
+        sock = self._pod.namespace.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # Accepted sockets inherit it: no system call per connection.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((host, port))
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            raise EnvironmentLacks(
+                f"cannot listen on {host} port {port} inside pod {self._pod.name}: {error.strerror}; a process of "
+                "the pod may hold the port"
+            ) from error
+        return sock
+
+    def close(self) -> None:
+        """Refuse what arrives from now on."""
+        for listener in self.outbound + self.plaintext + self.hbone:
+            listener.close()
+        self.outbound, self.plaintext, self.hbone = [], [], []
+
+

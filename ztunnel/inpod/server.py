@@ -1,0 +1,99 @@
+"""Serving one pod: its listeners, its tunnels, and the end of both."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from ebpf.listeners import ListenerTable
+from mesh.addresses import PeerAddress
+from mesh.errors import ConnectionLost, Draining
+from ztunnel.inpod.listeners import PodListeners
+from ztunnel.inpod.pod import Pod
+from ztunnel.proxy.connections import ConnectionTable
+from ztunnel.proxy.inbound import InboundProxy
+from ztunnel.proxy.outbound import OutboundProxy
+from ztunnel.proxy.plaintext import PlaintextProxy
+from ztunnel.proxy.pool import TunnelPool
+from ztunnel.proxy.terminator import Terminator
+from ztunnel.proxy.tls_contexts import TlsContexts
+from ztunnel.relay.acceptor import Acceptor
+from ztunnel.relay.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """What all pods share."""
+
+    engine: Engine
+    contexts: TlsContexts
+    listener_table: ListenerTable
+    connections: ConnectionTable
+    outbound: OutboundProxy
+    inbound: InboundProxy
+    plaintext: PlaintextProxy
+
+
+class PodServer:
+    """One pod being served.
+
+    Raises:
+        EnvironmentLacks: its listeners cannot be made.
+    """
+
+    def __init__(self, pod: Pod, proxies: Proxies) -> None:
+        self.pod = pod
+        self._proxies = proxies
+        engine = proxies.engine
+        self.pool = TunnelPool(engine, pod, proxies.contexts)
+        self.terminator = Terminator(engine, pod, proxies.contexts, proxies.inbound, proxies.connections)
+        listeners = PodListeners(pod, proxies.listener_table)
+        self._acceptors = [
+            *(Acceptor(engine, listener, self._outbound) for listener in listeners.outbound),
+            *(Acceptor(engine, listener, self._plaintext) for listener in listeners.plaintext),
+            *(Acceptor(engine, listener, self.terminator.accepted) for listener in listeners.hbone),
+        ]
+
+    def _outbound(self, sock: socket.socket, peer: PeerAddress) -> None:
+        self._proxies.outbound.accepted(self.pod, self.pool, sock, peer)
+
+    def _plaintext(self, sock: socket.socket, peer: PeerAddress) -> None:
+        self._proxies.plaintext.accepted(self.pod, sock, peer)
+
+    @property
+    def listening(self) -> bool:
+        """Whether new connections are taken."""
+        return bool(self._acceptors)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of the pod is left to be served."""
+        return not self._proxies.connections.of_pod(self.pod)
+
+    def tick(self, now: float) -> None:
+        """Once per second."""
+        self.pool.tick(now)
+        self.terminator.tick(now)
+
+    def renewed(self) -> None:
+        """The pod's certificate was renewed."""
+        self.pool.forget_identity()
+
+    def drain(self) -> None:
+        """Take no new connections; those that are established go on."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors = []
+        self.terminator.drain()
+
+    def close(self) -> None:
+        """End everything."""
+        self.drain()
+        self.pod.tasks.stop()
+        error = Draining("ztunnel is shutting down") if not self.idle else None
+        self.terminator.close(error)
+        self.pool.close(error)
+        for connection in self._proxies.connections.of_pod(self.pod):
+            if connection.end is not None:
+                connection.end.cut(error or ConnectionLost("the pod is no longer served"))
+        self.pod.namespace.close()

@@ -1,0 +1,166 @@
+"""Requests inside tunnels: a peer asks for a connection to one of the pod's ports.
+
+Each is judged by the pod's policies and, if admitted, delivered by a socket that dials the application from inside the
+pod. It is answered 200 only once the application has accepted; a refusal carries the status of its error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from mesh.addresses import PeerAddress, SocketAddress
+from mesh.errors import ConnectFailed, DestinationMismatch, MeshError
+from mesh.hbone.codec import ConnectRequest, ErrorCode, decode_connect, encode_response
+from mesh.hbone.contract import HboneStream
+from mesh.identity import SpiffeId
+from mesh.model.workload import Workload
+from mesh.rbac import ConnectionFacts
+from mesh.telemetry.metrics import ServiceLabels
+from ztunnel.inpod.descriptions import Descriptions
+from ztunnel.inpod.pod import Pod
+from ztunnel.proxy.admission import check_destination, judge
+from ztunnel.proxy.baggage import BaggageCache
+from ztunnel.proxy.connections import Connection, ConnectionTable
+from ztunnel.proxy.delivery import Deliverer, sockaddr
+from ztunnel.proxy.dials import Dials
+from ztunnel.relay.engine import Engine
+from ztunnel.relay.stream_end import StreamEnd
+from ztunnel.relay.tunnel import Tunnel
+from ztunnel.state.store import MeshState
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTunnel:
+    """A tunnel that a peer has opened to a pod."""
+
+    pod: Pod
+    peer: PeerAddress
+    local: SocketAddress
+    """The address the peer dialled: the pod's, port 15008."""
+    identity: SpiffeId
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One request, as far as it has come."""
+
+    served: ServedTunnel
+    tunnel: Tunnel
+    stream: HboneStream
+    connection: Connection
+    target: SocketAddress
+
+
+class InboundProxy:
+    """Serves the HBONE listeners of all pods."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: MeshState,
+        descriptions: Descriptions,
+        table: ConnectionTable,
+        deliverer: Deliverer,
+        dials: Dials,
+        baggage: BaggageCache,
+    ) -> None:
+        self._engine = engine
+        self._state = state
+        self._descriptions = descriptions
+        self._table = table
+        self._deliverer = deliverer
+        self._dials = dials
+        self._baggage = baggage
+
+    def requested(
+        self, served: ServedTunnel, tunnel: Tunnel, stream: HboneStream, headers: list[tuple[str, str]]
+    ) -> None:
+        """A CONNECT request has arrived."""
+        pod = served.pod
+        connection = self._table.begin(pod, "inbound", served.peer, served.local)
+        record = connection.record
+        record.source_identity = served.identity
+        record.destination_identity = pod.identity
+        record.no_mtls = None
+        record.source_workload = self._source_workload(pod, served)
+        try:
+            message = decode_connect(headers)
+            if message.forwarded_for is not None and message.forwarded_for.ip == served.peer.ip:
+                # The port is the peer's word; the address is the one the tunnel comes from.
+                record.source = message.forwarded_for
+            record.hbone_target = message.authority
+            request = _Request(served, tunnel, stream, connection, _target(pod, message))
+            if self._descriptions.is_ready(pod):
+                self._judge(request)
+                self._deliver(request, self._make_end(request))
+            else:
+                # The end is made first: it keeps what the peer sends ahead, within the stream's window.
+                pod.tasks.start(self._deliver_later, request, self._make_end(request))
+        except MeshError as error:
+            tunnel.machine.respond(stream, encode_response(error.http_status), end=True)
+            tunnel.machine.reset_stream(stream, ErrorCode.NO_ERROR)
+            self._describe(connection)
+            self._table.finished(connection, error)
+
+    def _judge(self, request: _Request) -> None:
+        self._describe(request.connection)
+        served, target = request.served, request.target
+        judge(request.connection, ConnectionFacts(served.peer.ip, served.identity, target.ip, target.port))
+
+    def _make_end(self, request: _Request) -> StreamEnd:
+        connection = request.connection
+        sock = self._deliverer.socket_for(request.served.pod, request.target, connection.record.source)
+        end = StreamEnd(self._engine, sock, request.tunnel, lambda end: self._table.finished(connection, end.error))
+        connection.end = end
+        end.adopt(request.stream)
+        return end
+
+    async def _deliver_later(self, request: _Request, end: StreamEnd) -> None:
+        try:
+            await self._descriptions.ready(request.served.pod)
+            if not end.closed:
+                self._judge(request)
+                self._deliver(request, end)
+        except MeshError as error:
+            self._describe(request.connection)
+            _refuse(request, end, error)
+        except trio.Cancelled:
+            _refuse(request, end, ConnectFailed("the pod is no longer served"))
+            raise
+
+    def _deliver(self, request: _Request, end: StreamEnd) -> None:
+        def dialled(error: MeshError | None) -> None:
+            if error is None:
+                block = encode_response(200, baggage=self._baggage.text(request.served.pod))
+                request.tunnel.machine.respond(request.stream, block)
+            else:
+                _refuse(request, end, error)
+
+        end.dial(sockaddr(request.target), dialled)
+        if end.connecting:
+            self._dials.watch(end)
+
+    def _describe(self, connection: Connection) -> None:
+        connection.record.destination_workload = connection.pod.workload
+        self._table.described(connection, ServiceLabels())
+
+    def _source_workload(self, pod: Pod, served: ServedTunnel) -> Workload | None:
+        """Whose address the peer has, if that workload has the identity that was proven."""
+        network = "" if pod.workload is None else pod.workload.network
+        workload = self._state.workload_at(network, served.peer.ip)
+        return workload if workload is not None and workload.identity == served.identity else None
+
+
+def _target(pod: Pod, message: ConnectRequest) -> SocketAddress:
+    if message.target is None:
+        raise DestinationMismatch(f"CONNECT to host {message.hostname}, but pod {pod.name} is no gateway")
+    check_destination(pod, message.target, "CONNECT")
+    return message.target
+
+
+def _refuse(request: _Request, end: StreamEnd, error: MeshError) -> None:
+    if not end.closed:
+        request.tunnel.machine.respond(request.stream, encode_response(error.http_status), end=True)
+        end.cut(error, ErrorCode.NO_ERROR)

@@ -1,0 +1,176 @@
+"""What applications dial: find the destination, find a tunnel to it, let the relay do the rest.
+
+The usual connection takes no turn through trio: its destination is known, a tunnel is ready, and everything happens in
+the engine's handler. Whatever must wait (for the control plane, a certificate, a handshake) goes to a task.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+
+import trio
+
+from ebpf.connections import OriginalDestinations
+from mesh.addresses import OriginalDestination, PeerAddress, SocketAddress, is_ipv4, is_loopback
+from mesh.errors import ConnectFailed, MeshError, SelfCall, UnknownWorkload
+from mesh.hbone.codec import encode_connect, new_traceparent
+from mesh.identity import SpiffeId
+from mesh.telemetry.access_log import NoMtls
+from mesh.telemetry.metrics import ServiceLabels
+from ztunnel import ports
+from ztunnel.inpod.descriptions import Descriptions
+from ztunnel.inpod.pod import Pod
+from ztunnel.proxy.baggage import BaggageCache
+from ztunnel.proxy.connections import Connection, ConnectionTable
+from ztunnel.proxy.delivery import sockaddr
+from ztunnel.proxy.dials import Dials
+from ztunnel.proxy.pool import PoolKey, TunnelPool
+from ztunnel.relay.engine import Engine
+from ztunnel.relay.plain_pair import PlainPair
+from ztunnel.relay.socket_end import reset_socket
+from ztunnel.relay.stream_end import StreamEnd
+from ztunnel.relay.tunnel import Tunnel
+from ztunnel.state.routes import Passthrough, ToWorkload
+from ztunnel.state.store import MeshState
+from ztunnel.state.upstream import choose_upstream
+
+
+class OutboundProxy:
+    """Serves the outbound listeners of all pods."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: MeshState,
+        descriptions: Descriptions,
+        originals: OriginalDestinations,
+        table: ConnectionTable,
+        dials: Dials,
+        baggage: BaggageCache,
+    ) -> None:
+        self._engine = engine
+        self._state = state
+        self._descriptions = descriptions
+        self._originals = originals
+        self._table = table
+        self._dials = dials
+        self._baggage = baggage
+        self._random = random.Random().random
+
+    def accepted(self, pod: Pod, pool: TunnelPool, sock: socket.socket, peer: PeerAddress) -> None:
+        """An application of ``pod`` has dialled something; its socket is ours now."""
+        original = self._originals.take(sock.fileno())
+        if original is None or (is_loopback(original.ip) and original.port in ports.IN_POD):
+            # Nobody was redirected here: the application dialled the listener itself.
+            connection = self._table.begin(pod, "outbound", peer, original or peer)
+            self._fail(sock, connection, SelfCall("the application dialled a port of the mesh itself"))
+            return
+        connection = self._table.begin(pod, "outbound", peer, original)
+        if self._descriptions.is_ready(pod):
+            self._route(pod, pool, sock, connection)
+        else:
+            pod.tasks.start(self._route_later, pod, pool, sock, connection)
+
+    async def _route_later(self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection) -> None:
+        try:
+            await self._descriptions.ready(pod)
+        except MeshError as error:
+            self._fail(sock, connection, error)
+        except trio.Cancelled:
+            self._fail(sock, connection, ConnectFailed("the pod is no longer served"))
+            raise
+        else:
+            self._route(pod, pool, sock, connection)
+
+    def _route(self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection) -> None:
+        record = connection.record
+        record.source_workload = pod.workload
+        try:
+            if pod.workload is None:
+                raise UnknownWorkload(f"the control plane has not described pod {pod.name}")
+            upstream = choose_upstream(self._state, pod.workload, OriginalDestination(record.destination), self._random)
+        except MeshError as error:
+            self._fail(sock, connection, error)
+            return
+        if isinstance(upstream, Passthrough):
+            record.no_mtls = NoMtls.DESTINATION_UNKNOWN
+            self._table.described(connection, ServiceLabels())
+            self._dial_plain(pod, sock, connection, upstream.address)
+            return
+        record.destination_workload = upstream.workload
+        record.destination_service = upstream.service_hostname
+        if upstream.tunnel is None:
+            record.no_mtls = NoMtls.DESTINATION_NOT_ENROLLED
+            record.destination = upstream.target
+            self._describe(connection, upstream)
+            self._dial_plain(pod, sock, connection, upstream.target)
+            return
+        record.destination = upstream.tunnel
+        record.hbone_target = str(upstream.target)
+        source_ip = pod.address(ipv4=is_ipv4(upstream.tunnel.ip))
+        if source_ip is None:
+            error = ConnectFailed(f"pod {pod.name} has no address of the family of {upstream.tunnel}")
+            self._fail(sock, connection, error)
+            return
+        key = PoolKey(pod.identity, source_ip, upstream.expected_identities, upstream.tunnel)
+        tunnel = pool.ready(key)
+        if tunnel is None:
+            pod.tasks.start(self._open_later, pool, key, upstream, sock, connection)
+        else:
+            self._open_stream(tunnel, upstream, sock, connection)
+
+    async def _open_later(
+        self, pool: TunnelPool, key: PoolKey, upstream: ToWorkload, sock: socket.socket, connection: Connection
+    ) -> None:
+        try:
+            tunnel = await pool.checkout(key)
+        except MeshError as error:
+            self._describe(connection, upstream)
+            self._fail(sock, connection, error)
+        except trio.Cancelled:
+            self._fail(sock, connection, ConnectFailed("the pod is no longer served"))
+            raise
+        else:
+            self._open_stream(tunnel, upstream, sock, connection)
+
+    def _open_stream(
+        self, tunnel: Tunnel, upstream: ToWorkload, sock: socket.socket, connection: Connection
+    ) -> None:
+        pod, record = connection.pod, connection.record
+        record.source_identity = pod.identity
+        if isinstance(tunnel.peer_identity, SpiffeId):
+            record.destination_identity = tunnel.peer_identity
+        record.no_mtls = None
+        self._describe(connection, upstream)
+        service = upstream.service_hostname
+        block = encode_connect(
+            record.hbone_target or "",
+            forwarded=f'for="{record.source}";host={service}' if service else f'for="{record.source}"',
+            baggage=self._baggage.text(pod),
+            traceparent=new_traceparent(),
+        )
+        end = StreamEnd(self._engine, sock, tunnel, lambda end: self._table.finished(connection, end.error))
+        connection.end = end
+        end.open(block)
+
+    def _dial_plain(self, pod: Pod, sock: socket.socket, connection: Connection, address: SocketAddress) -> None:
+        try:
+            family = socket.AF_INET if is_ipv4(address.ip) else socket.AF_INET6
+            dialled = pod.namespace.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except MeshError as error:
+            self._fail(sock, connection, error)
+            return
+        dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        dialled.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        pair = PlainPair(self._engine, sock, dialled, lambda pair: self._table.finished(connection, pair.error))
+        connection.end = pair
+        pair.dial(sockaddr(address), self._dials.watch)
+
+    def _describe(self, connection: Connection, upstream: ToWorkload) -> None:
+        service = None if upstream.service_key is None else self._state.services.views.get(upstream.service_key)
+        self._table.described(connection, ServiceLabels.of(None if service is None else service.service))
+
+    def _fail(self, sock: socket.socket, connection: Connection, error: MeshError) -> None:
+        reset_socket(sock)
+        self._table.finished(connection, error)

@@ -1,0 +1,95 @@
+"""Plaintext that reaches a pod: from clients outside the mesh, as far as policies admit them."""
+
+from __future__ import annotations
+
+import socket
+
+import trio
+
+from mesh.addresses import PeerAddress, SocketAddress, from_sockaddr
+from mesh.errors import ConnectFailed, MeshError
+from mesh.rbac import ConnectionFacts
+from mesh.telemetry.access_log import NoMtls
+from mesh.telemetry.metrics import ServiceLabels
+from ztunnel.inpod.descriptions import Descriptions
+from ztunnel.inpod.pod import Pod
+from ztunnel.proxy.admission import check_destination, judge
+from ztunnel.proxy.connections import Connection, ConnectionTable
+from ztunnel.proxy.delivery import Deliverer, sockaddr
+from ztunnel.proxy.dials import Dials
+from ztunnel.relay.engine import Engine
+from ztunnel.relay.plain_pair import PlainPair
+from ztunnel.relay.socket_end import reset_socket
+from ztunnel.state.store import MeshState
+
+
+class PlaintextProxy:
+    """Serves the plaintext listeners of all pods."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: MeshState,
+        descriptions: Descriptions,
+        table: ConnectionTable,
+        deliverer: Deliverer,
+        dials: Dials,
+    ) -> None:
+        self._engine = engine
+        self._state = state
+        self._descriptions = descriptions
+        self._table = table
+        self._deliverer = deliverer
+        self._dials = dials
+
+    def accepted(self, pod: Pod, sock: socket.socket, peer: PeerAddress) -> None:
+        """A connection without a tunnel; the kernel handed it here with the address it was sent to."""
+        try:
+            local = from_sockaddr(sock.getsockname())
+        except OSError:
+            sock.close()
+            return
+        connection = self._table.begin(pod, "inbound", peer, local)
+        connection.swapped = True
+        record = connection.record
+        record.no_mtls = NoMtls.CLIENT_SENT_PLAINTEXT
+        record.source_workload = self._state.workload_at("" if pod.workload is None else pod.workload.network, peer.ip)
+        try:
+            check_destination(pod, local, "plaintext")
+            if self._descriptions.is_ready(pod):
+                self._deliver(pod, sock, connection, local, peer)
+            else:
+                pod.tasks.start(self._deliver_later, pod, sock, connection, local, peer)
+        except MeshError as error:
+            self._fail(sock, connection, error)
+
+    async def _deliver_later(
+        self, pod: Pod, sock: socket.socket, connection: Connection, local: SocketAddress, peer: PeerAddress
+    ) -> None:
+        try:
+            await self._descriptions.ready(pod)
+            self._deliver(pod, sock, connection, local, peer)
+        except MeshError as error:
+            self._fail(sock, connection, error)
+        except trio.Cancelled:
+            self._fail(sock, connection, ConnectFailed("the pod is no longer served"))
+            raise
+
+    def _deliver(
+        self, pod: Pod, sock: socket.socket, connection: Connection, local: SocketAddress, peer: PeerAddress
+    ) -> None:
+        self._describe(connection)
+        judge(connection, ConnectionFacts(peer.ip, None, local.ip, local.port))
+        dialled = self._deliverer.socket_for(pod, local, peer)
+        pair = PlainPair(self._engine, sock, dialled, lambda pair: self._table.finished(connection, pair.error))
+        connection.end = pair
+        pair.dial(sockaddr(local), self._dials.watch)
+
+    def _describe(self, connection: Connection) -> None:
+        connection.record.destination_workload = connection.pod.workload
+        self._table.described(connection, ServiceLabels())
+
+    def _fail(self, sock: socket.socket, connection: Connection, error: MeshError) -> None:
+        reset_socket(sock)
+        self._describe(connection)
+        self._table.finished(connection, error)

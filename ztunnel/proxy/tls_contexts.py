@@ -1,0 +1,30 @@
+"""TLS contexts of identities, waiting for their certificates where need be."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+
+from mesh.identity import SpiffeId
+from ztunnel.identity.contexts import ContextCache
+from ztunnel.identity.manager import IdentityManager
+
+
+@dataclass(frozen=True, slots=True)
+class TlsContexts:
+    """Always made from the newest certificate."""
+
+    identities: IdentityManager
+    cache: ContextCache
+
+    async def client(self, identity: SpiffeId) -> ssl.SSLContext:
+        """For the dialling side.
+
+        Raises:
+            IdentityUnavailable: there is no certificate, and none is to be had now.
+        """
+        return self.cache.client(await self.identities.get(identity))
+
+    async def server(self, identity: SpiffeId) -> ssl.SSLContext:
+        """For the accepting side. Raises as :meth:`client`."""
+        return self.cache.server(await self.identities.get(identity))
