@@ -8,21 +8,21 @@ from typing import Annotated
 import trio
 import typer
 
-from ambimesh.commands import lab_status, output
+from ambimesh.commands import lab_processes, lab_status, output
+from ambimesh.commands.options import Files, LabName, Output
 from ambimesh.commands.output import OutputFormat, console, progress_console
 from ambimesh.lab import manifests, pods, readiness, record
 from ambimesh.lab.bring_up import Wish, bring_up
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
 from ambimesh.lab.programs import run_in_foreground
-from ambimesh.lab.record import Lab, LabRecord
+from ambimesh.lab.record import DEFAULT_CERTIFICATE_SECONDS, Lab, LabRecord
 from ambimesh.lab.take_down import take_down
 from resources.folder_store import FolderStore, key_of
 
 app = typer.Typer(no_args_is_help=True, help="A cluster in network namespaces on this machine, without Kubernetes.")
 
-LabName = Annotated[str, typer.Option("--lab", envvar="AMBIMESH_LAB", help="Which lab.")]
-Files = Annotated[list[Path], typer.Option("--filename", "-f", help="A manifest, or a folder of them. Repeatable.")]
-Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print.")]
+lab_processes.register(app)
+
 _POD_SECONDS = 60.0
 SHIPPED_MANIFESTS = Path(__file__).parent.parent / "manifests" / "demo"
 
@@ -33,12 +33,17 @@ def up(
     nodes: Annotated[int, typer.Option(help="How many nodes.")] = 2,
     empty: Annotated[bool, typer.Option("--empty", help="Apply no manifests.")] = False,
     mesh: Annotated[bool, typer.Option(help="Run the mesh's processes in it.")] = True,
+    certificate_lifetime: Annotated[
+        int, typer.Option(metavar="SECONDS", help="What ztunnels ask the operator for.")
+    ] = DEFAULT_CERTIFICATE_SECONDS,
     lab: LabName = DEFAULT_LAB,
 ) -> None:
     """Bring a lab up."""
     paths = [] if empty else [folder or SHIPPED_MANIFESTS]
     manifests.read(paths)  # a mistyped folder is told before anything is made
-    wish = Wish(layout=LabLayout.named(lab), nodes=nodes, mesh=mesh)
+    wish = Wish(
+        layout=LabLayout.named(lab), nodes=nodes, mesh=mesh, certificate_lifetime_seconds=certificate_lifetime
+    )
     trio.run(_up, wish, paths)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +11,22 @@ import msgspec
 import trio
 import yaml
 
-from ambimesh.lab import cgroups, fabric, preflight, record, stand_ins
+from ambimesh.lab import cgroups, fabric, mesh_processes, preflight, record
 from ambimesh.lab.layout import MAX_NODES, LabLayout, NodeLayout
-from ambimesh.lab.processes import Processes
-from ambimesh.lab.record import Lab, LabRecord
+from ambimesh.lab.mesh_processes import Planned
+from ambimesh.lab.processes import Processes, ProcessSpec
+from ambimesh.lab.programs import run
+from ambimesh.lab.readiness import wait_for_process
+from ambimesh.lab.record import DEFAULT_CERTIFICATE_SECONDS, Lab, LabRecord
+from ambimesh.lab.stand_ins import stand_ins
 from ambimesh.lab.take_down import take_down
 from mesh.errors import ConfigurationError, MeshError
 from resources.base import ObjectMeta
 from resources.folder_store import FolderStore
 from resources.objects import Namespace
 
+_READY_SECONDS = 60.0
+"""Longer than bcc takes to compile on a slow machine."""
 _NAMESPACES = ("default", "kube-system", "istio-system", "ambimesh-system")
 
 
@@ -31,6 +37,8 @@ class Wish:
     layout: LabLayout
     nodes: int = 2
     mesh: bool = True
+    """Whether the mesh's processes run in it; without, pods talk to one another as in any cluster."""
+    certificate_lifetime_seconds: int = DEFAULT_CERTIFICATE_SECONDS
 
 
 async def bring_up(wish: Wish, step: Callable[[str], None]) -> Lab:
@@ -53,7 +61,16 @@ async def bring_up(wish: Wish, step: Callable[[str], None]) -> Lab:
             f"there is a lab {layout.name} already; look at it: ambimesh lab status; remove it: ambimesh lab down"
         )
     cgroup = cgroups.find_hierarchy() / layout.name
-    lab = Lab(layout, LabRecord(name=layout.name, nodes=wish.nodes, mesh=wish.mesh, cgroup=str(cgroup)))
+    lab = Lab(
+        layout,
+        LabRecord(
+            name=layout.name,
+            nodes=wish.nodes,
+            mesh=wish.mesh,
+            cgroup=str(cgroup),
+            certificate_lifetime_seconds=wish.certificate_lifetime_seconds,
+        ),
+    )
     try:
         await _build(lab, step)
     except BaseException as failure:
@@ -81,12 +98,42 @@ async def _build(lab: Lab, step: Callable[[str], None]) -> None:
     store = FolderStore(layout.cluster)
     for name in _NAMESPACES:
         store.apply(Namespace(metadata=ObjectMeta(name=name)))
-    processes = Processes(layout)
+    planned = [Planned(spec, msgspec.to_builtins(settings, enc_hook=str)) for spec, settings in stand_ins(lab)]
+    if lab.record.mesh:
+        step("mounting the BPF filesystem")
+        layout.bpffs.mkdir()
+        await run(["mount", "-t", "bpf", "bpf", str(layout.bpffs)])
+        await _start_mesh(lab, [one.spec for one in planned], step)
     step("starting controllers and kubelets")
-    for spec, settings in stand_ins.specifications(lab):
-        (layout.config / f"{spec.name}.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(settings, enc_hook=str)))
+    await _start(lab, planned)
+
+
+async def _start_mesh(lab: Lab, stand_ins: Sequence[ProcessSpec], step: Callable[[str], None]) -> None:
+    """The mesh's processes in the order in which they need one another, each kind ready before the next starts."""
+    # The agents mark the kubelets' cgroups, so these have to be there before their processes are.
+    for spec in stand_ins:
         Path(spec.cgroup).mkdir(parents=True, exist_ok=True)
-        await processes.start(spec)
+    step("starting the operator")
+    await _start(lab, [mesh_processes.operator_process(lab, mesh_processes.make_tokens(lab))])
+    step("starting agents: compiling and loading eBPF programs")
+    plugin = await mesh_processes.find_plugin(lab)
+    for node in lab.nodes:
+        (lab.node_cgroup(node) / "ztunnel").mkdir(parents=True)
+    await _start(lab, [mesh_processes.agent_process(lab, node, plugin) for node in lab.nodes])
+    step("starting ztunnels")
+    await _start(lab, [mesh_processes.ztunnel_process(lab, node) for node in lab.nodes])
+
+
+async def _start(lab: Lab, planned: Sequence[Planned]) -> None:
+    """Start processes beside one another and wait until all of them are ready."""
+    processes = Processes(lab.layout)
+    for one in planned:
+        file = lab.layout.config / f"{one.spec.name}.yaml"
+        file.write_text(yaml.safe_dump(one.settings, sort_keys=False))
+        Path(one.spec.cgroup).mkdir(parents=True, exist_ok=True)
+        await processes.start(one.spec)
+    for one in planned:
+        await wait_for_process(processes, one.spec, _READY_SECONDS)
 
 
 def lay_out_node(node: NodeLayout) -> None:

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import trio
 
+from ambimesh.lab.http_client import get
+from ambimesh.lab.processes import Processes, ProcessSpec
 from ambimesh.lab.record import Lab
+from mesh.errors import ConnectFailed, ConnectionLost
 from resources.folder_source import FolderSource
 from resources.objects import Pod
+
+_POLL_SECONDS = 0.05
+
+
+async def wait_for_process(processes: Processes, spec: ProcessSpec, seconds: float) -> None:
+    """Wait until a started process says that it is ready; one without a port for that only has to stay alive.
+
+    Raises:
+        ProcessFailed: it ended, or is not ready after ``seconds``; with the end of its log.
+    """
+    said = ""
+    deadline = trio.current_time() + seconds
+    while True:
+        if not processes.is_running(spec.name):
+            raise processes.failure(spec.name, "ended")
+        if not spec.ready_port:
+            return
+        try:
+            answer = await get(Path(spec.netns), spec.ready_port, "/healthz/ready", timeout=2.0)
+            if answer.status == 200:
+                return
+            said = f" (it says: {answer.body.decode(errors='replace').strip()[:200]})"
+        except (ConnectFailed, ConnectionLost):
+            pass
+        if trio.current_time() > deadline:
+            raise processes.failure(spec.name, f"is not ready after {seconds:g} s{said}")
+        await trio.sleep(_POLL_SECONDS)
 
 
 async def wait_for_pods(lab: Lab, seconds: float) -> list[tuple[str, str]]:

@@ -9,6 +9,8 @@ import msgspec
 from ambimesh.lab.layout import LabLayout, NodeLayout
 from mesh.errors import ConfigurationError
 
+DEFAULT_CERTIFICATE_SECONDS = 24 * 3600
+
 
 class LabRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Written first, removed last."""
@@ -19,6 +21,8 @@ class LabRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Whether the mesh's own processes run in it."""
     cgroup: str
     """The lab's folder in the cgroup v2 hierarchy."""
+    certificate_lifetime_seconds: int = DEFAULT_CERTIFICATE_SECONDS
+    """What ztunnels ask the operator for."""
 
 
 class Lab:

@@ -18,7 +18,7 @@ def kubelet_name(node: str) -> str:
     return f"kubelet-{node}"
 
 
-def specifications(lab: Lab) -> list[tuple[ProcessSpec, Settings]]:
+def stand_ins(lab: Lab) -> list[tuple[ProcessSpec, Settings]]:
     """Each daemon with the settings its configuration file holds."""
     layout = lab.layout
     controller = ControllerSettings(lab=layout.name, state_root=layout.state_root, nodes=lab.record.nodes)

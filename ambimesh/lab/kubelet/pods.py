@@ -96,7 +96,7 @@ class PodRunner:
         self.finished.set()
 
     async def _make_network(self) -> None:
-        # A kubelet that was killed left its pods running; they are made anew, as their processes are not ours to wait for.
+        # A kubelet that was killed left its pods running; they are made anew: their processes are not ours to await.
         await self._unmake()
         self._report()
         delay = _FIRST_RETRY_SECONDS

@@ -10,13 +10,12 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import h11
 import trio
 
+from ambimesh.lab.http_client import exchange
 from ambimesh.lab.programs import Place, ProgramFailed, base_environment, run_for_status
+from mesh.errors import ConnectionLost
 from resources.pod import Container, HttpGetAction, Probe
-
-_MAX_BODY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ async def attempt(probe: Probe, container: Container, address: str, place: Place
             return Outcome(True, "connected")
     except trio.TooSlowError:
         return Outcome(False, f"no answer from {host}:{port} within {timeout} s")
-    except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
+    except (OSError, trio.BrokenResourceError, ConnectionLost) as error:
         return Outcome(False, f"{host}:{port}: {error}")
 
 
@@ -116,29 +115,14 @@ async def _http(action: HttpGetAction, host: str, port: int) -> Outcome:
         context.check_hostname = False  # the kubelet does not verify either: it probes, it does not trust
         context.verify_mode = ssl.CERT_NONE
         stream = trio.SSLStream(tcp, context, https_compatible=True)
-    connection = h11.Connection(h11.CLIENT)
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     headers = [(header.name, header.value) for header in action.http_headers]
     if not any(name.lower() == "host" for name, _ in headers):
         headers.append(("Host", shown))
-    headers += [("User-Agent", "kube-probe/ambimesh-lab"), ("Connection", "close")]
+    headers.append(("User-Agent", "kube-probe/ambimesh-lab"))
     path = action.path if action.path.startswith("/") else f"/{action.path}"
     try:
-        request = connection.send(h11.Request(method="GET", target=path, headers=headers)) or b""
-        await stream.send_all(request + (connection.send(h11.EndOfMessage()) or b""))
-        received = 0
-        while True:
-            event = connection.next_event()
-            if event is h11.NEED_DATA:
-                data = await stream.receive_some(65536)
-                received += len(data)
-                if received > _MAX_BODY:
-                    return Outcome(False, "the answer's header is larger than 1 MiB")
-                connection.receive_data(bytes(data))
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-                return Outcome(200 <= status < 400, f"HTTP {status}")
-            elif not isinstance(event, h11.InformationalResponse):
-                return Outcome(False, "the connection was closed without an answer")
+        answer = await exchange(stream, path, headers, body_limit=0)
+        return Outcome(200 <= answer.status < 400, f"HTTP {answer.status}")
     finally:
         await trio.aclose_forcefully(stream)

@@ -1,0 +1,209 @@
+"""``ambimesh ztunnel-config``: what a node's ztunnel works from, out of its ``/config_dump``.
+
+The columns are those ambient users know from istioctl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import msgspec
+import trio
+import typer
+
+from ambimesh.commands import output
+from ambimesh.commands.options import LabName, Output
+from ambimesh.commands.output import OutputFormat, console
+from ambimesh.lab import record
+from ambimesh.lab.http_client import get
+from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
+from ambimesh.lab.mesh_processes import ZTUNNEL_ADMIN_PORT
+from ambimesh.lab.record import Lab
+from mesh.errors import ConfigurationError, InvalidMessage
+
+app = typer.Typer(no_args_is_help=True, help="Show what a node's ztunnel works from.")
+
+Dump = dict[str, Any]
+Item = dict[str, Any]
+NodeName = Annotated[str, typer.Option("--node", help="Whose ztunnel; every node's when left out.")]
+
+
+class Section:
+    """One kind of thing in the dump: its key, the heads of its table and how a row is made."""
+
+    def __init__(self, key: str, columns: Sequence[str], row: Callable[[Item], list[str]]) -> None:
+        self.key = key
+        self.columns = list(columns)
+        self.row = row
+
+    def items(self, dump: Dump) -> list[Item]:
+        """The section's part of a dump.
+
+        Raises:
+            InvalidMessage: it is not what this command reads.
+        """
+        found = dump.get(self.key, [])
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise InvalidMessage(f"ztunnel's dump holds no list of objects under {self.key}: is it another version?")
+        return found
+
+    def rows(self, dump: Dump) -> list[list[str]]:
+        """The table's rows, sorted."""
+        return sorted(self.row(item) for item in self.items(dump))
+
+
+def text_of(item: Item, key: str, missing: str = "") -> str:
+    """A field as a cell: lists joined by commas, what is missing or null as ``missing``."""
+    value = item.get(key)
+    if value is None or value == "" or value == []:
+        return missing
+    if isinstance(value, list):
+        return ",".join(str(one) for one in value)
+    return str(value)
+
+
+def _certificate(item: Item) -> list[str]:
+    valid = item.get("valid")
+    return [
+        text_of(item, "name"),
+        text_of(item, "type"),
+        text_of(item, "status"),
+        "" if valid is None else str(valid).lower(),
+        text_of(item, "serialNumber"),
+        text_of(item, "notAfter"),
+        text_of(item, "notBefore"),
+    ]
+
+
+WORKLOADS = Section(
+    "workloads",
+    ["NAMESPACE", "POD NAME", "ADDRESS", "NODE", "WAYPOINT", "PROTOCOL"],
+    lambda one: [
+        text_of(one, "namespace"),
+        text_of(one, "name"),
+        text_of(one, "addresses", "None"),
+        text_of(one, "node"),
+        text_of(one, "waypoint", "None"),
+        text_of(one, "protocol", "TCP"),
+    ],
+)
+SERVICES = Section(
+    "services",
+    ["NAMESPACE", "SERVICE NAME", "SERVICE VIP", "WAYPOINT", "ENDPOINTS"],
+    lambda one: [
+        text_of(one, "namespace"),
+        text_of(one, "name"),
+        text_of(one, "vips", "None"),
+        text_of(one, "waypoint", "None"),
+        text_of(one, "endpoints"),
+    ],
+)
+POLICIES = Section(
+    "policies",
+    ["NAMESPACE", "POLICY NAME", "ACTION", "SCOPE"],
+    lambda one: [text_of(one, "namespace"), text_of(one, "name"), text_of(one, "action"), text_of(one, "scope")],
+)
+CERTIFICATES = Section(
+    "certificates",
+    ["CERTIFICATE NAME", "TYPE", "STATUS", "VALID CERT", "SERIAL NUMBER", "NOT AFTER", "NOT BEFORE"],
+    _certificate,
+)
+CONNECTIONS = Section(
+    "connections",
+    ["WORKLOAD", "DIRECTION", "LOCAL", "REMOTE", "REMOTE TARGET", "PROTOCOL"],
+    lambda one: [
+        text_of(one, "workload"),
+        text_of(one, "direction"),
+        text_of(one, "local"),
+        text_of(one, "remote"),
+        text_of(one, "remoteTarget"),
+        text_of(one, "protocol"),
+    ],
+)
+SECTIONS = (WORKLOADS, SERVICES, POLICIES, CERTIFICATES, CONNECTIONS)
+
+
+@app.command()
+def workload(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+    """Show the workloads it knows."""
+    _show([WORKLOADS], out, node, lab)
+
+
+@app.command()
+def service(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+    """Show the Services it knows, with healthy and all endpoints."""
+    _show([SERVICES], out, node, lab)
+
+
+@app.command()
+def policy(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+    """Show the authorization policies it enforces."""
+    _show([POLICIES], out, node, lab)
+
+
+@app.command()
+def certificate(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+    """Show the certificates of the identities on its node."""
+    _show([CERTIFICATES], out, node, lab)
+
+
+@app.command()
+def connections(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+    """Show the connections it carries now."""
+    _show([CONNECTIONS], out, node, lab)
+
+
+@app.command("all")
+def everything(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+    """Show all of the above."""
+    _show(SECTIONS, out, node, lab)
+
+
+def _show(sections: Sequence[Section], out: OutputFormat, node: str, lab: str) -> None:
+    found = record.require(LabLayout.named(lab))
+    names = [found.node(node).name] if node else [one.name for one in found.nodes]
+    dumps = {name: trio.run(fetch, found, name) for name in names}
+    if out is not OutputFormat.SHORT:
+        output.print_value(plain(sections, dumps), out)
+        return
+    for name, dump in dumps.items():
+        for section in sections:
+            if len(dumps) > 1 or len(sections) > 1:
+                console.print(f"[bold cyan]{name}: {section.key}[/bold cyan]")
+            output.print_table(section.columns, section.rows(dump))
+            if len(dumps) > 1 or len(sections) > 1:
+                console.print()
+
+
+def plain(sections: Sequence[Section], dumps: dict[str, Dump]) -> Any:
+    """What is printed for programs: the items, by section and by node where there are several of these."""
+
+    def of_node(dump: Dump) -> Any:
+        if len(sections) == 1:
+            return sections[0].items(dump)
+        return {section.key: section.items(dump) for section in sections}
+
+    by_node = {name: of_node(dump) for name, dump in dumps.items()}
+    return next(iter(by_node.values())) if len(by_node) == 1 else by_node
+
+
+async def fetch(lab: Lab, node: str) -> Dump:
+    """The ``/config_dump`` of a node's ztunnel.
+
+    Raises:
+        ConfigurationError: the lab runs without the mesh.
+        ConnectFailed: ztunnel does not answer.
+        InvalidMessage: its answer is not a dump.
+    """
+    if not lab.record.mesh:
+        raise ConfigurationError(f"lab {lab.layout.name} runs without the mesh: there is no ztunnel in it")
+    answer = await get(lab.node(node).netns, ZTUNNEL_ADMIN_PORT, "/config_dump", timeout=10.0)
+    try:
+        dump = msgspec.json.decode(answer.body)
+    except msgspec.DecodeError as error:
+        said = f"{answer.status} and no JSON: {answer.body[:100]!r}"
+        raise InvalidMessage(f"ztunnel of {node} answered {said}") from error
+    if answer.status != 200 or not isinstance(dump, dict):
+        raise InvalidMessage(f"ztunnel of {node} answered {answer.status} to /config_dump")
+    return dump
