@@ -88,6 +88,21 @@ class ConfigurationError(MeshError):
     fault = Fault.CONFIGURATION
 
 
+class CertificateRefused(MeshError):
+    """The certificate authority will not sign for this identity or this caller."""
+
+    fault = Fault.POLICY
+    http_status = 403
+    response_flag = ResponseFlag.IDENTITY_ERROR
+
+
+class CallerUnknown(MeshError):
+    """A caller of the control plane shows no token, or one that nobody vouches for."""
+
+    fault = Fault.PEER
+    http_status = 401
+
+
 class ObjectMissing(MeshError):
     """An object that is to be read or changed does not exist (any more)."""
 
