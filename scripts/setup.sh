@@ -12,6 +12,7 @@ packages=(
     containernetworking-plugins              # bridge and host-local: the head of the lab's CNI chain
     tcpdump                                  # what the inter-node link carries
     iperf3 curl                              # traffic
+    openssl git                              # tests: another TLS peer, and which files are the project's
     gcc libc6-dev                            # the CNI plugin, bcc's includes
     make util-linux procps
 )
