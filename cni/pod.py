@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import NamedTuple
 
 from mesh.addresses import IpBytes
 from mesh.errors import InvalidValue
 
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class PodName(NamedTuple):
@@ -35,8 +32,8 @@ class PodFacts:
     namespace: str
     name: str
     service_account: str = "default"
-    labels: Mapping[str, str] = NOTHING
-    annotations: Mapping[str, str] = NOTHING
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
     addresses: tuple[IpBytes, ...] = ()
     """Empty until the pod has been given some."""
     host_network: bool = False
