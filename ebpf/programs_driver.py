@@ -102,8 +102,9 @@ def _refuse_other_versions(paths: PinPaths) -> None:
     others = [entry.name for entry in paths.node_root.iterdir() if entry.name != paths.root.name]
     if others:
         raise ConfigurationError(
-            f"{paths.node_root} holds programs of ABI {', '.join(others)}, this is v{ABI_VERSION}: their maps "
-            "cannot be taken over; drain the node and detach them first (pods are then plain until they are enrolled again)"
+            f"{paths.node_root} holds programs of ABI {', '.join(others)}, this is v{ABI_VERSION}: "
+            "their maps cannot be taken over; drain the node and detach them first "
+            "(pods are then plain until they are enrolled again)"
         )
 
 

@@ -16,7 +16,7 @@
 #define ZTUNNEL_OUTBOUND_PORT 15001
 #define ZTUNNEL_HBONE_PORT 15008
 
-/* How long a SYN may follow its ticket. A retransmitted SYN renews the ticket, so this covers one trip to the pod. */
+/* How long a SYN may follow its ticket. A retransmission renews the ticket, so this covers one trip to the pod. */
 #define TICKET_LIFETIME_NANOSECONDS 5000000000ULL
 
 /* pod.flags */

@@ -313,18 +313,23 @@ static __always_inline void read_remote(struct bpf_sock_ops *ctx, struct socket_
 	remote->port = bpf_ntohl(ctx->remote_port);
 }
 
-static __always_inline void issue_ticket(const struct socket_address *local, const struct socket_address *remote,
-					 const struct connection *connection)
+static __always_inline void make_tuple(struct four_tuple *tuple, const struct socket_address *source,
+				       const struct socket_address *destination)
 {
-	struct four_tuple tuple = {.source_port = local->port, .destination_port = remote->port};
-	copy_ip(tuple.source_ip, local->ip);
-	copy_ip(tuple.destination_ip, remote->ip);
+	copy_ip(tuple->source_ip, source->ip);
+	copy_ip(tuple->destination_ip, destination->ip);
+	tuple->source_port = source->port;
+	tuple->destination_port = destination->port;
+}
+
+static __always_inline void issue_ticket(struct four_tuple *tuple, const struct connection *connection)
+{
 	struct ticket ticket = {.issued_at = bpf_ktime_get_ns()};
 	if (connection->kind == CONNECTION_DELIVERY) {
 		ticket.has_client = 1;
 		ticket.client = connection->address;
 	}
-	tickets.update(&tuple, &ticket);
+	tickets.update(tuple, &ticket);
 }
 
 static __always_inline bool needs_ticket(const struct connection *connection)
@@ -333,8 +338,8 @@ static __always_inline bool needs_ticket(const struct connection *connection)
 	       connection->kind == CONNECTION_ITSELF;
 }
 
-/* The source address and port are chosen and the SYN is about to leave, or to leave again. */
-static __always_inline void before_syn(struct bpf_sock_ops *ctx, struct bpf_sock *sk, bool again)
+/* The source address and port are chosen and the SYN is about to leave. */
+static __always_inline void before_syn(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
 	if (!connection)
@@ -342,7 +347,7 @@ static __always_inline void before_syn(struct bpf_sock_ops *ctx, struct bpf_sock
 	struct socket_address local = {}, remote = {};
 	read_local(ctx, &local);
 	read_remote(ctx, &remote);
-	if (connection->kind == CONNECTION_CAPTURED && !again) {
+	if (connection->kind == CONNECTION_CAPTURED) {
 		struct handoff_key key = {.netns = bpf_get_netns_cookie(ctx), .source = local};
 		struct socket_address destination = connection->address;
 		handoffs.update(&key, &destination);
@@ -350,16 +355,38 @@ static __always_inline void before_syn(struct bpf_sock_ops *ctx, struct bpf_sock
 	}
 	if (!needs_ticket(connection))
 		return;
-	issue_ticket(&local, &remote, connection);
-	if (again) {
-		count(REASON_TICKET_RENEWED);
-		return;
-	}
+	struct four_tuple tuple = {};
+	make_tuple(&tuple, &local, &remote);
+	issue_ticket(&tuple, connection);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTO_CB_FLAG);
 	if (connection->kind == CONNECTION_DELIVERY)
 		count(REASON_TICKET_DELIVERY);
 	else
 		count(connection->kind == CONNECTION_PROBE ? REASON_TICKET_PROBE : REASON_TICKET_ITSELF);
+}
+
+/*
+ * A segment is about to leave again. While the accepting end is not established its ticket is still there, even if this
+ * end is established already: with SYN cookies the other side keeps nothing until it takes an ACK or data.
+ */
+static __always_inline void before_retransmission(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
+	if (!connection || !needs_ticket(connection))
+		return;
+	struct socket_address local = {}, remote = {};
+	struct four_tuple tuple = {};
+	read_local(ctx, &local);
+	read_remote(ctx, &remote);
+	make_tuple(&tuple, &local, &remote);
+	struct ticket *ticket = tickets.lookup(&tuple);
+	if (ticket)
+		ticket->issued_at = bpf_ktime_get_ns();
+	else if (ctx->state == BPF_TCP_SYN_SENT)
+		issue_ticket(&tuple, connection);
+	else
+		return;
+	count(REASON_TICKET_RENEWED);
 }
 
 /* The accepting end is established: what was waiting for it becomes storage of the socket, or ends. */
@@ -386,9 +413,8 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
 		return;
 	}
 
-	struct four_tuple tuple = {.source_port = remote.port, .destination_port = local.port};
-	copy_ip(tuple.source_ip, remote.ip);
-	copy_ip(tuple.destination_ip, local.ip);
+	struct four_tuple tuple = {};
+	make_tuple(&tuple, &remote, &local);
 	struct ticket *ticket = tickets.lookup(&tuple);
 	if (!ticket)
 		return;
@@ -410,15 +436,10 @@ int mesh_sock_ops(struct bpf_sock_ops *ctx)
 		return 1;
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		before_syn(ctx, sk, false);
+		before_syn(ctx, sk);
 		break;
 	case BPF_SOCK_OPS_RTO_CB:
-		if (ctx->state == BPF_TCP_SYN_SENT)
-			before_syn(ctx, sk, true);
-		break;
-	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		if (ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTO_CB_FLAG)
-			bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTO_CB_FLAG);
+		before_retransmission(ctx, sk);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		on_accepted(ctx, sk);
