@@ -21,43 +21,21 @@ from contextlib import asynccontextmanager
 import structlog
 import trio
 
-from mesh.errors import BadConnectRequest, ConnectionLost, MeshError, TunnelRefused
-from mesh.hbone.codec import ConnectRequest, ErrorCode, decode_connect, encode_response, response_status
+from mesh.errors import BadConnectRequest, ConnectionLost, MeshError, TlsFailure, TunnelRefused
+from mesh.hbone.codec import ErrorCode, decode_connect, encode_response, response_status
 from mesh.hbone.contract import HboneSettings, HboneStream, Http2Violation, Role
 from mesh.hbone.machine import HboneMachine
-from mesh.hbone.tunnel_driver import Tunnel
+from mesh.hbone.tunnel_driver import IncomingRequest, Tunnel
 
 _READ_SIZE = 256 * 1024
 _STOP_READING = 4 * 1024 * 1024
+_HANDSHAKE_SECONDS = 10.0
 _PING_EVERY = 10.0
 _PING_TIMEOUT = 20.0
 _GOODBYE_SECONDS = 1.0
 _CONNECTION_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 _log = structlog.get_logger("hbone")
-
-
-class IncomingRequest:
-    """A CONNECT request, to be accepted or refused; ``connect`` is what it asks for."""
-
-    def __init__(self, connect: ConnectRequest, tunnel: Tunnel, machine: HboneMachine) -> None:
-        self.connect = connect
-        self.answered = False
-        self._tunnel = tunnel
-        self._machine = machine
-
-    def accept(self, *, baggage: str = "") -> Tunnel:
-        """Answer 200, with what we say of our workload."""
-        self.answered = True
-        self._machine.respond(self._tunnel.stream, encode_response(200, baggage=baggage))
-        return self._tunnel
-
-    def refuse(self, status: int) -> None:
-        """Answer ``status`` and end the stream."""
-        if not self.answered:
-            self.answered = True
-            self._machine.respond(self._tunnel.stream, encode_response(status), end=True)
-        self._tunnel.reset(ErrorCode.NO_ERROR)
 
 
 RequestHandler = Callable[[IncomingRequest], Awaitable[None]]
@@ -77,13 +55,12 @@ class HboneConnection:
         self.changed = trio.lowlevel.ParkingLot()
         """Woken when streams end or the peer's limits change."""
         self.flushed = trio.lowlevel.ParkingLot()
-        """Woken when output was written."""
         self._stream = stream
         self._on_request = on_request
         self._tunnels: dict[HboneStream, Tunnel] = {}
         self._output = trio.lowlevel.ParkingLot()
         self._sending = False
-        self._writer_gone = False
+        self._writer_gone = True
         self._writing = trio.CancelScope(shield=True)
         self._reading = trio.CancelScope()
         self._pong = trio.Event()
@@ -130,9 +107,11 @@ class HboneConnection:
         """Serve the connection until it ends; handlers of requests run in ``nursery``."""
         self._nursery = nursery
         async with trio.open_nursery() as writing:
-            writing.start_soon(self._write)
             try:
                 with self._reading:
+                    await self._shake_hands()
+                    self._writer_gone = False
+                    writing.start_soon(self._write)
                     async with trio.open_nursery() as tasks:
                         tasks.start_soon(self._keep_alive)
                         await self._read()
@@ -143,6 +122,15 @@ class HboneConnection:
             finally:
                 self._end(ConnectionLost("the HBONE connection was closed here"))
                 await self._say_goodbye()
+
+    async def _shake_hands(self) -> None:
+        """Before anything else: a task that waits for another's handshake would not hear of its failure."""
+        if isinstance(self._stream, trio.SSLStream):
+            try:
+                with trio.fail_after(_HANDSHAKE_SECONDS):
+                    await self._stream.do_handshake()
+            except (trio.TooSlowError, *_CONNECTION_ERRORS) as error:
+                raise TlsFailure(f"no TLS handshake: {error.__cause__ or error or 'no answer in time'}") from error
 
     async def _read(self) -> None:
         rest = b""
@@ -209,7 +197,10 @@ class HboneConnection:
         with trio.move_on_after(_GOODBYE_SECONDS, shield=True):
             while (self.machine.outgoing or self._sending) and not self._writer_gone:
                 await self.flushed.park()
-            await self._stream.aclose()
+            try:
+                await self._stream.aclose()
+            except _CONNECTION_ERRORS:
+                pass  # it is closed all the same
         self._writing.cancel()
         await trio.aclose_forcefully(self._stream)
 
@@ -244,12 +235,11 @@ class HboneConnection:
             return
         self._tunnels[stream] = tunnel
         assert self._nursery is not None
-        self._nursery.start_soon(self._handle, IncomingRequest(connect, tunnel, self.machine), tunnel)
+        self._nursery.start_soon(self._handle, IncomingRequest(connect, tunnel), tunnel)
 
     def going_away(self, last_stream: int, code: int) -> None:
         """The peer drains: :meth:`connect` fails from now on."""
-        if code != ErrorCode.NO_ERROR:
-            _log.info("peer ended the connection", code=code, last_stream=last_stream)
+        _log.info("peer takes no new streams", code=code, last_stream=last_stream)
 
     def ping_answered(self, payload: bytes) -> None:
         """The peer lives."""

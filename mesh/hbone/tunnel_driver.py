@@ -1,4 +1,4 @@
-"""One HBONE stream as a trio stream."""
+"""One HBONE stream as a trio stream, and the request that asks a server for one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from mesh.errors import ConnectionLost, MeshError
-from mesh.hbone.codec import ErrorCode
+from mesh.hbone.codec import ConnectRequest, ErrorCode, encode_response
 from mesh.hbone.contract import HboneStream
 from mesh.hbone.machine import HboneMachine
 
@@ -117,6 +117,10 @@ class Tunnel(trio.abc.HalfCloseableStream):
         self._connection.machine.reset_stream(self.stream, code)
         self._over()
 
+    def respond(self, block: bytes, *, end: bool = False) -> None:
+        """Answer the request (server)."""
+        self._connection.machine.respond(self.stream, block, end=end)
+
     async def answer(self) -> list[tuple[str, str]]:
         """Wait for the response (client).
 
@@ -215,3 +219,25 @@ class Tunnel(trio.abc.HalfCloseableStream):
             yield
         finally:
             self._busy.discard(what)
+
+
+class IncomingRequest:
+    """A CONNECT request, to be accepted or refused; ``connect`` is what it asks for."""
+
+    def __init__(self, connect: ConnectRequest, tunnel: Tunnel) -> None:
+        self.connect = connect
+        self.answered = False
+        self._tunnel = tunnel
+
+    def accept(self, *, baggage: str = "") -> Tunnel:
+        """Answer 200, with what we say of our workload."""
+        self.answered = True
+        self._tunnel.respond(encode_response(200, baggage=baggage))
+        return self._tunnel
+
+    def refuse(self, status: int) -> None:
+        """Answer ``status`` and end the stream."""
+        if not self.answered:
+            self.answered = True
+            self._tunnel.respond(encode_response(status), end=True)
+        self._tunnel.reset(ErrorCode.NO_ERROR)

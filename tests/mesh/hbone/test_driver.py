@@ -11,11 +11,11 @@ import trio
 import trio.testing
 
 from mesh.addresses import SocketAddress, parse_ip
-from mesh.errors import ConnectionLost, MeshError, PolicyDenied, TunnelRefused
+from mesh.errors import ConnectionLost, MeshError, PolicyDenied, TlsFailure, TunnelRefused
 from mesh.hbone.codec import PREFACE, ErrorCode, FrameType, encode_connect, encode_response, frame, settings_frame
 from mesh.hbone.contract import HboneSettings, Http2Violation, Role
-from mesh.hbone.driver import HboneConnection, IncomingRequest, RequestHandler, open_client, serve
-from mesh.hbone.tunnel_driver import Tunnel
+from mesh.hbone.driver import HboneConnection, RequestHandler, open_client, serve
+from mesh.hbone.tunnel_driver import IncomingRequest, Tunnel
 from mesh.testing.ca import TestAuthority
 from mesh.testing.hbone import Endpoint
 from mesh.tls.context import client_context, server_context
@@ -94,7 +94,9 @@ class TunnelMaker:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-async def test_tunnels_behave_as_trio_wants_its_streams(turned: bool) -> None:
+async def test_tunnels_behave_as_trio_wants_its_streams(
+    turned: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     async with trio.open_nursery() as nursery:
         maker = TunnelMaker(nursery, turned=turned)
         clogged = TunnelMaker(nursery, clogged=True, turned=turned)
@@ -349,7 +351,9 @@ async def test_floods_are_judged_by_the_second(autojump_clock: trio.testing.Mock
         assert lasted.is_set()
 
 
-async def test_a_peer_that_does_not_read_its_answers_is_not_read_from() -> None:
+async def test_a_peer_that_does_not_read_its_answers_is_not_read_from(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     """Its window updates and answers are held up to a limit; then its own bytes stay in the transport."""
     ours, theirs = trio.testing.lockstep_stream_pair()
     peer = Endpoint(Role.CLIENT)
@@ -425,5 +429,14 @@ async def test_a_client_of_another_authority_gets_nowhere() -> None:
     async with connected(handler, streams=(streams[0], streams[1])) as (client, server):
         with pytest.raises(ConnectionLost):
             await client.connect(BLOCK)
-    assert isinstance(server.failure, ConnectionLost)
+    assert isinstance(server.failure, TlsFailure)
     assert not reached
+
+
+async def test_a_handshake_that_never_comes(autojump_clock: trio.testing.MockClock) -> None:
+    authority = TestAuthority()
+    context = server_context(authority.issue(authority.identity("demo", "server")))
+    stream = trio.SSLStream(trio.testing.memory_stream_pair()[0], context, server_side=True)
+    began = trio.current_time()
+    await serve(stream, echo)
+    assert trio.current_time() - began == pytest.approx(10)
