@@ -1,0 +1,167 @@
+"""The client's end of delta discovery, without I/O; it outlives its streams.
+
+What was received stays across disconnections: a new stream tells the server which versions are held, and the server
+answers with the difference. Each resource is judged on its own: when some of a response are rejected, the rest has been
+applied all the same and its versions count as held; the refusal only tells the server about the rejected ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mesh.xds.discovery_codec import (
+    WILDCARD,
+    NodeInfo,
+    Rejected,
+    Request,
+    Resource,
+    decode_response,
+    encode_request,
+)
+
+_REASONS_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a client wants of a type from the start."""
+
+    type_url: str
+    on_demand: bool = False
+    """False: everything there is. True: nothing but what is asked for, now or later."""
+    names: tuple[str, ...] = ()
+    """On demand: what to ask for at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A response to apply; ``DeltaClient.handled`` answers it."""
+
+    type_url: str
+    nonce: str
+    updated: tuple[Resource, ...]
+    removed: tuple[str, ...]
+    """Held resources that are gone, and names asked for that do not exist."""
+    malformed: tuple[Rejected, ...]
+    """Resources that are rejected already."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownTypeReceived:
+    """A response of a type that nobody subscribed to: acknowledged and dropped."""
+
+    type_url: str
+    acknowledgement: bytes
+
+
+@dataclass(slots=True)
+class _TypeState:
+    on_demand: bool
+    names: set[str]
+    versions: dict[str, str] = field(default_factory=dict)
+    synced: bool = False
+
+
+class DeltaClient:
+    """Subscriptions and the versions held of what they brought."""
+
+    def __init__(self, node: NodeInfo, subscriptions: Sequence[Subscription]) -> None:
+        self._node = node
+        self._types = {each.type_url: _TypeState(each.on_demand, set(each.names)) for each in subscriptions}
+        self._connected = False
+
+    def synced(self, type_url: str) -> bool:
+        """Whether a response of this type has ever been handled."""
+        return self._types[type_url].synced
+
+    def versions(self, type_url: str) -> dict[str, str]:
+        """What is held, name to version; a copy."""
+        return dict(self._types[type_url].versions)
+
+    # -- the stream comes and goes -----------------------------------------------------------------------------------
+
+    def connected(self) -> list[bytes]:
+        """A stream has opened: its first requests, one for each type."""
+        self._connected = True
+        requests = []
+        node: NodeInfo | None = self._node
+        for type_url, state in self._types.items():
+            # "*" both ways in one request means: nothing but the names. Left out, empty lists would mean everything.
+            star = (WILDCARD,) if state.on_demand else ()
+            request = Request(
+                type_url=type_url,
+                subscribe=(*star, *sorted(state.names)),
+                unsubscribe=star,
+                initial_versions=state.versions,
+            )
+            requests.append(encode_request(request, node))
+            node = None
+        return requests
+
+    def disconnected(self) -> None:
+        """The stream has ended. What is held stays."""
+        self._connected = False
+
+    # -- subscriptions -----------------------------------------------------------------------------------------------
+
+    def subscribe(self, type_url: str, names: Iterable[str]) -> list[bytes]:
+        """Ask for more names of an on-demand type; what to send now, if connected."""
+        state = self._types[type_url]
+        fresh = tuple(name for name in dict.fromkeys(names) if name not in state.names)
+        state.names.update(fresh)
+        if not fresh or not self._connected:
+            return []
+        return [encode_request(Request(type_url=type_url, subscribe=fresh))]
+
+    def unsubscribe(self, type_url: str, names: Iterable[str]) -> list[bytes]:
+        """Ask for names no longer; what to send now, if connected."""
+        state = self._types[type_url]
+        gone = tuple(name for name in dict.fromkeys(names) if name in state.names)
+        state.names.difference_update(gone)
+        if not gone or not self._connected:
+            return []
+        return [encode_request(Request(type_url=type_url, unsubscribe=gone))]
+
+    # -- responses ---------------------------------------------------------------------------------------------------
+
+    def receive(self, payload: bytes) -> Received | UnknownTypeReceived:
+        """Take a response.
+
+        Raises:
+            InvalidMessage: unreadable; the stream shall end.
+        """
+        response = decode_response(payload)
+        if response.type_url not in self._types:
+            acknowledgement = encode_request(Request(type_url=response.type_url, nonce=response.nonce))
+            return UnknownTypeReceived(response.type_url, acknowledgement)
+        # Should a name come twice, the last one counts; should it be removed as well, it is there.
+        updated = {each.name: each for each in response.resources}
+        return Received(
+            type_url=response.type_url,
+            nonce=response.nonce,
+            updated=tuple(updated.values()),
+            removed=tuple(name for name in dict.fromkeys(response.removed) if name not in updated),
+            malformed=response.malformed,
+        )
+
+    def handled(self, received: Received, rejected: Sequence[Rejected]) -> bytes:
+        """A response was applied but for these resources: the acknowledgement or refusal to send.
+
+        Of a rejected resource the version held before, if any, still counts as held.
+        """
+        state = self._types[received.type_url]
+        state.synced = True
+        refused = {each.name for each in rejected}
+        for name in received.removed:
+            state.versions.pop(name, None)
+        for each in received.updated:
+            if each.name not in refused:
+                state.versions[each.name] = each.version
+        reasons = [*received.malformed, *rejected]
+        error = None
+        if reasons:
+            shown = "; ".join(f"{each.name[:256]}: {each.reason[:512]}" for each in reasons[:_REASONS_SHOWN])
+            more = len(reasons) - _REASONS_SHOWN
+            error = f"{shown}; and {more} more" if more > 0 else shown
+        return encode_request(Request(type_url=received.type_url, nonce=received.nonce, error=error))
