@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from mesh.config import Port, Seconds, Settings
+from mesh.errors import ConfigurationError
 
 
-class NodeGroup(Settings, kw_only=True):
+class NodeGroup(Settings, frozen=True, kw_only=True):
     """Where this ztunnel runs."""
 
     name: str
@@ -22,13 +23,13 @@ class NodeGroup(Settings, kw_only=True):
     pod_ip: str = "127.0.0.1"
 
 
-class BpfGroup(Settings, kw_only=True):
+class BpfGroup(Settings, frozen=True, kw_only=True):
     """What the agent has pinned."""
 
     bpffs: Path = Path("/sys/fs/bpf")
 
 
-class ControlPlaneGroup(Settings, kw_only=True):
+class ControlPlaneGroup(Settings, frozen=True, kw_only=True):
     """The operator: delta xDS and certificates."""
 
     address: str
@@ -40,8 +41,19 @@ class ControlPlaneGroup(Settings, kw_only=True):
     token: Path
     """Bearer token of this ztunnel; read again for each connection, since it rotates."""
 
+    def host_and_port(self) -> tuple[str, int]:
+        """``address``, taken apart.
 
-class AdminGroup(Settings, kw_only=True):
+        Raises:
+            ConfigurationError: it is not of that form.
+        """
+        host, separator, port = self.address.rpartition(":")
+        if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ConfigurationError(f"$.control_plane.address {self.address!r}: give host:port, as 10.96.0.15:15012")
+        return host.strip("[]"), int(port)
+
+
+class AdminGroup(Settings, frozen=True, kw_only=True):
     """Ports in ztunnel's own namespace."""
 
     admin_port: Port = 15000
@@ -50,7 +62,7 @@ class AdminGroup(Settings, kw_only=True):
     readiness_port: Port = 15021
 
 
-class LogGroup(Settings, kw_only=True):
+class LogGroup(Settings, frozen=True, kw_only=True):
     """What is written, and how."""
 
     level: str = "info"
@@ -59,7 +71,7 @@ class LogGroup(Settings, kw_only=True):
     format: Literal["text", "json"] = "text"
 
 
-class ZtunnelSettings(Settings, kw_only=True):
+class ZtunnelSettings(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
     node: NodeGroup

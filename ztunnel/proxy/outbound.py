@@ -110,8 +110,8 @@ class OutboundProxy:
         record.hbone_target = str(upstream.target)
         source_ip = pod.address(ipv4=is_ipv4(upstream.tunnel.ip))
         if source_ip is None:
-            error = ConnectFailed(f"pod {pod.name} has no address of the family of {upstream.tunnel}")
-            self._fail(sock, connection, error)
+            reason = f"pod {pod.name} has no address of the family of {upstream.tunnel}"
+            self._fail(sock, connection, ConnectFailed(reason))
             return
         key = PoolKey(pod.identity, source_ip, upstream.expected_identities, upstream.tunnel)
         tunnel = pool.ready(key)

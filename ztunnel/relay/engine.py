@@ -122,6 +122,7 @@ class Engine:
         """Move bytes until cancelled."""
         self._token = trio.lowlevel.current_trio_token()
         epoll_fd = self._epoll.fileno()
+        self._flush_dirty()  # what was marked before the loop ran
         try:
             while True:
                 await trio.lowlevel.wait_readable(epoll_fd)

@@ -1,0 +1,33 @@
+"""``python -m ztunnel --config FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import trio
+
+from mesh import config
+from mesh.errors import MeshError
+from ztunnel.app import run
+from ztunnel.config import ZtunnelSettings
+
+
+def main() -> int:
+    """Start ztunnel; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ztunnel", description="The node proxy of ambimesh.")
+    parser.add_argument("--config", type=Path, required=True, help="YAML file, see ztunnel/config.py")
+    arguments = parser.parse_args()
+    status = 0
+    try:
+        trio.run(run, config.load(arguments.config, ZtunnelSettings))
+    except* MeshError as group:
+        for error in group.exceptions:
+            print(f"ztunnel: {error}", file=sys.stderr)  # noqa: T201 -- the command line's answer
+        status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""The composition root: the only module that builds everything and starts every task."""
+
+from __future__ import annotations
+
+import gc
+import random
+import resource
+import signal
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import structlog
+import trio
+
+from ebpf.connections import Deliveries, OriginalDestinations
+from ebpf.listeners import ListenerTable
+from ebpf.paths import PinPaths
+from ebpf.pods import PodTable
+from mesh.clock import SystemClock
+from mesh.errors import Draining, EnvironmentLacks
+from mesh.telemetry import log
+from mesh.telemetry.access_log import AccessLog
+from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
+from mesh.telemetry.metrics import L4Metrics, WorkloadManagerMetrics, XdsMetrics, metrics_page, new_registry
+from mesh.telemetry.output import standard_output
+from mesh.zds.client_driver import run_zds_client
+from ztunnel.admin.dump import dump
+from ztunnel.admin.readiness import Readiness
+from ztunnel.admin.routes import Routes, admin_routes, metrics_routes, readiness_routes
+from ztunnel.config import ZtunnelSettings
+from ztunnel.control_plane import follow_control_plane
+from ztunnel.identity.ca_client import CaSettings, GrpcCaClient
+from ztunnel.identity.contexts import ContextCache
+from ztunnel.identity.manager import IdentityManager
+from ztunnel.inpod.descriptions import Descriptions
+from ztunnel.inpod.manager import PodManager
+from ztunnel.inpod.server import Proxies
+from ztunnel.proxy.baggage import BaggageCache
+from ztunnel.proxy.connections import ConnectionTable
+from ztunnel.proxy.delivery import Deliverer
+from ztunnel.proxy.dials import Dials
+from ztunnel.proxy.inbound import InboundProxy
+from ztunnel.proxy.outbound import OutboundProxy
+from ztunnel.proxy.plaintext import PlaintextProxy
+from ztunnel.proxy.tls_contexts import TlsContexts
+from ztunnel.relay.engine import Engine
+from ztunnel.state.store import MeshState
+
+_log = structlog.get_logger("ztunnel")
+
+_MAPS_RETRY_SECONDS = 1.0
+_GC_YOUNG = 20_000
+"""Allocations between two collections. Connections are freed by their reference counts; the collector finds only rare
+cycles, and walking tens of thousands of live objects often would show in latencies."""
+
+
+async def run(settings: ZtunnelSettings) -> None:
+    """Be the ztunnel of one node until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: an address in the settings cannot be used.
+        EnvironmentLacks: a port of ours is taken.
+    """
+    log.configure(settings.log.format, settings.log.level)
+    gc.set_threshold(_GC_YOUNG, 50, 50)
+    descriptors = raise_descriptor_limit()
+    _log.info("starting", node=settings.node.name, version=version("ambimesh"), descriptors=descriptors)
+    await _Ztunnel(settings).run()
+
+
+class _Ztunnel:
+    """All parts, wired."""
+
+    def __init__(self, settings: ZtunnelSettings) -> None:
+        self.settings = settings
+        self.engine = Engine()
+        self.registry = new_registry("ztunnel", version("ambimesh"))
+        self.output = standard_output()
+        self.access_log = AccessLog(settings.log.format, settings.log.access_level, self.output)
+        self.table = ConnectionTable(L4Metrics(self.registry), self.access_log)
+        self.state = MeshState(settings.node.name)
+        self.descriptions = Descriptions(self.state, self.table)
+        self.dials = Dials(self.engine)
+        host, port = settings.control_plane.host_and_port()
+        control = settings.control_plane
+        client = GrpcCaClient(
+            CaSettings(
+                host=host,
+                port=port,
+                server_name=control.server_name,
+                root_certificate=control.root_certificate,
+                token=control.token,
+                cluster_id=settings.node.cluster_id,
+                lifetime_seconds=settings.certificate_lifetime_seconds,
+            ),
+            SystemClock(),
+        )
+        self.identities = IdentityManager(client, SystemClock(), random.random)
+        self.stopping = trio.Event()
+
+    async def run(self) -> None:
+        """Start everything, serve, drain, stop."""
+        engine = self.engine
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.output.run)
+            nursery.start_soon(engine.run)
+            nursery.start_soon(self.identities.run)
+            nursery.start_soon(self.descriptions.run)
+            nursery.start_soon(self._stop_on_signal)
+            metrics = XdsMetrics(self.registry)
+            nursery.start_soon(follow_control_plane, self.settings, self.state, metrics)
+            maps = await _open_maps(PinPaths(self.settings.bpf.bpffs, self.settings.node.name))
+            pods = PodManager(
+                self._proxies(maps),
+                maps.pods,
+                self.descriptions,
+                self.identities,
+                self.settings.node.trust_domain,
+                WorkloadManagerMetrics(self.registry),
+                nursery,
+            )
+            readiness = Readiness(self.state, pods)
+            await self._serve_admin(nursery, pods, readiness)
+            nursery.start_soon(run_zds_client, self.settings.zds_socket, pods)
+            nursery.start_soon(pods.retry_pending)
+            nursery.start_soon(self._tick, pods)
+            gc.freeze()
+            await self.stopping.wait()
+            readiness.draining = True
+            await self._drain(pods)
+            nursery.cancel_scope.cancel()
+        engine.close()
+        self.output.close()
+        _log.info("stopped")
+
+    async def _stop_on_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                _log.info("stopping", signal=signal.Signals(number).name)
+                self.stopping.set()
+
+    def _proxies(self, maps: _KernelMaps) -> Proxies:
+        engine, state, descriptions, table = self.engine, self.state, self.descriptions, self.table
+        baggage = BaggageCache()
+        deliverer = Deliverer(maps.deliveries)
+        return Proxies(
+            engine=engine,
+            contexts=TlsContexts(self.identities, ContextCache()),
+            listener_table=maps.listeners,
+            connections=table,
+            outbound=OutboundProxy(engine, state, descriptions, maps.originals, table, self.dials, baggage),
+            inbound=InboundProxy(engine, state, descriptions, table, deliverer, self.dials, baggage),
+            plaintext=PlaintextProxy(engine, state, descriptions, table, deliverer, self.dials),
+        )
+
+    async def _serve_admin(self, nursery: trio.Nursery, pods: PodManager, readiness: Readiness) -> None:
+        def everything() -> object:
+            return dump(self.state, self.identities, self.table, pods)
+
+        async def serve(host: str, port: int, routes: Routes) -> None:
+            listeners = await open_http_listeners(host, port)
+            await nursery.start(serve_http, routes, listeners)
+
+        admin = self.settings.admin
+        await serve("127.0.0.1", admin.admin_port, admin_routes(everything, self.access_log, self.stopping.set))
+        await serve("::", admin.metrics_port, metrics_routes(metrics_page(self.registry), self.table.count_all))
+        await serve("::", admin.readiness_port, readiness_routes(readiness.answer))
+
+    async def _tick(self, pods: PodManager) -> None:
+        while True:
+            await trio.sleep(1)
+            now = self.engine.now = time.monotonic()
+            pods.tick(now)
+            self.dials.tick(now)
+
+    async def _drain(self, pods: PodManager) -> None:
+        """Take nothing new, let what is established end, and end the rest when the time is up."""
+        pods.drain()
+        empty = trio.Event()
+        self.table.when_empty(empty.set)
+        if len(self.table):
+            _log.info("draining", connections=len(self.table), seconds=self.settings.drain_seconds)
+            with trio.move_on_after(self.settings.drain_seconds):
+                await empty.wait()
+        self.table.cut_all(Draining("ztunnel has shut down"))
+        pods.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _KernelMaps:
+    """What the agent's programs share with this process."""
+
+    originals: OriginalDestinations
+    deliveries: Deliveries
+    listeners: ListenerTable
+    pods: PodTable
+
+
+async def _open_maps(paths: PinPaths) -> _KernelMaps:
+    """Open the pinned maps, waiting for the agent to load its programs."""
+    told = False
+    while True:
+        try:
+            return _KernelMaps(OriginalDestinations(paths), Deliveries(paths), ListenerTable(paths), PodTable(paths))
+        except EnvironmentLacks as error:
+            if not told:
+                _log.warning("waiting for the node agent to load its eBPF programs", error=str(error))
+                told = True
+            await trio.sleep(_MAPS_RETRY_SECONDS)
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process as many descriptors as the machine lets it; returns how many that are."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
