@@ -7,12 +7,14 @@ import sys
 import typer
 
 from ambimesh.commands import lab, ztunnel_config
+from ambimesh.commands.demo import demo
 from ambimesh.commands.output import progress_console
 from mesh.errors import MeshError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(lab.app, name="lab")
 app.add_typer(ztunnel_config.app, name="ztunnel-config")
+app.command()(demo)
 
 
 @app.callback()

@@ -17,7 +17,7 @@ from mesh.errors import EnvironmentLacks
 
 _START_SECONDS = 5.0
 _STOP_SECONDS = 5.0
-_FILTER = "not arp and not icmp6"
+_FILTER = "not arp and not icmp6 and not ip6 multicast"
 """Neighbour discovery says nothing of what pods send."""
 
 
