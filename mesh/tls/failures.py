@@ -59,6 +59,7 @@ def translate_ssl_error(error: ssl.SSLError, *, server_side: bool) -> TlsFailure
         return TlsFailure(f"the {peer}'s certificate is not acceptable ({error.verify_message}): {likely}")
     if isinstance(error, ssl.SSLEOFError):
         return TlsFailure(f"the {peer} closed the connection without a TLS close")
-    reason = error.reason or str(error)
+    # Python sets the attribute on errors it makes from OpenSSL's queue only.
+    reason: str = getattr(error, "reason", None) or str(error)
     likely = _LIKELY.get(reason, f"the {peer} broke TLS or refused us; its log may say more")
     return TlsFailure(f"TLS with the {peer} failed ({reason.lower().replace('_', ' ')}): {likely}")

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 
 import structlog
 import trio
-from mesh.xds.resource import Rejected, Resource
 
 from mesh.addresses import IpBytes
 from mesh.errors import InvalidMessage, UnknownWorkload
 from mesh.model.workload import Workload
 from mesh.rbac import PolicySet
 from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, decode_address, decode_authorization
+from mesh.xds.discovery_codec import Rejected, Resource
 from ztunnel.state.policy_index import PolicyIndex
 from ztunnel.state.service_index import ServiceIndex, ServiceView
 from ztunnel.state.workload_index import WorkloadIndex

@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from mesh.errors import ConfigurationError, InvalidMessage
+from mesh.errors import ConfigurationError
 from mesh.testing.ca import TestAuthority
 from mesh.tls.context import client_context, control_plane_context, control_plane_server_context, server_context
-from mesh.tls.credentials import Credentials
 
 authority = TestAuthority()
 credentials = authority.issue(authority.identity("default", "client"))
@@ -70,16 +69,3 @@ def test_the_control_plane_is_known_by_name_and_asks_for_no_certificate() -> Non
     assert client.verify_mode == ssl.CERT_REQUIRED
     server = authority.issue_server("operator.test")
     assert control_plane_server_context(server.certificate_chain, server.key).verify_mode == ssl.CERT_NONE
-
-
-def test_credentials_read_their_leaf() -> None:
-    assert credentials.serial > 0
-    assert credentials.not_before < credentials.not_after
-    assert credentials.not_after.tzinfo is not None
-    assert "key" not in repr(credentials)
-
-
-@pytest.mark.parametrize("chain", [(), (b"junk",)])
-def test_a_chain_without_leaf_is_refused(chain: tuple[bytes, ...]) -> None:
-    with pytest.raises(InvalidMessage):
-        Credentials.assemble(credentials.identity, chain, credentials.key, authority.roots)

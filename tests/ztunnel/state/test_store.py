@@ -14,7 +14,7 @@ from mesh.model.service import Service
 from mesh.model.workload import Workload
 from mesh.testing.model import make_policy, make_service, make_workload
 from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, encode_address, encode_authorization
-from mesh.xds.resource import Resource
+from mesh.xds.discovery_codec import Resource
 from ztunnel.state.store import NOT_RECEIVED, Changes, MeshState
 
 PORT = Match(destination_ports=(80,))
