@@ -283,9 +283,18 @@ class HboneMachine(ControlFrames):
         elif not stream.answered and self.role is Role.CLIENT:
             self._fail_stream(stream, ErrorCode.PROTOCOL_ERROR)
             stream = None
-        self._charge(stream, size)
-        if stream is not None and stream.id not in self.streams:
-            stream = None
+        # Both windows are charged; the connection's is given back at once.
+        self._receive_window -= size
+        if self._receive_window < 0:
+            raise Http2Violation(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
+        self._connection_credit += size
+        if self._connection_credit > self.settings.connection_window >> 2:
+            self._return_connection_credit()
+        if stream is not None:
+            stream.receive_window -= size
+            if stream.receive_window < 0:
+                self._fail_stream(stream, ErrorCode.FLOW_CONTROL_ERROR)
+                stream = None
         self._data_stream = stream
         self._data_left = size
         self._data_ends = bool(flags & END_STREAM)
@@ -295,21 +304,11 @@ class HboneMachine(ControlFrames):
             else:
                 self._spend(1)
 
-    def _charge(self, stream: HboneStream | None, size: int) -> None:
-        """Account a DATA frame against both windows; the connection's is given back at once."""
-        self._receive_window -= size
-        if self._receive_window < 0:
-            raise Http2Violation(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
-        self._connection_credit += size
-        if self._connection_credit > self.settings.connection_window >> 2:
-            self.outgoing += window_update_frame(0, self._connection_credit)
-            self._receive_window += self._connection_credit
-            self._connection_credit = 0
-            self.owner.output_ready()
-        if stream is not None:
-            stream.receive_window -= size
-            if stream.receive_window < 0:
-                self._fail_stream(stream, ErrorCode.FLOW_CONTROL_ERROR)
+    def _return_connection_credit(self) -> None:
+        self.outgoing += window_update_frame(0, self._connection_credit)
+        self._receive_window += self._connection_credit
+        self._connection_credit = 0
+        self.owner.output_ready()
 
     def _deliver(self, payload: memoryview, size: int) -> None:
         stream = self._data_stream

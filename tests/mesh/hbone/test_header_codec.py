@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hpack import Encoder
-from hypothesis import given
+from hpack import Decoder, Encoder
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mesh.hbone.codec import PADDED, PRIORITY_FLAG, ErrorCode
+from mesh.hbone.codec import PADDED, PRIORITY_FLAG, ErrorCode, encode_connect, encode_response
 from mesh.hbone.contract import Http2Violation
-from mesh.hbone.header_codec import HeaderAssembler
+from mesh.hbone.header_codec import HeaderAssembler, read_plain_block
 
 FIELDS = [(":method", "CONNECT"), (":authority", "10.0.0.1:80"), ("baggage", "k8s.namespace.name=demo")]
 MAX_SIZE = 4096
@@ -118,3 +118,34 @@ def test_any_bytes_decode_or_are_a_violation(parts: list[bytes], flags: int) -> 
     except Http2Violation:
         return
     assert sum(len(name) + len(value) + 32 for name, value in fields) <= MAX_SIZE
+
+
+def same_as_hpack(block: bytes) -> None:
+    plain = read_plain_block(block)
+    if plain is not None:
+        assert plain == [(str(name), str(value)) for name, value in Decoder().decode(block)]
+
+
+@given(st.binary(max_size=80))
+@example(b"\x01\x7f\xff\xff" + bytes(40000))
+@example(b"\x01\x7f\x80\x00" + b"a" * 127)
+@example(b"\x00\x7f\x00" + b"a" * 127 + b"\x00")
+def test_whatever_is_read_without_hpack_is_read_as_hpack_does(block: bytes) -> None:
+    same_as_hpack(block)
+
+
+@given(st.lists(st.sampled_from([b"\x88", b"\x01", b"\x02", b"\x08", b"\x00", b"\x01a", b"\x7f", b"\x00\x02ab", b"a"])))
+def test_likely_blocks_are_read_as_hpack_does(parts: list[bytes]) -> None:
+    same_as_hpack(b"".join(parts))
+
+
+@pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 254, 255, 256, 16510])
+def test_our_own_blocks_are_read_without_hpack(size: int) -> None:
+    block = encode_connect("10.0.0.1:80", baggage="b" * size, traceparent="t")
+    assert read_plain_block(block) == [(str(name), str(value)) for name, value in Decoder().decode(block)]
+    assert read_plain_block(encode_response(200, baggage="é")) == [(":status", "200"), ("baggage", "é")]
+    assert read_plain_block(encode_response(503)) == [(":status", "503")]
+
+
+def test_many_tiny_fields_count_as_hpack_counts_them() -> None:
+    assert refused(HeaderAssembler(MAX_SIZE), 0, b"\x00\x00\x00" * 200) is ErrorCode.COMPRESSION_ERROR
