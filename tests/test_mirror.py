@@ -18,7 +18,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 WITHOUT_A_TEST_OF_ITS_OWN: dict[str, str] = {
     "*/__main__.py": "a few lines that call main; the lab tier runs every one of them",
-    "mesh/model/*.py": "values without behaviour; the codecs' tests build and compare all of them",
 }
 
 
