@@ -166,7 +166,6 @@ class MeshState:
             try:
                 take(resource, changes)
             except InvalidMessage as error:
-                _log.error("xds resource rejected", name=resource.name, type_url=type_url, reason=str(error))
                 rejected.append(Rejected(resource.name, str(error)))
         first = type_url not in self._answered
         self._answered.add(type_url)
