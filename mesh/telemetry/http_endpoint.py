@@ -9,6 +9,7 @@ ones already there (a probe, say) are served.
 
 from __future__ import annotations
 
+import socket
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from mesh.errors import EnvironmentLacks, MeshError
 
 _logger = structlog.get_logger()
 _READ_SIZE = 16 << 10
+_BACKLOG = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +89,27 @@ async def open_http_listeners(host: str, port: int) -> list[trio.SocketListener]
         EnvironmentLacks: the port is taken or may not be bound.
     """
     try:
+        if host == "::":
+            return [await _dual_stack_listener(port)]
         return await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
         raise EnvironmentLacks(
             f"cannot listen on {host} port {port}: {error.strerror}; is another instance running here?"
         ) from error
+
+
+async def _dual_stack_listener(port: int) -> trio.SocketListener:
+    """trio's own helper makes AF_INET6 listeners that refuse IPv4."""
+    listener = trio.socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        await listener.bind(("::", port))
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return trio.SocketListener(listener)
 
 
 async def serve_http(

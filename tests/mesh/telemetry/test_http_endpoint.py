@@ -264,6 +264,19 @@ async def test_a_taken_port_is_named() -> None:
             await open_http_listeners("127.0.0.1", port)
 
 
+async def test_the_wildcard_takes_both_families() -> None:
+    listeners = await open_http_listeners("::", 0)
+    port: int = listeners[0].socket.getsockname()[1]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: serve_http(ROUTES, listeners, task_status=task_status))
+        for host in ("127.0.0.1", "::1"):
+            stream = await trio.open_tcp_stream(host, port)
+            await stream.send_all(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await stream.receive_some(64)).startswith(b"HTTP/1.1 200")
+            await stream.aclose()
+        nursery.cancel_scope.cancel()
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.binary(max_size=300))
 async def test_any_bytes_leave_the_server_standing(data: bytes) -> None:
