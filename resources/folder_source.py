@@ -54,7 +54,7 @@ _MASK = (
     | _flags.ONLYDIR
     | _flags.EXCL_UNLINK
 )
-_log = structlog.get_logger(scope="resources")
+_log = structlog.get_logger("resources")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,8 @@ class FolderSource:
         self._inotify: inotify_simple.INotify | None = None
         self._watches: dict[int, Path] = {}
         self._unseen = False
+        self._dirty: set[Path] | None = set()
+        """Files to read again; None when everything must be looked at."""
         self._lost = False
         self._holders: dict[ObjectKey, list[Path]] = {}
         self._troubled: set[Path] = set()
@@ -123,7 +125,9 @@ class FolderSource:
             EnvironmentLacks: inotify gives no further watch.
         """
         while not self._unseen:
-            dirty = await self._wait_burst()
+            if self._dirty is not None and not self._dirty:
+                await self._wait_burst()
+            dirty, self._dirty = self._dirty, set()
             before = (self._objects, self._problems)
             if dirty is None:
                 await trio.to_thread.run_sync(self._scan)
@@ -133,37 +137,36 @@ class FolderSource:
         self._unseen = False
         return self._objects
 
-    async def _wait_burst(self) -> set[Path] | None:
-        """Wait for a burst of events; the files they name, or None when everything must be looked at again."""
+    async def _wait_burst(self) -> None:
+        """Wait for a burst of events and note what they name; what is noted outlives a cancellation."""
         assert self._inotify is not None, "used outside of open()"
         with trio.move_on_after(LOST_FOLDER_POLL if self._lost else math.inf) as scope:
             await trio.lowlevel.wait_readable(self._inotify.fileno())
         if scope.cancelled_caught:
-            return None
+            self._dirty = None
+            return
         deadline = trio.current_time() + LONGEST_BURST
-        dirty: set[Path] | None = set()
         while True:
-            dirty = self._drain(dirty)
+            self._drain()
             with trio.move_on_at(min(deadline, trio.current_time() + QUIET)) as scope:
                 await trio.lowlevel.wait_readable(self._inotify.fileno())
             if scope.cancelled_caught or trio.current_time() >= deadline:
-                return dirty
+                return
 
-    def _drain(self, dirty: set[Path] | None) -> set[Path] | None:
+    def _drain(self) -> None:
         assert self._inotify is not None
         for event in self._inotify.read(timeout=0):
             folder = self._watches.get(event.wd)
             if event.mask & _flags.IGNORED:
                 self._watches.pop(event.wd, None)
             if event.mask & (_flags.Q_OVERFLOW | _flags.ISDIR | _flags.DELETE_SELF | _flags.MOVE_SELF):
-                dirty = None
+                self._dirty = None
             elif event.name == "..data":
-                dirty = None  # a mounted ConfigMap or Secret swaps all its files through this one link
-            elif folder is not None and dirty is not None and _is_manifest(event.name):
+                self._dirty = None  # a mounted ConfigMap or Secret swaps all its files through this one link
+            elif folder is not None and self._dirty is not None and _is_manifest(event.name):
                 path = folder / event.name
                 if not event.mask & _flags.CREATE or _is_link(path):
-                    dirty.add(path)  # a plain file just created is still being written: its close follows
-        return dirty
+                    self._dirty.add(path)  # a plain file just created is still being written: its close follows
 
     # The rest is synchronous and runs in a thread: files block.
 

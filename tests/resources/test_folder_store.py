@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,21 +103,20 @@ def test_long_names_have_files_of_their_own(tmp_path: Path) -> None:
     assert len(store.of_kind(Pod)) == 2
 
 
-def _label_many(path: Path, who: int) -> None:
-    store = FolderStore(path)
-    for index in range(20):
-        store.patch_metadata(Namespace, "", "n", labels={f"w{who}-{index}": "x"})
+WRITER = """
+import sys
+from resources.folder_store import FolderStore
+from resources.objects import Namespace
+store = FolderStore(sys.argv[1])
+for index in range(20):
+    store.patch_metadata(Namespace, "", "n", labels={f"w{sys.argv[2]}-{index}": "x"})
+"""
 
 
 def test_writers_of_several_processes_lose_nothing(tmp_path: Path) -> None:
     FolderStore(tmp_path).apply(Namespace(metadata=ObjectMeta(name="n")))
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_label_many, args=(tmp_path, who)) for who in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(who)]) for who in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     assert len(FolderStore(tmp_path).get(Namespace, "", "n").metadata.labels) == 60
 
 

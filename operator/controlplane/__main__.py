@@ -1,0 +1,44 @@
+"""``python -m controlplane --config FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+import trio
+
+from controlplane.app import run
+from controlplane.config import OperatorSettings
+from mesh import config
+from mesh.errors import MeshError
+from mesh.telemetry import log
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the operator; the exit status is 1 when it cannot run, with the reason on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m controlplane", description="The mesh's operator.")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration file (YAML)")
+    chosen = parser.parse_args(arguments)
+    failed = False
+    try:
+        settings = config.load(chosen.config, OperatorSettings)
+        log.configure(settings.log.format, settings.log.level)
+        trio.run(functools.partial(run, settings))
+    except* MeshError as group:
+        for error in _leaves(group):
+            sys.stderr.write(f"operator: {error}\n")
+        failed = True
+    return 1 if failed else 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
+
+
+if __name__ == "__main__":
+    sys.exit(main())

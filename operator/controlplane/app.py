@@ -1,0 +1,193 @@
+"""The operator process: everything is built here, and nowhere else.
+
+One TLS port serves discovery and certificates to callers with a token; one plain port serves metrics and debugging.
+Both open only once the first translation is done, so that no client is ever told of an empty mesh because it came
+early.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+import trio
+from prometheus_client import CollectorRegistry
+
+from controlplane.ca.authentication import StaticTokens, TokenAuthenticator, authenticate_call
+from controlplane.ca.authority import Authority, load_given, load_or_create
+from controlplane.ca.issuer import Issuer, Lifetimes
+from controlplane.ca.metrics import AuthorityMetrics
+from controlplane.ca.placement import Placement
+from controlplane.ca.server import MAX_REQUEST, METHOD, CertificateService
+from controlplane.config import AuthorityGroup, OperatorSettings
+from controlplane.debug_pages import routes
+from controlplane.pipeline import Pipeline
+from controlplane.publisher import Publisher
+from controlplane.serving import ServingCertificate
+from controlplane.translate.settings import MeshSettings
+from controlplane.translate.translator import Translator
+from mesh.errors import CallerUnknown, ConfigurationError, EnvironmentLacks
+from mesh.grpc.driver import CallContext, GrpcError, GrpcLimits, StatusCode, serve_grpc, unary
+from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
+from mesh.xds.client_driver import METHOD as DISCOVERY_METHOD
+from mesh.xds.server_driver import SnapshotStore, XdsServer
+from resources.folder_source import FolderSource
+
+_log = structlog.get_logger("controlplane")
+
+
+async def run(
+    settings: OperatorSettings, *, task_status: trio.TaskStatus[tuple[int, int]] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the operator until SIGTERM or SIGINT, or until cancelled.
+
+    Args:
+        settings: the configuration file's content.
+        task_status: reports the TLS port and the plain port once both answer.
+
+    Raises:
+        ConfigurationError: the settings, the source's folder, the token file or the authority are wrong.
+        EnvironmentLacks: a port is taken, or a folder cannot be written or watched.
+    """
+    trust_domain = settings.mesh.trust_domain
+    issuer = _issuer(settings)
+    tokens = StaticTokens(settings.authentication.tokens)
+    registry = CollectorRegistry()
+    placement, store = Placement(), SnapshotStore()
+    certificates = CertificateService(
+        issuer,
+        tokens,
+        placement,
+        trust_domain,
+        frozenset(settings.authentication.trusted_node_accounts),
+        AuthorityMetrics(registry),
+    )
+    lifetime = timedelta(seconds=settings.authority.serving_lifetime_seconds)
+    serving = ServingCertificate(issuer, settings.grpc.server_name, lifetime)
+    discovery = XdsServer(store, authenticate=_named_caller(tokens))
+    publisher = Publisher(store)
+    source = FolderSource(settings.source.folder)
+    pipeline = Pipeline(source, Translator(_mesh(settings)), placement, publisher)
+    drain = trio.Event()
+    if settings.authority.published_roots is not None:
+        publish_roots(settings.authority.published_roots, issuer.roots)
+
+    def not_ready_because() -> str | None:
+        return "shutting down" if drain.is_set() else None
+
+    async with source.open(), trio.open_nursery() as nursery:
+        await nursery.start(_drain_on_signal, drain)
+        nursery.start_soon(pipeline.run)
+        nursery.start_soon(publisher.run_withdrawals)
+        nursery.start_soon(serving.run_renewal)
+        await pipeline.ready.wait()
+        handlers = {
+            METHOD: unary(certificates.create_certificate, request_bytes=MAX_REQUEST),
+            DISCOVERY_METHOD: discovery.handler(),
+        }
+        grpc_listeners = await _open_listeners(settings.grpc.host, settings.grpc.port)
+        pages = routes(pipeline, store, discovery, registry, not_ready_because)
+        http_listeners = await open_http_listeners(settings.http.host, settings.http.port)
+        await nursery.start(serve_http, pages, http_listeners)
+
+        async def serve_until_drained(*, task_status: trio.TaskStatus[list[trio.SocketListener]]) -> None:
+            limits = GrpcLimits(drain_seconds=settings.drain_seconds)
+            await serve_grpc(
+                grpc_listeners,
+                handlers,
+                ssl_context=serving.context,
+                limits=limits,
+                drain=drain,
+                task_status=task_status,
+            )
+            nursery.cancel_scope.cancel()
+
+        await nursery.start(serve_until_drained)
+        ports = _port(grpc_listeners), _port(http_listeners)
+        _log.info("operator_ready", port=ports[0], http_port=ports[1], trust_domain=trust_domain)
+        task_status.started(ports)
+    _log.info("operator_stopped")
+
+
+def publish_roots(path: Path, roots: bytes) -> None:
+    """Write the root bundle where clients read it, whole or not at all.
+
+    Raises:
+        EnvironmentLacks: the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(roots)
+        temporary.chmod(0o644)
+        temporary.rename(path)
+    except OSError as error:
+        raise EnvironmentLacks(f"cannot publish the root certificates at {path}: {error.strerror}") from error
+
+
+def _issuer(settings: OperatorSettings) -> Issuer:
+    group = settings.authority
+    lifetimes = Lifetimes(
+        default=timedelta(seconds=group.default_lifetime_seconds),
+        minimum=timedelta(seconds=group.minimum_lifetime_seconds),
+        maximum=timedelta(seconds=group.maximum_lifetime_seconds),
+    )
+    return Issuer(_authority(group, settings.mesh.trust_domain), settings.mesh.trust_domain, lifetimes)
+
+
+def _authority(group: AuthorityGroup, trust_domain: str) -> Authority:
+    if group.given is not None:
+        return load_given(group.given.certificate_chain, group.given.key, group.given.roots)
+    if group.folder is None:
+        raise ConfigurationError("$.authority: give folder (for a self-made authority) or given (for your own)")
+    return load_or_create(group.folder, trust_domain)
+
+
+def _mesh(settings: OperatorSettings) -> MeshSettings:
+    group = settings.mesh
+    return MeshSettings(
+        trust_domain=group.trust_domain,
+        cluster_id=group.cluster_id,
+        cluster_domain=group.cluster_domain,
+        network=group.network,
+        root_namespace=group.root_namespace,
+    )
+
+
+def _named_caller(tokens: TokenAuthenticator) -> Callable[[CallContext], Awaitable[str]]:
+    async def authenticate(context: CallContext) -> str:
+        try:
+            caller = await authenticate_call(tokens, context.metadata)
+        except CallerUnknown as error:
+            _log.warning("discovery_refused", reason=str(error), peer=str(context.peer))
+            raise GrpcError(StatusCode.UNAUTHENTICATED, str(error)) from error
+        return f"{caller.account}@{caller.node}" if caller.node else caller.account
+
+    return authenticate
+
+
+async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        message = f"cannot listen on {host} port {port}: {error.strerror}; is another instance running here?"
+        raise EnvironmentLacks(message) from error
+
+
+def _port(listeners: list[trio.SocketListener]) -> int:
+    port: int = listeners[0].socket.getsockname()[1]
+    return port
+
+
+async def _drain_on_signal(
+    drain: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            _log.info("draining", signal=signal.Signals(number).name)
+            drain.set()

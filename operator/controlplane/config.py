@@ -1,0 +1,104 @@
+"""The operator's configuration file, group by group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from mesh.config import Port, Seconds, Settings
+
+
+class SourceGroup(Settings, frozen=True, kw_only=True):
+    """Where the cluster's objects come from."""
+
+    folder: Path
+    """A folder of manifests, watched."""
+
+
+class MeshGroup(Settings, frozen=True, kw_only=True):
+    """The mesh's names."""
+
+    trust_domain: str = "cluster.local"
+    cluster_id: str = "Kubernetes"
+    cluster_domain: str = "cluster.local"
+    """What Service hostnames end in."""
+    network: str = ""
+    root_namespace: str = "istio-system"
+    """Policies without selector in this namespace are for the whole mesh."""
+
+
+class GrpcGroup(Settings, frozen=True, kw_only=True):
+    """The TLS port of xDS and the certificate service."""
+
+    host: str = "::"
+    """``::`` takes IPv4 too."""
+    port: Port = 15012
+    server_name: str = "ambimesh-operator.ambimesh-system.svc"
+    """The DNS name in the serving certificate, which clients verify."""
+
+
+class HttpGroup(Settings, frozen=True, kw_only=True):
+    """The plain port of metrics, readiness and debugging."""
+
+    host: str = "::"
+    port: Port = 15014
+
+
+class GivenAuthority(Settings, frozen=True, kw_only=True):
+    """An authority somebody else made."""
+
+    certificate_chain: Path
+    """PEM, the signing certificate first."""
+    key: Path
+    """PEM, mode 0600."""
+    roots: Path
+    """PEM bundle."""
+
+
+class AuthorityGroup(Settings, frozen=True, kw_only=True):
+    """The certificate authority."""
+
+    folder: Path | None = None
+    """Where a self-made authority is kept."""
+    given: GivenAuthority | None = None
+    """Used instead of a self-made one."""
+    published_roots: Path | None = None
+    """Where the roots' PEM bundle is written for clients to read."""
+    default_lifetime_seconds: Seconds = 86400.0
+    """Of certificates whose request names none."""
+    minimum_lifetime_seconds: Seconds = 5.0
+    maximum_lifetime_seconds: Seconds = 90 * 86400.0
+    serving_lifetime_seconds: Seconds = 86400.0
+    """Of the operator's own certificate, which is renewed at half of it."""
+
+
+class AuthenticationGroup(Settings, frozen=True, kw_only=True):
+    """Who may call."""
+
+    tokens: Path
+    """A YAML file: ``tokens``, a list of sha256, namespace, service_account, node and expires."""
+    trusted_node_accounts: list[str] = msgspec.field(default_factory=lambda: ["ambimesh-system/ztunnel"])
+    """``namespace/service account`` of the node proxies, which ask certificates for the pods of their node."""
+
+
+class LogGroup(Settings, frozen=True, kw_only=True):
+    """The process log."""
+
+    level: str = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class OperatorSettings(Settings, frozen=True, kw_only=True):
+    """The whole file."""
+
+    source: SourceGroup
+    authority: AuthorityGroup
+    authentication: AuthenticationGroup
+    mesh: MeshGroup = MeshGroup()
+    grpc: GrpcGroup = GrpcGroup()
+    http: HttpGroup = HttpGroup()
+    log: LogGroup = LogGroup()
+    drain_seconds: Seconds = 5.0
+    """How long calls may go on after SIGTERM."""

@@ -1,0 +1,111 @@
+"""What the operator shows over HTTP: metrics, readiness, and what it makes of the cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from controlplane.pipeline import Pipeline
+from controlplane.translate.delta import aliases, resource_name
+from mesh.addresses import Cidr, IpBytes, format_ip
+from mesh.identity import SpiffeId
+from mesh.model.policy import Policy
+from mesh.telemetry.exposition import CONTENT_TYPE, render
+from mesh.telemetry.http_endpoint import Handler, HttpRequest, HttpResponse, json_response, text_response
+from mesh.xds.server_driver import SnapshotStore, XdsServer
+
+_SLICE = 200
+"""Resources rendered between two looks at other tasks."""
+
+
+def routes(
+    pipeline: Pipeline,
+    store: SnapshotStore,
+    server: XdsServer,
+    registry: CollectorRegistry,
+    not_ready_because: Callable[[], str | None],
+) -> Mapping[tuple[str, str], Handler]:
+    """The pages.
+
+    Args:
+        pipeline: its translation is shown.
+        store: the snapshot offered to clients.
+        server: its clients are shown.
+        registry: the metrics.
+        not_ready_because: why the operator cannot serve; None when it can.
+    """
+
+    async def metrics(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(200, await render(registry), CONTENT_TYPE)
+
+    async def ready(request: HttpRequest) -> HttpResponse:
+        reason = not_ready_because()
+        return text_response("ready") if reason is None else text_response(reason, 503)
+
+    async def findings(request: HttpRequest) -> HttpResponse:
+        found = [
+            {
+                "kind": finding.object.kind,
+                "namespace": finding.object.namespace,
+                "name": finding.object.name,
+                "condition": finding.condition.value,
+                "message": finding.message,
+            }
+            for finding in pipeline.findings()
+        ]
+        return json_response({"findings": found, "problems": [str(problem) for problem in pipeline.source.problems]})
+
+    async def snapshot(request: HttpRequest) -> HttpResponse:
+        resources: list[dict[str, Any]] = []
+        for index, value in enumerate([*pipeline.translator.addresses, *pipeline.translator.policies]):
+            names = () if isinstance(value, Policy) else aliases(value)
+            kind = type(value).__name__.lower()
+            resources.append({"type": kind, "name": resource_name(value), "aliases": names, "value": plain(value)})
+            if index % _SLICE == _SLICE - 1:
+                await trio.lowlevel.checkpoint()
+        return json_response({"serial": store.current().serial, "resources": resources})
+
+    async def clients(request: HttpRequest) -> HttpResponse:
+        return json_response([dataclasses.asdict(client) for client in server.connected()])
+
+    return {
+        ("GET", "/metrics"): metrics,
+        ("GET", "/healthz/ready"): ready,
+        ("GET", "/debug/findings"): findings,
+        ("GET", "/debug/snapshot"): snapshot,
+        ("GET", "/debug/clients"): clients,
+    }
+
+
+def plain(value: object) -> Any:
+    """A value of the model as JSON takes it; fields at their default are left out, addresses are text."""
+    match value:
+        case bytes():
+            return format_ip(IpBytes(value))
+        case enum.Enum():
+            return value.name
+        case Cidr() | SpiffeId():
+            return str(value)
+        case Mapping():
+            return {str(key): plain(inner) for key, inner in value.items()}
+        case tuple() | list():
+            return [plain(inner) for inner in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        shown: dict[str, Any] = {}
+        for field in dataclasses.fields(value):
+            inner = getattr(value, field.name)
+            if field.init and not _is_default(field, inner):
+                shown[field.name] = plain(inner)
+        return shown
+    return value
+
+
+def _is_default(field: dataclasses.Field[Any], value: object) -> bool:
+    if field.default_factory is not dataclasses.MISSING:
+        return bool(value == field.default_factory())
+    return bool(value == field.default)
