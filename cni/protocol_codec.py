@@ -145,7 +145,7 @@ def decode_request(data: bytes) -> PluginRequest:
         interface=environment.get("CNI_IFNAME", ""),
         pod=_pod(environment.get("CNI_ARGS", "")),
         previous_result=None if previous == b"null" else previous,
-        addresses=_addresses(previous, environment.get("CNI_NETNS", "")),
+        addresses=_addresses(previous),
     )
 
 
@@ -174,8 +174,11 @@ def _pod(arguments: str) -> PodArguments | None:
     return PodArguments(namespace=namespace, name=name, uid=values.get("K8S_POD_UID", ""))
 
 
-def _addresses(previous: bytes, netns: str) -> tuple[IpBytes, ...]:
-    """The addresses of interfaces inside the sandbox; a result without interfaces lists only such."""
+def _addresses(previous: bytes) -> tuple[IpBytes, ...]:
+    """The addresses of interfaces inside the sandbox; a result without interfaces lists only such.
+
+    That they are in the sandbox is not believed: it is verified before the pod is enrolled.
+    """
     try:
         result = msgspec.json.decode(previous, type=_PreviousResult | None)
     except msgspec.DecodeError as error:
@@ -187,9 +190,8 @@ def _addresses(previous: bytes, netns: str) -> tuple[IpBytes, ...]:
         if entry.interface is not None and result.interfaces:
             if entry.interface >= len(result.interfaces):
                 raise CniFailure(CniCode.DECODING_FAILED, f"prevResult lacks the interface {entry.interface} it names")
-            sandbox = result.interfaces[entry.interface].sandbox
-            if not sandbox or (netns and sandbox != netns):
-                continue
+            if not result.interfaces[entry.interface].sandbox:
+                continue  # on the node's side, such as a bridge's own address
         try:
             found.append(parse_ip(entry.address.partition("/")[0]))
         except InvalidAddress as error:

@@ -147,8 +147,8 @@ async def test_another_pods_namespace_is_refused(agent_node: Any) -> None:
     agent_node.show_pod("client", addresses=False)
     async with ztunnel(agent_node) as served:
         status, error = await agent_node.plug("ADD", "client", CNI_NETNS=str(agent_node.pods["server"].path))
-        # The result before names another sandbox, so it gives this one no address; told differently it lacks it.
         assert (status, error["code"]) == (1, 101)
+        assert "does not hold 10.244.1.2 of pod shop/client" in error["msg"]
         status, error = await agent_node.plug("ADD", "client", CNI_NETNS=f"/run/netns/{agent_node.prefix}-node")
         assert (status, error["code"]) == (1, 101)
         assert (agent_node.captured(), served.served) == ({}, {})

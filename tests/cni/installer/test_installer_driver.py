@@ -135,7 +135,7 @@ def test_on_a_full_disk_the_original_is_intact(
         net_directory=place.net_directory / "elsewhere", binary_directory=place.binary_directory,
         binary=place.binary, agent_socket=place.agent_socket,
     ))  # fmt: skip
-    monkeypatch.setattr(driver.os, call, full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(EnvironmentLacks, match="No space left"):
         install_once(place)
     monkeypatch.undo()
