@@ -207,6 +207,15 @@ def test_a_reset_is_told_and_frames_under_way_are_ignored() -> None:
     assert client.take() == b""
 
 
+def test_a_stream_that_is_gone_waits_for_no_window() -> None:
+    client, stream = opened(settings_frame([(Setting.INITIAL_WINDOW_SIZE, 0)]))
+    client.machine.reset_stream(stream.stream, ErrorCode.CANCEL)
+    stream.send(b"too late")
+    assert not client.machine._waiting
+    client.feed(settings_frame([(Setting.INITIAL_WINDOW_SIZE, 10)]))
+    assert stream.unsent == 8
+
+
 def test_a_stream_reset_amid_a_frame_hears_no_more_of_it() -> None:
     client, stream = opened()
     data = frame(FrameType.DATA, 1, 1, b"x" * 1000)
