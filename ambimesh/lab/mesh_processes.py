@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 
 from ambimesh.lab.layout import CONTROL_IPV4, OPERATOR_PORT, NodeLayout
 from ambimesh.lab.processes import ProcessSpec
 from ambimesh.lab.programs import run
 from ambimesh.lab.record import Lab
 from cni.agent import configuration as agent
+from controlplane import config as operator
+from mesh.config import Settings
 from mesh.errors import EnvironmentLacks
 from ztunnel import config as ztunnel
 
@@ -61,7 +64,25 @@ def ztunnel_name(node: str) -> str:
 
 def operator_process(lab: Lab, callers: list[dict[str, str]]) -> Planned:
     """The operator; ``callers`` are the entries of ``make_tokens``."""
-    raise NotImplementedError
+    tokens = lab.layout.tokens / "known.yaml"
+    tokens.touch(mode=0o600)
+    tokens.write_text(yaml.safe_dump({"tokens": callers}))
+    settings = operator.OperatorSettings(
+        source=operator.SourceGroup(folder=lab.layout.cluster),
+        authority=operator.AuthorityGroup(
+            folder=lab.layout.certificates,
+            published_roots=root_certificate(lab),
+            default_lifetime_seconds=lab.record.certificate_lifetime_seconds,
+        ),
+        authentication=operator.AuthenticationGroup(
+            tokens=tokens, trusted_node_accounts=[f"{MESH_NAMESPACE}/{ZTUNNEL_ACCOUNT}"]
+        ),
+        grpc=operator.GrpcGroup(host="0.0.0.0", port=OPERATOR_PORT, server_name=OPERATOR_SERVER_NAME),
+        http=operator.HttpGroup(port=OPERATOR_HTTP_PORT),
+    )
+    cgroup = lab.cgroup / "control" / OPERATOR
+    spec = _process(lab, OPERATOR, "controlplane", lab.layout.control_netns, cgroup, OPERATOR_HTTP_PORT, {})
+    return Planned(spec, _plain(settings))
 
 
 def agent_process(lab: Lab, node: NodeLayout, plugin: Path) -> Planned:
@@ -90,7 +111,7 @@ def agent_process(lab: Lab, node: NodeLayout, plugin: Path) -> Planned:
     spec = _process(
         lab, agent_name(node.name), "cni", node.netns, cgroup / "agent", AGENT_HTTP_PORT, _compiler()
     )
-    return Planned(spec, msgspec.to_builtins(settings, enc_hook=str))
+    return Planned(spec, _plain(settings))
 
 
 def ztunnel_process(lab: Lab, node: NodeLayout) -> Planned:
@@ -118,12 +139,12 @@ def ztunnel_process(lab: Lab, node: NodeLayout) -> Planned:
     spec = _process(
         lab, ztunnel_name(node.name), "ztunnel", node.netns, cgroup, ZTUNNEL_READY_PORT, openssl
     )
-    return Planned(spec, msgspec.to_builtins(settings, enc_hook=str))
+    return Planned(spec, _plain(settings))
 
 
 def root_certificate(lab: Lab) -> Path:
     """Where the operator publishes its root certificate."""
-    return lab.layout.certificates / "root.pem"
+    return lab.layout.root / "root-certificates.pem"
 
 
 def token_file(lab: Lab, node: NodeLayout) -> Path:
@@ -166,6 +187,19 @@ async def find_plugin(lab: Lab) -> Path:
     except EnvironmentLacks as error:
         raise EnvironmentLacks(f"the CNI plugin could not be built: {error}; remedy: make setup") from error
     return target
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    plain = without_nulls(msgspec.to_builtins(settings, enc_hook=str))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without fields that are None: in a configuration file these are left out."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return value
 
 
 def _compiler() -> dict[str, str]:

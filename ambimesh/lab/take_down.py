@@ -81,8 +81,7 @@ async def _stop_all(processes: Processes, names: list[str], timeout: float, prob
 def _remove_pins(bpffs: Path) -> None:
     """Unpin programs, links and maps, so that they go even if another mount namespace still shows the filesystem."""
     if bpffs.is_mount():
+        # Files at the top are the kernel's own (maps.debug, progs.debug) and cannot be removed.
         for entry in bpffs.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            else:
-                entry.unlink()
