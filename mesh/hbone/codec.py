@@ -2,7 +2,7 @@
 
 Header blocks are written as HPACK literals without indexing (RFC 7541 section 6.2.2) and without Huffman coding: no
 state is shared between requests, so a block is a pure function of its values and costs some two microseconds. Blocks
-are read with the ``hpack`` library, as peers may use every form.
+are read by ``header_codec``, with the ``hpack`` library where they need it, as peers may use every form.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ trailers, no push, no priorities. That part is written out below; ``h2`` is the 
 Windows. A receiver must bound what a fast sender can make it hold, and must not let one slow stream stall the others on
 the connection. So the *connection* window is given back as soon as bytes arrive, and each *stream* window only when its
 application has taken them: what a stream can pile up is its own window. That starts small and doubles, up to a limit,
-each time a whole window was consumed without a backlog: a bulk flow soon has a large one, a slow reader never.
+each time half a window was consumed without a backlog, as long as all windows together stay within the connection's: a
+bulk flow soon has a large one, a slow reader never.
 
 Abuse. Frames that cost us work and bring no data (resets of unanswered requests, PING, SETTINGS, empty DATA,
 CONTINUATION) draw on a budget that the caller refills once per second with :meth:`HboneMachine.refill_budget`; a peer
