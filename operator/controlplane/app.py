@@ -89,7 +89,7 @@ async def run(
             METHOD: unary(certificates.create_certificate, request_bytes=MAX_REQUEST),
             DISCOVERY_METHOD: discovery.handler(),
         }
-        grpc_listeners = await _open_listeners(settings.grpc.host, settings.grpc.port)
+        grpc_listeners = await open_http_listeners(settings.grpc.host, settings.grpc.port)
         pages = routes(pipeline, store, discovery, registry, not_ready_because)
         http_listeners = await open_http_listeners(settings.http.host, settings.http.port)
         await nursery.start(serve_http, pages, http_listeners)
@@ -168,14 +168,6 @@ def _named_caller(tokens: TokenAuthenticator) -> Callable[[CallContext], Awaitab
         return f"{caller.account}@{caller.node}" if caller.node else caller.account
 
     return authenticate
-
-
-async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
-    try:
-        return await trio.open_tcp_listeners(port, host=host)
-    except OSError as error:
-        message = f"cannot listen on {host} port {port}: {error.strerror}; is another instance running here?"
-        raise EnvironmentLacks(message) from error
 
 
 def _port(listeners: list[trio.SocketListener]) -> int:

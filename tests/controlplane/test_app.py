@@ -91,8 +91,8 @@ class Operator:
             f"source: {{folder: {self.cluster}}}\n"
             f"authority: {{folder: {folder}/ca, published_roots: {self.roots}}}\n"
             f"authentication: {{tokens: {folder}/tokens.yaml}}\n"
-            "grpc: {host: 127.0.0.1, port: 0}\n"
-            "http: {host: 127.0.0.1, port: 0}\n"
+            "grpc: {port: 0}\n"
+            "http: {port: 0}\n"
             "drain_seconds: 0.5\n"
         )
         self.port = 0
