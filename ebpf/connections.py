@@ -50,6 +50,7 @@ class _SocketRecords:
     def close(self) -> None:
         """Close the map; the sockets keep their records."""
         self._map.close()
+        struct.pack_into("=I", self._arguments, 0, 0xFFFFFFFF)  # the number may be another file's soon
 
 
 class OriginalDestinations(_SocketRecords):
@@ -66,7 +67,10 @@ class OriginalDestinations(_SocketRecords):
             accepted: the descriptor of a socket accepted on port 15001 of a pod's loopback.
 
         Returns:
-            None if no program redirected the connection: somebody dialled ztunnel's port directly.
+            None if no program redirected the connection: somebody dialled ztunnel's port directly. May be asked again.
+
+        The peer's address of the accepted socket is the pod's own, unless the application had bound only a port before
+        it dialled: then it is a loopback address, and the pod's address of that family is meant.
         """
         self._key.value = accepted
         result = syscall.call(syscall.MAP_LOOKUP, self._arguments)

@@ -87,6 +87,7 @@ class PinnedMap(Generic[Key, Value]):
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+            self._attributes.map_fd = 0xFFFFFFFF  # the number may be another file's soon
 
     def _run(self, command: int, key: Key | None, value: Key | Value | None, flags: int = 0) -> int:
         attributes = self._attributes

@@ -8,7 +8,6 @@ the opposite order, so that at no moment does its traffic leave in clear while a
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -112,19 +111,23 @@ class PodTable:
 
         Raises:
             InvalidAddress: no address, or a port or network that cannot be.
-            ConfigurationError: the cookie is not the namespace's, or a map is full; the pod is left un-enrolled then.
+            ConfigurationError: the cookie is not the namespace's, or a map is full.
             EnvironmentLacks: not permitted.
+
+        After an error a pod that was captured still is, with some of the new exclusions; another is not.
         """
         if namespace.cookie() != cookie:
             raise ConfigurationError(f"pod {uid}: the network namespace was replaced while the pod was being enrolled")
         _check(uid, entry)
+        captured = (cookie, uid) in self._links()
         try:
             self._write_exclusions(cookie, entry.exclusions)
             self._write_addresses(cookie, entry.addresses)
             self._link(cookie, namespace, uid)
             self._pods.set(ctypes.c_uint64(cookie), _pod_value(entry))
         except BaseException:
-            self._remove(cookie, uid)
+            if not captured:
+                self._remove(cookie, uid)
             raise
         for other, known in self._links():
             if known == uid and other != cookie:
@@ -172,9 +175,11 @@ class PodTable:
     def _link(self, cookie: int, namespace: NetworkNamespace, uid: str) -> None:
         pin = self._paths.pod_link(cookie, uid)
         existing = syscall.open_pin(pin)
-        if existing is not None:
-            os.close(existing)  # the cookie is in its name, so it is this very namespace's
-            return
+        if existing is not None:  # the cookie is in its name, so it is this very namespace's
+            with closing(existing):
+                if syscall.link_info(existing).netns_inode == namespace.inode:
+                    return
+            pin.unlink()  # somebody detached it
         with closing(syscall.require_pin(self._paths.programs / POD_HOOK.function)) as program:
             link = syscall.create_link(program, namespace.fd, POD_HOOK.attach_type, f"{POD_HOOK.function} to pod {uid}")
         with closing(link):

@@ -201,8 +201,10 @@ int mesh_connect4(struct bpf_sock_addr *ctx)
 	map_ipv4(to.ip, ctx->user_ip4);
 	struct pod *pod = NULL;
 	int verdict = examine(ctx, sk, &to, &pod);
-	if (verdict != CAPTURE || !pod)
-		return verdict != REFUSE;
+	if (verdict == LEAVE)
+		return 1;
+	if (verdict == REFUSE || !pod)
+		return 0;
 	if (sk->src_ip4 == 0) {
 		struct sockaddr_in source = {.sin_family = AF_INET};
 		source.sin_addr.s_addr = pod->ipv4[3];
@@ -226,8 +228,10 @@ int mesh_connect6(struct bpf_sock_addr *ctx)
 	to.ip[3] = ctx->user_ip6[3];
 	struct pod *pod = NULL;
 	int verdict = examine(ctx, sk, &to, &pod);
-	if (verdict != CAPTURE || !pod)
-		return verdict != REFUSE;
+	if (verdict == LEAVE)
+		return 1;
+	if (verdict == REFUSE || !pod)
+		return 0;
 	bool mapped = is_mapped(to.ip);
 	if ((sk->src_ip6[0] | sk->src_ip6[1] | sk->src_ip6[2] | sk->src_ip6[3]) == 0) {
 		struct sockaddr_in6 source = {.sin6_family = AF_INET6};

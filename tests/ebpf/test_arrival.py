@@ -9,12 +9,11 @@ import time
 from typing import Any
 
 import pytest
+import trio
 
 from ebpf.counters import Counters
-from ebpf.listeners import ListenerKind, ListenerTable
 from ebpf.pods import Exclusions
 from ebpf.reasons import Reason
-from mesh.netns import NetworkNamespace
 
 pytestmark = pytest.mark.root
 
@@ -165,46 +164,11 @@ def test_a_full_accept_queue_delays_and_loses_nothing(mesh: Any, kit: Any) -> No
     assert counted(mesh, Reason.TICKET_RENEWED) > before
 
 
-def test_a_listener_serves_the_families_it_can(mesh: Any, kit: Any) -> None:
-    """One dual-stack listener for all of a pod's addresses; forgetting it leaves what another registered."""
-    pod = mesh.places["b"]
-    mesh.stop_ztunnel()
-
-    def listen() -> socket.socket:
-        made = pod.namespace.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        made.bind(("::", 0))
-        made.listen()
-        made.settimeout(10)
-        return made
-
-    def accepts(listener: socket.socket, host: str, family: int) -> bool:
-        client = mesh.places["c"].start(kit.call, host, 8080, family)
-        accepted, _ = listener.accept()
-        with accepted:
-            local = accepted.getsockname()
-        client.join()
-        return bool(local[1] == 8080 and local[0].removeprefix("::ffff:") == host)
-
-    with listen() as first, listen() as second, ListenerTable(mesh.paths) as table:
-        table.register(pod.addresses, ListenerKind.PLAINTEXT, first.fileno(), socket.AF_INET6)
-        assert accepts(first, "10.244.1.3", socket.AF_INET)
-        assert accepts(first, "fd00:10:244:1::3", socket.AF_INET6)
-        table.register(pod.addresses, ListenerKind.PLAINTEXT, second.fileno(), socket.AF_INET6)
-        table.forget(pod.addresses, ListenerKind.PLAINTEXT, first.fileno())
-        assert accepts(second, "10.244.1.3", socket.AF_INET)
-        table.forget(pod.addresses, ListenerKind.PLAINTEXT, second.fileno())
-        with pytest.raises(ConnectionRefusedError):
-            mesh.places["c"].run(kit.call, "10.244.1.3", 8080)
-
-
 def test_two_thousand_connections_at_once_are_not_mixed_up(mesh: Any, kit: Any) -> None:
     """Every client dials one of forty ports and must be answered by that port, which must see that very client."""
     connections, ports = 2000, range(9000, 9040)
 
     def serve_ports(tell: int) -> None:
-        import trio
-
         async def serve(port: int, task_status: Any) -> None:
             listener = socket.socket()
             listener.bind(("0.0.0.0", port))
@@ -225,8 +189,6 @@ def test_two_thousand_connections_at_once_are_not_mixed_up(mesh: Any, kit: Any) 
         trio.run(main)
 
     def call_at_once() -> list[str]:
-        import trio
-
         wrong: list[str] = []
 
         async def one(port: int) -> None:
@@ -253,25 +215,3 @@ def test_two_thousand_connections_at_once_are_not_mixed_up(mesh: Any, kit: Any) 
     with os.fdopen(ready, "rb") as pipe:
         assert pipe.read(1) == b"r"
     assert mesh.places["a"].run(call_at_once) == []
-
-
-def test_a_namespace_that_is_gone_takes_its_capture_along(node: Any) -> None:
-    from ebpf.pods import PodEntry, PodTable
-    from mesh.addresses import parse_ip
-
-    name = f"{node.name}-gone"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        with NetworkNamespace.open(f"/run/netns/{name}") as namespace, PodTable(node.paths) as table:
-            table.enrol(namespace.cookie(), PodEntry((parse_ip("10.244.1.9"),)), namespace, "uid/gone")
-            assert table.enrolled()["uid/gone"].netns_inode == namespace.inode
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-    with PodTable(node.paths) as table:
-        for _ in range(100):
-            if not table.enrolled()["uid/gone"].alive:
-                break
-            time.sleep(0.05)
-        assert not table.enrolled()["uid/gone"].alive
-        table.unenrol("uid/gone")
-        assert "uid/gone" not in table.enrolled()

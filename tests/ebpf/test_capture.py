@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import select
@@ -204,8 +205,6 @@ def test_a_second_connect_of_a_socket_forgets_the_first(mesh: Any, kit: Any) -> 
 
 
 def disconnect(fd: int, address: bytes) -> None:
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.connect(fd, address, len(address)) == 0, os.strerror(ctypes.get_errno())
 
@@ -214,7 +213,8 @@ def test_fast_open_is_captured(mesh: Any, kit: Any) -> None:
     def call_with_data() -> tuple[str, int]:
         with socket.socket() as client:
             client.sendto(b"hello", socket.MSG_FASTOPEN, ("10.244.1.3", 8080))
-            return client.getpeername()
+            peer: tuple[str, int] = client.getpeername()
+            return peer
 
     kit.start_server(mesh.places["b"], 8080, socket.AF_INET, "0.0.0.0")
     before = counted(mesh, Reason.OUTBOUND_CAPTURED)
@@ -271,7 +271,7 @@ def test_udp_is_untouched(mesh: Any) -> None:
             server.settimeout(10)
             data, peer = server.recvfrom(100)
             server.sendto(data.upper(), peer)
-            return peer
+            return str(peer[0]), int(peer[1])
 
     def ask() -> tuple[bytes, tuple[str, int], tuple[str, int]]:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:

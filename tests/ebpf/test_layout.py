@@ -1,0 +1,75 @@
+"""The mirror of the ABI header: numbers and reasons equal the header's, drift is found."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from ebpf import layout
+from ebpf.loader import HEADER
+from ebpf.reasons import Reason
+from mesh.addresses import SocketAddress, parse_ip
+from mesh.errors import InternalError
+
+TEXT = HEADER.read_text(encoding="ascii")
+SOCKET_ADDRESS = [
+    "socket_address",
+    [["ip", "unsigned int", [4]], ["port", "unsigned short"], ["zero", "unsigned short"]],
+]
+
+
+def packed(description: list[Any]) -> list[Any]:
+    return [*description, "struct_packed"]
+
+
+def test_numbers_equal_the_headers() -> None:
+    defined = {name: int(value) for name, value in re.findall(r"^#define (\w+) (\d+)(?:\s|$)", TEXT, re.MULTILINE)}
+    defined["ABI_VERSION"] = defined.pop("AMBIMESH_ABI_VERSION")
+    ours = {name: value for name, value in vars(layout).items() if name.isupper() and isinstance(value, int)}
+    assert ours == defined
+
+
+def test_reasons_equal_the_headers() -> None:
+    listed = {name: int(number) for name, number in re.findall(r"^\tREASON_(\w+) = (\d+),", TEXT, re.MULTILINE)}
+    limit = listed.pop("LIMIT")
+    assert {reason.name: reason.value for reason in Reason} == listed
+    assert limit == max(listed.values()) + 1
+
+
+def test_every_map_of_the_programs_is_mirrored() -> None:
+    text = HEADER.with_name("redirect.bpf.c").read_text(encoding="ascii")
+    assert set(re.findall(r'PIN_DIRECTORY "(\w+)"', text)) == set(layout.MAPS)
+
+
+def test_a_faithful_description_passes() -> None:
+    layout.check("connections", "key", "int")
+    value = packed(["connection", [["kind", "unsigned int"], ["address", packed(SOCKET_ADDRESS)]]])
+    layout.check("connections", "value", value)
+    layout.check("pod_addresses", "value", "unsigned long long")
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "unsigned int",
+        packed(["connection", [["kind", "unsigned int"]]]),
+        packed(["connection", [["kind", "unsigned short"], ["address", packed(SOCKET_ADDRESS)]]]),
+        packed(["connection", [["type", "unsigned int"], ["address", packed(SOCKET_ADDRESS)]]]),
+        packed(["connection", [["address", packed(SOCKET_ADDRESS)], ["kind", "unsigned int"]]]),
+        ["connection", [["kind", "unsigned int"], ["address", packed(SOCKET_ADDRESS)]], "struct"],
+        packed(["connection", [["kind", "unknown_t"], ["address", packed(SOCKET_ADDRESS)]]]),
+        {"kind": "unsigned int"},
+    ],
+)
+def test_drift_is_an_error_that_names_the_map(description: Any) -> None:
+    with pytest.raises(InternalError, match=r"abi\.h"):
+        layout.check("connections", "value", description)
+
+
+def test_addresses_survive_the_way_there_and_back() -> None:
+    address = SocketAddress(parse_ip("fd00::12:3"), 443)
+    field = layout.socket_address_field(address)
+    assert layout.read_ip(field.ip) == address.ip
+    assert (field.port, field.zero) == (443, 0)

@@ -1,0 +1,60 @@
+"""ztunnel's listeners in the map that sk_lookup reads."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from ebpf.listeners import ListenerKind, ListenerTable, socket_cookie
+from mesh.errors import InternalError
+
+pytestmark = pytest.mark.root
+
+
+def test_a_listener_serves_the_families_it_can(mesh: Any, kit: Any) -> None:
+    """One dual-stack listener for all of a pod's addresses; forgetting it leaves what another registered."""
+    pod = mesh.places["b"]
+    mesh.stop_ztunnel()
+
+    def listen() -> socket.socket:
+        made: socket.socket = pod.namespace.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind(("::", 0))
+        made.listen()
+        made.settimeout(10)
+        return made
+
+    def accepts(listener: socket.socket, host: str, family: int) -> bool:
+        client = mesh.places["c"].start(kit.call, host, 8080, family)
+        accepted, _ = listener.accept()
+        with accepted:
+            local = accepted.getsockname()
+        client.join()
+        return bool(local[1] == 8080 and local[0].removeprefix("::ffff:") == host)
+
+    with listen() as first, listen() as second, ListenerTable(mesh.paths) as table:
+        table.register(pod.addresses, ListenerKind.PLAINTEXT, first.fileno(), socket.AF_INET6)
+        assert accepts(first, "10.244.1.3", socket.AF_INET)
+        assert accepts(first, "fd00:10:244:1::3", socket.AF_INET6)
+        table.register(pod.addresses, ListenerKind.PLAINTEXT, second.fileno(), socket.AF_INET6)
+        table.forget(pod.addresses, ListenerKind.PLAINTEXT, first.fileno())
+        assert accepts(second, "10.244.1.3", socket.AF_INET)
+        table.forget(pod.addresses, ListenerKind.PLAINTEXT, second.fileno())
+        with pytest.raises(ConnectionRefusedError):
+            mesh.places["c"].run(kit.call, "10.244.1.3", 8080)
+
+
+def test_what_cannot_be_a_listener(node: Any) -> None:
+    pod = node.places["b"]
+    with ListenerTable(node.paths) as table, socket.socket() as unconnected:
+        with pytest.raises(InternalError, match="family"):
+            table.register(pod.addresses, ListenerKind.HBONE, unconnected.fileno(), socket.AF_UNIX)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, pytest.raises(InternalError):
+            table.register(pod.addresses, ListenerKind.HBONE, datagram.fileno() + 1000, socket.AF_INET)
+
+
+def test_cookies_tell_sockets_apart() -> None:
+    with socket.socket() as one, socket.socket() as other:
+        assert socket_cookie(one.fileno()) == socket_cookie(one.fileno()) != socket_cookie(other.fileno())
