@@ -116,6 +116,7 @@ class ConnectionMachine:
         self._output += self._h2.data_to_send()
 
     def _receive(self, data: bytes, now: float) -> tuple[list[h2.events.Event], list[GoAway]]:
+        queued = self.backlog
         try:
             passed, goaways = self._guard.pass_on(data, now)
             return self._h2.receive_data(passed), goaways
@@ -123,7 +124,7 @@ class ConnectionMachine:
             self.go_away(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM, str(error))
             raise
         except h2.exceptions.H2Error as error:
-            if not self.backlog:
+            if self.backlog == queued:
                 self.go_away(h2.errors.ErrorCodes.PROTOCOL_ERROR)  # h2 itself is silent about a wrong preface
             raise ProtocolViolation(f"the peer broke HTTP/2: {error or type(error).__name__}") from error
 

@@ -184,22 +184,13 @@ class DeltaServer:
         removed: list[str] = []
         size = 0
         while subscription.dirty and size < MAX_RESPONSE_BYTES:
-            name = next(iter(subscription.dirty))
-            del subscription.dirty[name]
-            owed = name in subscription.owed
-            subscription.owed.discard(name)
-            each = offer.get(name)
-            if each is not None and _wants(subscription, offer, each):
-                if owed or subscription.held.get(name) != each.version:
-                    subscription.held[name] = each.version
-                    updated.append(each)
-                    size += len(each.wire)
-                    _mark_companions(subscription, offer, name)
-            elif owed or name in subscription.held:
-                subscription.held.pop(name, None)
-                removed.append(name)
-                size += len(name)
-                _mark_companions(subscription, offer, name)
+            names = iter(subscription.dirty)
+            subscription.dirty = {}
+            for name in names:
+                size += _compare(subscription, offer, name, updated, removed)
+                if size >= MAX_RESPONSE_BYTES:
+                    break
+            subscription.dirty.update(dict.fromkeys(names))
         if not updated and not removed and not subscription.answer_due:
             return None
         subscription.answer_due = False
@@ -207,6 +198,31 @@ class DeltaServer:
         subscription.unacknowledged = f"{self._nonce:x}"
         wire = (each.wire for each in updated)
         return encode_response(type_url, subscription.unacknowledged, str(snapshot.serial), wire, removed)
+
+
+def _compare(
+    subscription: _Subscription, offer: TypeSnapshot, name: str, updated: list[Entry], removed: list[str]
+) -> int:
+    """Put one name into the response if it belongs there; how many bytes it adds."""
+    owed = name in subscription.owed
+    subscription.owed.discard(name)
+    each = offer.get(name)
+    if each is not None and _wants(subscription, offer, each):
+        if not owed and subscription.held.get(name) == each.version:
+            return 0
+        subscription.held[name] = each.version
+        updated.append(each)
+        size = len(each.wire)
+    elif owed or name in subscription.held:
+        subscription.held.pop(name, None)
+        removed.append(name)
+        size = len(name)
+    else:
+        return 0
+    if not subscription.wildcard:
+        # What is found under this name may have become wanted, or be wanted no longer.
+        subscription.dirty.update(dict.fromkeys(offer.companions(name)))
+    return size
 
 
 def _mark_asked(subscription: _Subscription, offer: TypeSnapshot) -> None:
@@ -249,11 +265,6 @@ def _mark_changes(subscription: _Subscription, offer: TypeSnapshot, serial: int)
             each_entry = offer.get(name)
             if name in subscription.held or (each_entry is not None and _wants(subscription, offer, each_entry)):
                 subscription.dirty[name] = None
-
-
-def _mark_companions(subscription: _Subscription, offer: TypeSnapshot, name: str) -> None:
-    if not subscription.wildcard:
-        subscription.dirty.update(dict.fromkeys(offer.companions(name)))
 
 
 def _wants(subscription: _Subscription, offer: TypeSnapshot, each: Entry) -> bool:

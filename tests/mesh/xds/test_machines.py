@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mesh.errors import InvalidMessage
 from mesh.wire import discovery_pb2
+from mesh.xds import server_machine
 from mesh.xds.client_machine import DeltaClient, Received, Subscription, UnknownTypeReceived
 from mesh.xds.discovery_codec import (
     MAX_NAMES,
@@ -403,6 +404,18 @@ def test_a_long_list_of_refusals_is_cut() -> None:
     assert answer.error is not None
     assert len(answer.error) < 10_000
     assert answer.error.endswith("and 990 more")
+
+
+def test_a_response_too_large_for_one_message_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_machine, "MAX_RESPONSE_BYTES", 500)
+    world = World()
+    world.change(*(make(f"n{number}", bytes(100)) for number in range(40)))
+    world.connect()
+    world.server_turn()
+    assert len(world.down) == 1  # the rest waits for the acknowledgement
+    world.settle()
+    assert world.store == world.offered()
+    assert len(world.responses) >= 10
 
 
 def test_policies_go_out_before_what_refers_to_them() -> None:
