@@ -1,4 +1,4 @@
-"""Connections over memory streams and over TLS: tunnels as trio streams, refusals, drain, keepalive, bad peers."""
+"""Connections over memory streams and over TLS: back-pressure, refusals, drain, keepalive, bad peers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from mesh.tls.context import client_context, server_context
 
 BLOCK = encode_connect("10.0.0.1:80", forwarded='for="10.0.0.9:4711"', baggage="k8s.namespace.name=demo")
 SMALL = HboneSettings(initial_stream_window=65_536, max_stream_window=65_536)
-
-Streams = tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]
 
 
 async def echo(request: IncomingRequest) -> None:
@@ -52,57 +50,7 @@ def pattern(size: int) -> bytes:
     return (bytes(range(251)) * (size // 251 + 1))[:size]
 
 
-# -- tunnels are trio streams ------------------------------------------------------------------------------------------
-
-
-class TunnelMaker:
-    """Makes pairs of tunnel ends, each on a connection of its own."""
-
-    def __init__(self, nursery: trio.Nursery, *, clogged: bool = False, turned: bool = False) -> None:
-        self._nursery = nursery
-        self._clogged = clogged
-        self._turned = turned
-
-    async def __call__(self) -> Streams:
-        left, right = trio.testing.memory_stream_pair()
-        accepted = trio.Event()
-        ends: list[Tunnel] = []
-
-        async def keep(request: IncomingRequest) -> None:
-            ends.append(request.accept())
-            accepted.set()
-            await trio.sleep_forever()
-
-        await self._nursery.start(serve, right, keep, SMALL)
-        client = await self._nursery.start(self._run_client, left)
-        tunnel = await client.connect(BLOCK)
-        await accepted.wait()
-        pair = (ends[0], tunnel) if self._turned else (tunnel, ends[0])
-        if self._clogged:
-            for end in pair:
-                with trio.move_on_after(0.05):
-                    await end.send_all(bytes(10_000_000))
-        return pair
-
-    @staticmethod
-    async def _run_client(
-        stream: trio.abc.Stream, task_status: trio.TaskStatus[HboneConnection] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        async with open_client(stream, SMALL) as client:
-            task_status.started(client)
-            await trio.sleep_forever()
-
-
-@pytest.mark.parametrize("turned", [False, True])
-async def test_tunnels_behave_as_trio_wants_its_streams(
-    turned: bool, autojump_clock: trio.testing.MockClock
-) -> None:
-    async with trio.open_nursery() as nursery:
-        maker = TunnelMaker(nursery, turned=turned)
-        clogged = TunnelMaker(nursery, clogged=True, turned=turned)
-        await trio.testing.check_two_way_stream(maker, clogged)
-        await trio.testing.check_half_closeable_stream(maker, clogged)
-        nursery.cancel_scope.cancel()
+# -- tunnels -----------------------------------------------------------------------------------------------------------
 
 
 async def test_large_data_both_ways_and_half_close() -> None:
