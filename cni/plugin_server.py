@@ -24,6 +24,7 @@ from cni.protocol_codec import (
     encode_versions,
 )
 from mesh.errors import MeshError
+from mesh.zds.packet_driver import accept
 
 _log = structlog.get_logger("cni")
 
@@ -67,7 +68,7 @@ async def serve_plugin(
         while True:
             await limiter.acquire_on_behalf_of(token := object())
             try:
-                connected, _ = await listener.accept()
+                connected = await accept(listener)
             except BaseException:
                 limiter.release_on_behalf_of(token)
                 raise

@@ -10,6 +10,7 @@ new pods wait for the next agent. ``uninstall`` is the other end: it takes every
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 from contextlib import closing
@@ -18,6 +19,7 @@ import structlog
 import trio
 
 from cni.agent.attachments import Attachments
+from cni.agent.caller_roles import keep_caller_roles
 from cni.agent.configuration import AgentSettings
 from cni.agent.enroller import Enroller
 from cni.agent.folder_pods import FolderPods
@@ -37,6 +39,8 @@ from mesh.zds import packet_driver
 from mesh.zds.server_driver import ZdsServer
 
 _log = structlog.get_logger("agent")
+
+_SANDBOXES = "sandboxes"
 
 
 async def run(settings: AgentSettings) -> None:
@@ -68,7 +72,7 @@ class _Agent:
         self._table = table
         self._metrics = AgentMetrics()
         self._source = FolderPods(settings.source.folder, settings.node.name)
-        self._sandboxes = SandboxRegister(settings.state_directory / "sandboxes")
+        self._sandboxes = SandboxRegister(settings.state_directory / _SANDBOXES)
         self._namespaces = NamespaceFinder(settings.pod_cgroups, settings.proc)
         self._zds = ZdsServer(
             settings.zds_limits(), on_connected=self._ztunnels_changed, on_refused=self._ztunnel_refused
@@ -96,8 +100,9 @@ class _Agent:
         """Start all tasks in their order, and leave them to the nursery."""
         settings = self._settings
         await nursery.start(self._source.run)
-        for uid in self._table.enrolled():
-            self._zds.keep(uid)
+        for uid, pod in self._table.enrolled().items():
+            if pod.alive:
+                self._zds.keep(uid)
         http = await open_http_listeners(settings.http.host, settings.http.port)
         routes = {
             ("GET", "/metrics"): metrics_page(self._metrics.registry),
@@ -107,6 +112,7 @@ class _Agent:
         await nursery.start(self._serve_zds)
         await nursery.start(self._serve_plugin)
         nursery.start_soon(self._reconciler.run)
+        nursery.start_soon(keep_caller_roles, settings.node_settings())
         if settings.cni.install:
             nursery.start_soon(keep_installed, settings.installation(), self._metrics.installed)
         self._serving = True
@@ -163,6 +169,9 @@ async def uninstall(settings: AgentSettings) -> None:
         await _clear_annotations(FolderPods(settings.source.folder, settings.node.name))
     except MeshError as error:
         failures.append(error)
+    shutil.rmtree(settings.state_directory / _SANDBOXES, ignore_errors=True)
+    for place in (settings.cni.socket, settings.ztunnel.socket):
+        place.unlink(missing_ok=True)
     if failures:
         raise failures[0]
 

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import stat
 from pathlib import Path
 
+import structlog
 import trio
 
 from mesh.errors import ConfigurationError, ConnectionLost, InvalidMessage
 from mesh.zds.codec import MAXIMUM_PACKET
 
+_log = structlog.get_logger("zds")
+
 _DESCRIPTOR_BYTES = array.array("i").itemsize
 _MAXIMUM_DESCRIPTORS = 4
 """Room for more than the one that is allowed, so that a packet with two is recognised rather than cut."""
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MAXIMUM_DESCRIPTORS * _DESCRIPTOR_BYTES)
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
+_PAUSE = 0.1
 _LONGEST_PATH = 107
 """Bytes of ``sun_path`` less its closing NUL."""
 
@@ -123,6 +129,19 @@ async def connect(path: Path) -> PacketSocket:
         dialling.close()
         raise
     return PacketSocket(dialling)
+
+
+async def accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:
+    """The next connection. When the machine is out of descriptors or memory this waits until it is not."""
+    while True:
+        try:
+            connected, _ = await listener.accept()
+            return connected
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+            _log.error("cannot accept a connection now", reason=error.strerror)
+            await trio.sleep(_PAUSE)
 
 
 def listen(path: Path, kind: socket.SocketKind, backlog: int = 64) -> trio.socket.SocketType:

@@ -35,7 +35,7 @@ from mesh.zds.codec import (
     decode_hello,
     encode_request,
 )
-from mesh.zds.packet_driver import PacketSocket
+from mesh.zds.packet_driver import PacketSocket, accept
 
 _log = structlog.get_logger("zds")
 
@@ -175,7 +175,7 @@ class ZdsServer:
             task_status.started()
             while True:
                 await trio.sleep_until(next_accept)
-                accepted, _ = await listener.accept()
+                accepted = await accept(listener)
                 next_accept = trio.current_time() + pause
                 nursery.start_soon(self._serve_connection, PacketSocket(accepted), slots)
 

@@ -1,5 +1,6 @@
 """The real agent process with real programs, namespaces, plugin and ZDS; the test plays runtime and ztunnel."""
 
+import ctypes
 import json
 import os
 import signal
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 import trio
 
-from cni.agent import app
+from cni.agent import app, caller_roles
 from cni.agent.namespace_finder import NamespaceFinder, NamespaceUnknown, WrongNamespace, addresses_in
 from cni.pod import PodFacts
+from ebpf.layout import ROLE_KUBELET
+from ebpf.maps import PinnedMap
 from mesh.addresses import IPV6_LOOPBACK, parse_ip
 from mesh.errors import ConfigurationError, EnvironmentLacks
 from mesh.netns import NetworkNamespace
@@ -313,3 +316,24 @@ async def test_processes_outside_the_pods_namespace_are_passed_over(agent_node: 
     nobody = PodFacts(uid="u", namespace="no*", name="../pod", addresses=(parse_ip(client.address),))
     with pytest.raises(NamespaceUnknown, match="no cgroup matches"):
         await finder.of_processes(nobody)
+
+
+# -- the callers' cgroups ----------------------------------------------------------------------------------------------
+
+
+async def test_a_kubelet_whose_cgroup_was_made_anew_is_still_known(agent_node: Any) -> None:
+    agent_node.start_agent()
+    kubelet = agent_node.cgroup / "kubelet"
+
+    def known() -> set[int]:
+        with PinnedMap(agent_node.settings.pin_paths, "caller_roles", ctypes.c_uint64, ctypes.c_uint32) as roles:
+            return {key.value for key, role in roles.items() if role.value == ROLE_KUBELET}
+
+    assert caller_roles._INTERVAL <= 1
+    first = kubelet.stat().st_ino
+    assert known() == {first}
+    kubelet.rmdir()
+    kubelet.mkdir()
+    second = kubelet.stat().st_ino
+    assert second != first
+    await eventually(lambda: known() == {second})

@@ -1,6 +1,7 @@
 """Server and client over real SOCK_SEQPACKET sockets; hostile packets on either side."""
 
 import array
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -376,3 +377,23 @@ def test_a_listener_replaces_a_stale_socket_but_nothing_else(tmp_path: Path) -> 
             packet_driver.listen(tmp_path / ("x" * 120), socket.SOCK_SEQPACKET)
 
     trio.run(listen)
+
+
+async def test_a_machine_out_of_descriptors_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accepting goes on afterwards; an agent that ended here would leave the node without one."""
+    with packet_driver.listen(tmp_path / "z", socket.SOCK_SEQPACKET) as listener:
+        real, failures = listener.accept, [errno.EMFILE, errno.ENFILE]
+
+        async def short_of_descriptors() -> tuple[trio.socket.SocketType, object]:
+            if failures:
+                raise OSError(failures.pop(), "out of descriptors")
+            return await real()
+
+        monkeypatch.setattr(listener, "accept", short_of_descriptors)
+        async with by_hand(tmp_path / "z"):
+            with trio.fail_after(5):
+                (await packet_driver.accept(listener)).close()
+        assert failures == []
+        failures.append(errno.EBADF)
+        with pytest.raises(OSError, match="out of descriptors"):
+            await packet_driver.accept(listener)
