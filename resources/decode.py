@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
@@ -74,9 +75,9 @@ class _Decoder:
             self._list(document, value, path)
             return
         if kind not in KINDS:
-            known = ", ".join(KINDS)
-            remedy = f"the kinds that are read are {known}"
-            self._report(document, (*path, "kind"), f"the kind {kind[:64]!r} is not known", remedy=remedy)
+            remedy = f"the kinds that are read are {', '.join(KINDS)}"
+            message = f"the kind {kind[:64]!r} is not known"
+            self._report(document, (*path, "kind"), message, key=_meant_key(kind, value), remedy=remedy)
             return
         self._object(document, KINDS[kind], value, path)
 
@@ -93,7 +94,7 @@ class _Decoder:
             self._value(document, item, ("items", index))
 
     def _object(self, document: Document, kind: type[KubernetesObject], value: dict[str, Any], path: Path) -> None:
-        key = _readable_key(value)
+        key = _readable_key(kind.__name__, value)
         try:
             decoded = msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
@@ -177,12 +178,19 @@ def format_path(path: Path) -> str:
     return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
 
 
-def _readable_key(value: dict[str, Any]) -> ObjectKey | None:
+def _meant_key(kind: str, value: dict[str, Any]) -> ObjectKey:
+    """Which object one of an unknown kind may have been: a misspelt ``Pod`` is that pod, a ``Job`` is none of ours."""
+    close = difflib.get_close_matches(kind[:64], KINDS, n=1)
+    key = _readable_key(close[0], value) if close else None
+    return key or ObjectKey(kind[:64], "", "")
+
+
+def _readable_key(kind: str, value: dict[str, Any]) -> ObjectKey | None:
     """The object's name, as far as a broken object still tells it."""
     metadata = value.get("metadata")
     if not isinstance(metadata, dict):
         return None
-    kind, name, namespace = value["kind"], metadata.get("name"), metadata.get("namespace", "default")
+    name, namespace = metadata.get("name"), metadata.get("namespace", "default")
     if not isinstance(name, str) or not isinstance(namespace, str):
         return None
     return ObjectKey(kind, "" if kind in CLUSTER_SCOPED else namespace, name)

@@ -84,6 +84,8 @@ class FolderSource:
         self._holders: dict[ObjectKey, list[Path]] = {}
         self._troubled: set[Path] = set()
         self._contested: set[ObjectKey] = set()
+        self._closed: set[Path] = set()
+        """Folders that may not be read."""
 
     @property
     def objects(self) -> ObjectSet:
@@ -176,8 +178,9 @@ class FolderSource:
             self._merge(set())
             return
         found: dict[Path, tuple[int, int, int]] = {}
+        self._closed.clear()
         self._walk(self._path, found, MAX_FOLDER_DEPTH)
-        gone = self._files.keys() - found.keys()
+        gone = {path for path in self._files.keys() - found.keys() if not self._closed.intersection(path.parents)}
         changed = {
             path for path, stamp in found.items() if path not in self._files or self._files[path].stamp != stamp
         }
@@ -190,6 +193,9 @@ class FolderSource:
             self._watches[self._inotify.add_watch(folder, _MASK)] = folder
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
+            return
+        except PermissionError:
+            self._closed.add(folder)
             return
         except OSError as error:
             remedy = "raise fs.inotify.max_user_watches or give the process access to the folder"
@@ -247,6 +253,8 @@ class FolderSource:
         if self._lost:
             remedy = "put it back; until then its last content is used"
             yield Problem(place=str(self._path), message="the folder is gone", remedy=remedy)
+        for folder in sorted(self._closed):
+            yield Problem(place=str(folder), message="the folder may not be read", remedy="give the process access")
         for path in sorted(self._troubled):
             yield from self._files[path].problems
         for key in sorted(self._contested):

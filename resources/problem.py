@@ -22,7 +22,7 @@ class Problem:
     """Path of the field, such as ``$.spec.rules[0].from``; empty when the whole document is meant."""
     remedy: str = ""
     key: ObjectKey | None = None
-    """The object that the document would have been, where that could be read."""
+    """The object that the document would have been, where that could be read; None when it may be any."""
 
     def __str__(self) -> str:
         where = self.place
@@ -30,7 +30,7 @@ class Problem:
             where += f":{self.line}"
         if self.document is not None:
             where += f" (document {self.document})"
-        if self.key is not None:
+        if self.key is not None and self.key.name:
             where += f": {self.key}"
         text = f"{where}: {self.message}"
         if self.field:

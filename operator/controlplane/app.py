@@ -30,11 +30,22 @@ from controlplane.publisher import Publisher
 from controlplane.serving import ServingCertificate
 from controlplane.translate.settings import MeshSettings
 from controlplane.translate.translator import Translator
-from mesh.errors import CallerUnknown, ConfigurationError, EnvironmentLacks
-from mesh.grpc.driver import CallContext, GrpcError, GrpcLimits, StatusCode, serve_grpc, unary
+from mesh.errors import CallerUnknown, ConfigurationError, EnvironmentLacks, InvalidIdentity
+from mesh.grpc.driver import (
+    CallContext,
+    GrpcError,
+    GrpcLimits,
+    ServerStream,
+    StatusCode,
+    StreamHandler,
+    serve_grpc,
+    streaming,
+    unary,
+)
+from mesh.identity import SpiffeId
 from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
 from mesh.xds.client_driver import METHOD as DISCOVERY_METHOD
-from mesh.xds.server_driver import SnapshotStore, XdsServer
+from mesh.xds.server_driver import REQUEST_BYTES, SnapshotStore, XdsServer
 from resources.folder_source import FolderSource
 
 _log = structlog.get_logger("controlplane")
@@ -53,7 +64,7 @@ async def run(
         ConfigurationError: the settings, the source's folder, the token file or the authority are wrong.
         EnvironmentLacks: a port is taken, or a folder cannot be written or watched.
     """
-    trust_domain = settings.mesh.trust_domain
+    trust_domain = _trust_domain(settings)
     issuer = _issuer(settings)
     tokens = StaticTokens(settings.authentication.tokens)
     registry = CollectorRegistry()
@@ -87,7 +98,7 @@ async def run(
         await pipeline.ready.wait()
         handlers = {
             METHOD: unary(certificates.create_certificate, request_bytes=MAX_REQUEST),
-            DISCOVERY_METHOD: discovery.handler(),
+            DISCOVERY_METHOD: streaming(_until_drained(discovery, drain), request_bytes=REQUEST_BYTES),
         }
         grpc_listeners = await open_http_listeners(settings.grpc.host, settings.grpc.port)
         pages = routes(pipeline, store, discovery, registry, not_ready_because)
@@ -127,6 +138,16 @@ def publish_roots(path: Path, roots: bytes) -> None:
         temporary.rename(path)
     except OSError as error:
         raise EnvironmentLacks(f"cannot publish the root certificates at {path}: {error.strerror}") from error
+
+
+def _trust_domain(settings: OperatorSettings) -> str:
+    name = settings.mesh.trust_domain
+    try:
+        SpiffeId.parse(str(SpiffeId(name, "default", "default")))
+    except InvalidIdentity as error:
+        message = f"$.mesh.trust_domain: {name[:128]!r} is not a trust domain: use lower-case letters, digits, . - _"
+        raise ConfigurationError(message) from error
+    return name
 
 
 def _issuer(settings: OperatorSettings) -> Issuer:
@@ -173,6 +194,22 @@ def _named_caller(tokens: TokenAuthenticator) -> Callable[[CallContext], Awaitab
 def _port(listeners: list[trio.SocketListener]) -> int:
     port: int = listeners[0].socket.getsockname()[1]
     return port
+
+
+def _until_drained(discovery: XdsServer, drain: trio.Event) -> StreamHandler:
+    """Discovery streams have no end of their own: at a drain they are told to go elsewhere at once."""
+
+    async def serve(context: CallContext, stream: ServerStream) -> None:
+        async def end() -> None:
+            await drain.wait()
+            raise GrpcError(StatusCode.UNAVAILABLE, "the operator is shutting down: connect again")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end)
+            await discovery.handle(context, stream)
+            nursery.cancel_scope.cancel()
+
+    return serve
 
 
 async def _drain_on_signal(

@@ -311,6 +311,33 @@ def test_the_process_drains_on_sigterm(tmp_path: Path) -> None:
     assert b"operator_stopped" in rest
 
 
+async def test_a_drain_does_not_wait_for_discovery_streams(tmp_path: Path) -> None:
+    operator = Operator(tmp_path)
+    operator.file.write_text(operator.file.read_text().replace("drain_seconds: 0.5", "drain_seconds: 60"))
+    with start_process("--config", str(operator.file)) as process:
+        assert process.stdout is not None
+        try:
+            for line in iter(process.stdout.readline, b""):
+                if b"operator_ready" in line:
+                    operator.port = int(line.split(b"port=")[1].split()[0])
+                    break
+            async with reading(operator) as reader:
+                await reader.until(lambda: len(reader.addresses) == 2)
+                process.terminate()
+                assert await trio.to_thread.run_sync(functools.partial(process.wait, 20)) == 0
+        finally:
+            process.kill()
+
+
+def test_a_wrong_trust_domain_is_said(tmp_path: Path) -> None:
+    operator = Operator(tmp_path)
+    operator.file.write_text(operator.file.read_text() + "mesh: {trust_domain: Not/One}\n")
+    with start_process("--config", str(operator.file)) as process:
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert b"is not a trust domain" in errors
+
+
 def test_a_broken_configuration_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("source: {folder: /nowhere}\nsauce: 1\n")
     with start_process("--config", str(tmp_path / "bad.yaml")) as process:

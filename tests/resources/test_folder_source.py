@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -72,6 +73,19 @@ async def test_a_broken_document_keeps_its_last_good_version(tmp_path: Path) -> 
         assert source.problems == ()
 
 
+async def test_only_a_misspelt_kind_keeps_its_object(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    other = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: b}\n"
+    file.write_text(manifest("a", "b") + other)
+    source = FolderSource(tmp_path)
+    async with source.open():
+        await change(source)
+        file.write_text(manifest("a").replace("Namespace", "Namespce") + other)
+        await change(source)
+        assert names(source) == ["a"], "a may be the misspelt one; b is no Deployment"
+        assert len(source.problems) == 2
+
+
 async def test_two_files_with_one_name(tmp_path: Path) -> None:
     (tmp_path / "1.yaml").write_text(manifest("a", label="first"))
     (tmp_path / "2.yaml").write_text(manifest("a", label="second"))
@@ -135,6 +149,30 @@ async def test_a_lost_folder_keeps_its_objects(tmp_path: Path) -> None:
         await change(source)
         assert names(source) == ["b"]
         assert source.problems == ()
+
+
+async def test_a_folder_that_may_not_be_read_keeps_its_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "a.yaml").write_text(manifest("a"))
+    source = FolderSource(tmp_path)
+    scandir = os.scandir
+
+    def closed(path: Path) -> object:
+        # As the kernel answers a process without privileges; root, which tests may run as, is let in everywhere.
+        if Path(path) == inner:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    async with source.open():
+        await change(source)
+        monkeypatch.setattr(os, "scandir", closed)
+        (tmp_path / "new").mkdir()
+        await change(source)
+        assert names(source) == ["a"]
+        assert "may not be read" in str(source.problems[0])
 
 
 async def test_no_folder_is_said(tmp_path: Path) -> None:
