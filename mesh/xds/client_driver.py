@@ -27,7 +27,7 @@ log = structlog.get_logger("xds")
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 RECONNECT = Backoff(initial=0.01, maximum=15.0)
 
-_SLICE = 256
+_BATCH = 128
 """Resources applied between two looks at other tasks: a full push must not stall the data path."""
 
 
@@ -201,10 +201,14 @@ class XdsClient:
 
     async def _apply(self, received: Received) -> None:
         rejected: list[Rejected] = []
-        for start in range(0, max(len(received.updated), 1), _SLICE):
-            removed = received.removed if start == 0 else ()
-            rejected += self._handler.apply(received.type_url, received.updated[start : start + _SLICE], removed)
+        removed = received.removed
+        first = True
+        for updated in received.batches(_BATCH):
+            rejected += self._handler.apply(received.type_url, updated, removed)
+            removed, first = (), False
             await trio.lowlevel.checkpoint()
+        if first:
+            rejected += self._handler.apply(received.type_url, (), removed)
         # Should the task be cancelled above, nothing is recorded as held, and it is all sent again.
         for each in (*received.malformed, *rejected):
             log.error("xds_resource_rejected", type_url=received.type_url, resource=each.name, reason=each.reason)

@@ -7,7 +7,7 @@ applied all the same and its versions count as held; the refusal only tells the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mesh.xds.discovery_codec import (
@@ -16,7 +16,7 @@ from mesh.xds.discovery_codec import (
     Rejected,
     Request,
     Resource,
-    decode_response,
+    ResponseReader,
     encode_request,
 )
 
@@ -34,17 +34,26 @@ class Subscription:
     """On demand: what to ask for at once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """A response to apply; ``DeltaClient.handled`` answers it."""
+    """A response to apply, batch by batch; ``DeltaClient.handled`` then answers it."""
 
-    type_url: str
-    nonce: str
-    updated: tuple[Resource, ...]
-    removed: tuple[str, ...]
-    """Held resources that are gone, and names asked for that do not exist."""
-    malformed: tuple[Rejected, ...]
-    """Resources that are rejected already."""
+    def __init__(self, reader: ResponseReader) -> None:
+        self._reader = reader
+        self.type_url = reader.type_url
+        self.nonce = reader.nonce
+        self.removed = reader.removed
+        """Held resources that are gone, and names asked for that do not exist. To be applied first."""
+        self.versions: dict[str, str] = {}
+        """Of the resources given out so far."""
+        self.malformed: list[Rejected] = []
+        """Resources met so far that are rejected already."""
+
+    def batches(self, size: int) -> Iterator[list[Resource]]:
+        """The resources, so many at a time; should a name come twice, the last one counts."""
+        for good, malformed in self._reader.batches(size):
+            self.malformed += malformed
+            self.versions.update((each.name, each.version) for each in good)
+            yield good
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +140,14 @@ class DeltaClient:
         Raises:
             InvalidMessage: unreadable; the stream shall end.
         """
-        response = decode_response(payload)
-        if response.type_url not in self._types:
-            acknowledgement = encode_request(Request(type_url=response.type_url, nonce=response.nonce))
-            return UnknownTypeReceived(response.type_url, acknowledgement)
-        # Should a name come twice, the last one counts; should it be removed as well, it is there.
-        updated = {each.name: each for each in response.resources}
-        return Received(
-            type_url=response.type_url,
-            nonce=response.nonce,
-            updated=tuple(updated.values()),
-            removed=tuple(name for name in dict.fromkeys(response.removed) if name not in updated),
-            malformed=response.malformed,
-        )
+        reader = ResponseReader(payload)
+        if reader.type_url not in self._types:
+            acknowledgement = encode_request(Request(type_url=reader.type_url, nonce=reader.nonce))
+            return UnknownTypeReceived(reader.type_url, acknowledgement)
+        return Received(reader)
 
     def handled(self, received: Received, rejected: Sequence[Rejected]) -> bytes:
-        """A response was applied but for these resources: the acknowledgement or refusal to send.
+        """All batches were applied but for these resources: the acknowledgement or refusal to send.
 
         Of a rejected resource the version held before, if any, still counts as held.
         """
@@ -155,9 +156,9 @@ class DeltaClient:
         refused = {each.name for each in rejected}
         for name in received.removed:
             state.versions.pop(name, None)
-        for each in received.updated:
-            if each.name not in refused:
-                state.versions[each.name] = each.version
+        for name, version in received.versions.items():
+            if name not in refused:
+                state.versions[name] = version
         reasons = [*received.malformed, *rejected]
         error = None
         if reasons:

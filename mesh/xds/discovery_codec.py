@@ -6,7 +6,7 @@ concatenated, so a push to a thousand clients costs each of them a join of bytes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
@@ -170,32 +170,56 @@ def encode_response(
     return b"".join((head.SerializeToString(), *resource_fields))
 
 
+class ResponseReader:
+    """A response whose resources are made values piece by piece: a full push of a large mesh is half a second's work,
+    which the reader must be able to spread."""
+
+    def __init__(self, payload: bytes) -> None:
+        """Raises ``InvalidMessage`` if this is not a response."""
+        self._message = wire.DeltaDiscoveryResponse()
+        try:
+            self._message.ParseFromString(payload)
+        except DecodeError as error:
+            raise InvalidMessage(f"DeltaDiscoveryResponse: not a protocol buffer of this type: {error}") from error
+        self.type_url = self._message.type_url
+        self.nonce = self._message.nonce
+        self.removed: tuple[str, ...] = tuple(self._message.removed_resources)
+        if self.removed:
+            # Should a name be removed and updated at once, it is there.
+            names = {each.name for each in self._message.resources}
+            self.removed = tuple(name for name in dict.fromkeys(self.removed) if name not in names)
+
+    def batches(self, size: int) -> Iterator[tuple[list[Resource], list[Rejected]]]:
+        """The resources in order, and those that are malformed: without a name, or of another type."""
+        resources = self._message.resources
+        for start in range(0, len(resources), size):
+            good: list[Resource] = []
+            malformed: list[Rejected] = []
+            for each in resources[start : start + size]:
+                if not each.name:
+                    malformed.append(Rejected("", "a resource without a name"))
+                elif each.resource.type_url != self.type_url:
+                    other = each.resource.type_url[:128]
+                    malformed.append(Rejected(each.name, f"of type {other!r} in a response of another"))
+                else:
+                    good.append(Resource(each.name, each.version, tuple(each.aliases), each.resource.value))
+            yield good, malformed
+
+
 def decode_response(payload: bytes) -> Response:
-    """Read a server's response.
+    """Read a server's response, whole.
 
     Raises:
         InvalidMessage: not a response.
     """
-    message = wire.DeltaDiscoveryResponse()
-    try:
-        message.ParseFromString(payload)
-    except DecodeError as error:
-        raise InvalidMessage(f"DeltaDiscoveryResponse: not a protocol buffer of this type: {error}") from error
-    resources: list[Resource] = []
-    malformed: list[Rejected] = []
-    for each in message.resources:
-        if not each.name:
-            malformed.append(Rejected("", "a resource without a name"))
-        elif each.resource.type_url != message.type_url:
-            malformed.append(Rejected(each.name, f"of type {each.resource.type_url[:128]!r} in a response of another"))
-        else:
-            resources.append(Resource(each.name, each.version, tuple(each.aliases), each.resource.value))
+    reader = ResponseReader(payload)
+    batches = list(reader.batches(MAX_NAMES))
     return Response(
-        type_url=message.type_url,
-        nonce=message.nonce,
-        resources=tuple(resources),
-        removed=tuple(message.removed_resources),
-        malformed=tuple(malformed),
+        type_url=reader.type_url,
+        nonce=reader.nonce,
+        resources=tuple(each for good, _ in batches for each in good),
+        removed=reader.removed,
+        malformed=tuple(each for _, malformed in batches for each in malformed),
     )
 
 

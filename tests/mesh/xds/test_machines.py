@@ -80,12 +80,14 @@ class World:
         self.responses.append(decode_response(raw))
         received = self.client.receive(raw)
         assert isinstance(received, Received)
-        rejected = [Rejected(each.name, "is bad") for each in received.updated if each.payload == BAD]
+        rejected: list[Rejected] = []
         for name in received.removed:
             if self.store.pop(name, None) is None:
                 self.absent.append(name)
-        for each in received.updated:
-            if each.payload != BAD:
+        for each in (each for batch in received.batches(2) for each in batch):
+            if each.payload == BAD:
+                rejected.append(Rejected(each.name, "is bad"))
+            else:
                 self.store[each.name] = each.payload
         self.up.append(self.client.handled(received, rejected))
 
@@ -389,11 +391,22 @@ def test_resources_without_a_name_or_of_another_type_are_refused_one_by_one() ->
     ]
     received = client.receive(encode_response(TYPE, "1", "1", fields, []))
     assert isinstance(received, Received)
-    assert [each.name for each in received.updated] == ["good"]
+    assert [[each.name for each in batch] for batch in received.batches(3)] == [["good"]]
     answer = decode_request(client.handled(received, []))
     assert answer.error is not None
     assert "stranger" in answer.error
     assert client.versions(TYPE) == {"good": "1"}
+
+
+def test_a_name_removed_and_updated_in_one_response_is_there() -> None:
+    client = DeltaClient(NODE, [Subscription(TYPE)])
+    fields = [resource_field(TYPE, Resource("a", version, (), b"")) for version in ("1", "2")]
+    received = client.receive(encode_response(TYPE, "1", "1", fields, ["a", "b", "b"]))
+    assert isinstance(received, Received)
+    assert received.removed == ("b",)
+    assert [[each.version for each in batch] for batch in received.batches(1)] == [["1"], ["2"]]
+    client.handled(received, [])
+    assert client.versions(TYPE) == {"a": "2"}
 
 
 def test_a_long_list_of_refusals_is_cut() -> None:
