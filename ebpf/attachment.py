@@ -22,21 +22,23 @@ from mesh.errors import EnvironmentLacks
 class Hook:
     """One program and the place it is made for."""
 
+    source: str
+    """The file of ``programs/`` that holds it."""
     function: str
     program_type: int
     attach_type: int
 
 
 CGROUP_HOOKS = (
-    Hook("mesh_connect4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_CONNECT),
-    Hook("mesh_connect6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_CONNECT),
-    Hook("mesh_peername4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_GETPEERNAME),
-    Hook("mesh_peername6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_GETPEERNAME),
-    Hook("mesh_sock_ops", syscall.PROGRAM_SOCK_OPS, syscall.ATTACH_SOCK_OPS),
+    Hook("connections.bpf.c", "mesh_connect4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_CONNECT),
+    Hook("connections.bpf.c", "mesh_connect6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_CONNECT),
+    Hook("connections.bpf.c", "mesh_peername4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_GETPEERNAME),
+    Hook("connections.bpf.c", "mesh_peername6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_GETPEERNAME),
+    Hook("connections.bpf.c", "mesh_sock_ops", syscall.PROGRAM_SOCK_OPS, syscall.ATTACH_SOCK_OPS),
 )
 """In the order of attachment: capture begins with the sock_ops program in place."""
 
-POD_HOOK = Hook("mesh_sk_lookup", syscall.PROGRAM_SK_LOOKUP, syscall.ATTACH_SK_LOOKUP)
+POD_HOOK = Hook("arrivals.bpf.c", "mesh_sk_lookup", syscall.PROGRAM_SK_LOOKUP, syscall.ATTACH_SK_LOOKUP)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 The request is one JSON object on standard input (``LoadRequest``). Maps that are pinned already are used again with
 what they hold, links that exist get the new programs in place; so a replaced program misses no connection. Standard
-error carries the compiler's and the verifier's words; the last line of standard output is ``loaded`` or the error.
+error carries the compiler's and the verifier's words, standard output what is being done, line by line, and at last
+``loaded`` or the error. bcc may crash on text it cannot compile; then the last line says over what.
 """
 
 from __future__ import annotations
@@ -16,15 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ebpf import syscall
-from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, attach_to_cgroup, replace_pin, update_pod_links
+from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, Hook, attach_to_cgroup, replace_pin, update_pod_links
 from ebpf.layout import ABI_VERSION, MAPS, Metadata, check
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.errors import EnvironmentLacks, MeshError
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
-SOURCE = PROGRAMS / "redirect.bpf.c"
-HEADER = PROGRAMS / "abi.h"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +53,15 @@ def run(request: LoadRequest) -> None:
     paths = PinPaths(Path(request.bpffs), request.node)
     for folder in (paths.maps, paths.programs, paths.links, paths.pods):
         folder.mkdir(parents=True, exist_ok=True)
-    bcc, module = _compile(request, paths)
-    _check_layout(bcc, module)
-    for hook in (*CGROUP_HOOKS, POD_HOOK):
-        attach_type = -1 if hook.program_type == syscall.PROGRAM_SOCK_OPS else hook.attach_type
-        try:
-            function = module.load_func(hook.function, hook.program_type, attach_type=attach_type)
-        except Exception as error:
-            raise EnvironmentLacks(f"the kernel refused program {hook.function}: {error}") from error
-        replace_pin(function.fd, paths.programs / hook.function)
+    os.environ["BCC_KERNEL_SOURCE"] = request.kernel_headers  # bcc reads it when it compiles
+    bcc = _import_bcc()
+    hooks = (*CGROUP_HOOKS, POD_HOOK)
+    for source in dict.fromkeys(hook.source for hook in hooks):
+        module = _compile(bcc, request, paths, source)
+        _check_layout(bcc, module)
+        for hook in hooks:
+            if hook.source == source:
+                _load(module, hook, paths)
     update_pod_links(paths)
     attach_to_cgroup(paths, Path(request.cgroup))
     digest = bytes.fromhex(request.program_digest)
@@ -70,8 +69,7 @@ def run(request: LoadRequest) -> None:
         metadata.set(ctypes.c_uint32(0), Metadata(ABI_VERSION, 0, type(Metadata().program_digest)(*digest)))
 
 
-def _compile(request: LoadRequest, paths: PinPaths) -> tuple[Any, Any]:
-    os.environ["BCC_KERNEL_SOURCE"] = request.kernel_headers  # bcc reads it when it compiles
+def _import_bcc() -> Any:
     try:
         import bcc
     except ImportError as error:
@@ -79,13 +77,27 @@ def _compile(request: LoadRequest, paths: PinPaths) -> tuple[Any, Any]:
             f"cannot import bcc ({error}); install python3-bpfcc and let {sys.executable} see its bcc folder "
             "(the package `bcc` of PyPI is something else)"
         ) from error
+    return bcc
+
+
+def _compile(bcc: Any, request: LoadRequest, paths: PinPaths, source: str) -> Any:
+    _say(f"compiling {source} with the headers of {request.kernel_headers}")
     flags = [f"-I{PROGRAMS}", f'-DPIN_DIRECTORY="{paths.maps}/"']
     flags += [f"-DSIZE_{name.upper()}={size}" for name, size in request.map_sizes.items()]
     try:
-        return bcc, bcc.BPF(src_file=str(SOURCE), cflags=flags)
+        return bcc.BPF(src_file=str(PROGRAMS / source), cflags=flags)
     except Exception as error:
-        headers = request.kernel_headers
-        raise EnvironmentLacks(f"cannot compile {SOURCE.name} with the headers of {headers}: {error}") from error
+        raise EnvironmentLacks(f"failed compiling {source} with the headers of {request.kernel_headers}") from error
+
+
+def _load(module: Any, hook: Hook, paths: PinPaths) -> None:
+    _say(f"loading {hook.function}")
+    attach_type = -1 if hook.program_type == syscall.PROGRAM_SOCK_OPS else hook.attach_type
+    try:
+        function = module.load_func(hook.function, hook.program_type, attach_type=attach_type)
+    except Exception as error:
+        raise EnvironmentLacks(f"the kernel refused program {hook.function}: {error}") from error
+    replace_pin(function.fd, paths.programs / hook.function)
 
 
 def _check_layout(bcc: Any, module: Any) -> None:
@@ -100,10 +112,15 @@ def main() -> int:
     try:
         run(LoadRequest(**json.load(sys.stdin)))
     except MeshError as error:
-        sys.stdout.write(f"{type(error).__name__}: {error}\n")
+        _say(str(error))
         return 1
-    sys.stdout.write("loaded\n")
+    _say("loaded")
     return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line.replace("\n", " ") + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class PinPaths:
 
     @property
     def maps(self) -> Path:
-        """Pinned maps, by the names of ``redirect.bpf.c``."""
+        """Pinned maps, by the names of ``programs/maps.h``."""
         return self.root / "maps"
 
     @property

@@ -17,7 +17,6 @@ from ebpf.attachment import POD_HOOK, closing, remove_pinned_link
 from ebpf.layout import (
     DIRECTION_INBOUND,
     DIRECTION_OUTBOUND,
-    POD_HAS_EXCLUDED_INBOUND_PORTS,
     POD_HAS_EXCLUDED_NETWORKS,
     POD_HAS_EXCLUDED_OUTBOUND_PORTS,
     POD_HAS_IPV4,
@@ -233,8 +232,6 @@ def _pod_value(entry: PodEntry) -> Pod:
         flags |= POD_HAS_IPV6
     if entry.exclusions.outbound_ports:
         flags |= POD_HAS_EXCLUDED_OUTBOUND_PORTS
-    if entry.exclusions.inbound_ports:
-        flags |= POD_HAS_EXCLUDED_INBOUND_PORTS
     if entry.exclusions.outbound_cidrs:
         flags |= POD_HAS_EXCLUDED_NETWORKS
     return Pod(ip_field(ipv4 or _NO_IP), ip_field(ipv6 or _NO_IP), flags)

@@ -22,7 +22,7 @@ from ebpf.attachment import attached, cgroup_id, closing, remove_all
 from ebpf.bpffs import locked, require_bpffs
 from ebpf.headers import find_headers
 from ebpf.layout import ABI_VERSION, ROLE_KUBELET, ROLE_ZTUNNEL, Metadata
-from ebpf.loader import HEADER, SOURCE, LoadRequest
+from ebpf.loader import PROGRAMS, LoadRequest
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from ebpf.settings import NodeSettings
@@ -84,7 +84,10 @@ def set_caller_roles(paths: PinPaths, ztunnel_cgroups: tuple[Path, ...], kubelet
 
 def program_digest() -> str:
     """SHA-256 of the C text, hexadecimal."""
-    return hashlib.sha256(HEADER.read_bytes() + SOURCE.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for source in sorted(PROGRAMS.glob("*.[ch]")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()
 
 
 def pinned_digest(paths: PinPaths) -> str | None:
@@ -133,13 +136,15 @@ def _run_loader(settings: NodeSettings, digest: str) -> None:
         outcome = child.stdout.strip().rpartition("\n")[2]
         words = child.stderr.strip()
         failed = child.returncode != 0
+        if child.returncode < 0:
+            outcome = f"the loader died by signal {-child.returncode} while {outcome or 'it started'}"
     except subprocess.TimeoutExpired:
         outcome, words, failed = f"it took more than {_CHILD_DEADLINE:.0f} s", "", True
     if failed:
         if fresh:
             remove_all(paths)
         tail = "\n".join(words.splitlines()[-30:])
-        raise EnvironmentLacks(f"loading eBPF programs failed: {outcome or 'the loader died'}\n{tail}".rstrip())
+        raise EnvironmentLacks(f"loading eBPF programs failed: {outcome}\n{tail}".rstrip())
 
 
 def _report_sizes(settings: NodeSettings) -> None:

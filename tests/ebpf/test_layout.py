@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from ebpf import layout
-from ebpf.loader import HEADER
+from ebpf.loader import PROGRAMS
 from ebpf.reasons import Reason
 from mesh.addresses import SocketAddress, parse_ip
 from mesh.errors import InternalError
 
-TEXT = HEADER.read_text(encoding="ascii")
+TEXT = (PROGRAMS / "abi.h").read_text(encoding="ascii")
 SOCKET_ADDRESS = [
     "socket_address",
     [["ip", "unsigned int", [4]], ["port", "unsigned short"], ["zero", "unsigned short"]],
@@ -39,7 +39,7 @@ def test_reasons_equal_the_headers() -> None:
 
 
 def test_every_map_of_the_programs_is_mirrored() -> None:
-    text = HEADER.with_name("redirect.bpf.c").read_text(encoding="ascii")
+    text = (PROGRAMS / "maps.h").read_text(encoding="ascii")
     assert set(re.findall(r'PIN_DIRECTORY "(\w+)"', text)) == set(layout.MAPS)
 
 

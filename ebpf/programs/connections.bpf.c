@@ -1,13 +1,12 @@
 /*
- * Redirection of enrolled pods' TCP traffic to ztunnel.
+ * What happens to connections that processes under the node's cgroup make and accept.
  *
- * A pod's own connect(2) is turned towards ztunnel's listener on the pod's loopback (cgroup connect); what it had
- * dialled follows the SYN by the map handoffs (sock_ops) and ends as storage of ztunnel's accepted socket. What arrives
- * at a pod meets sk_lookup: a SYN with a ticket goes to the application, everything else to one of ztunnel's
- * listeners, or is refused. Tickets are written here only, for connections whose maker the kernel knows.
+ * An enrolled pod's connect(2) is turned towards ztunnel's listener on the pod's loopback; what it had dialled follows
+ * the SYN by the map handoffs (sock_ops) and ends as storage of ztunnel's accepted socket. Connections whose maker the
+ * kernel knows (ztunnel's announced deliveries, kubelet's, a pod's to itself) get tickets for arrivals.bpf.c.
  *
- * bcc rewrites map methods only in the main file and outside macros, so everything that touches a map stands here.
- * Configuration arrives as macros: PIN_DIRECTORY (with a slash at its end) and the SIZE_* of the maps.
+ * bcc rewrites map methods only in the main file and outside macros, so whatever touches a map stands here, not in a
+ * header.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
@@ -16,81 +15,14 @@
 #include <linux/errno.h>
 
 #include "abi.h"
-
-#define MAPPED_PREFIX bpf_htonl(0xffff)
-#define LOOPBACK_IPV4 bpf_htonl(0x7f000001)
-
-BPF_F_TABLE("hash:" PIN_DIRECTORY "pods", u64, struct pod, pods, SIZE_PODS, 0);
-BPF_F_TABLE("hash:" PIN_DIRECTORY "pod_addresses", struct address, u64, pod_addresses, SIZE_POD_ADDRESSES, 0);
-BPF_F_TABLE("hash:" PIN_DIRECTORY "excluded_ports", struct excluded_port, u32, excluded_ports, SIZE_EXCLUDED_PORTS, 0);
-BPF_F_TABLE("lpm_trie:" PIN_DIRECTORY "excluded_nets", struct excluded_network, u32, excluded_nets,
-	    SIZE_EXCLUDED_NETWORKS, BPF_F_NO_PREALLOC);
-BPF_F_TABLE("hash:" PIN_DIRECTORY "caller_roles", u64, u32, caller_roles, SIZE_CALLER_ROLES, 0);
-BPF_F_TABLE("sk_storage:" PIN_DIRECTORY "connections", int, struct connection, connections, 0, BPF_F_NO_PREALLOC);
-BPF_F_TABLE("lru_hash:" PIN_DIRECTORY "handoffs", struct handoff_key, struct socket_address, handoffs, SIZE_HANDOFFS, 0);
-BPF_F_TABLE("lru_hash:" PIN_DIRECTORY "tickets", struct four_tuple, struct ticket, tickets, SIZE_TICKETS, 0);
-BPF_F_TABLE("sockhash:" PIN_DIRECTORY "listeners", struct listener_key, u64, listeners, SIZE_LISTENERS, 0);
-BPF_F_TABLE("percpu_array:" PIN_DIRECTORY "counters", u32, u64, counters, REASON_LIMIT, 0);
-BPF_F_TABLE("array:" PIN_DIRECTORY "metadata", u32, struct metadata, metadata, 1, 0);
+#include "addresses.h"
+#include "maps.h"
 
 static __always_inline void count(u32 reason)
 {
 	u64 *counter = counters.lookup(&reason);
 	if (counter)
 		*counter += 1;
-}
-
-/* -- addresses ---------------------------------------------------------------------------------------------------- */
-
-static __always_inline void copy_ip(u32 *to, const u32 *from)
-{
-	to[0] = from[0];
-	to[1] = from[1];
-	to[2] = from[2];
-	to[3] = from[3];
-}
-
-/*
- * The barrier keeps clang from merging the loads of the IPv4 and the IPv6 field of a context into one load through a
- * computed pointer, which the verifier does not accept.
- */
-static __always_inline void map_ipv4(u32 *to, u32 address)
-{
-	asm volatile("" : "+r"(address));
-	to[0] = 0;
-	to[1] = 0;
-	to[2] = MAPPED_PREFIX;
-	to[3] = address;
-}
-
-static __always_inline bool is_mapped(const u32 *ip)
-{
-	return ip[0] == 0 && ip[1] == 0 && ip[2] == MAPPED_PREFIX;
-}
-
-static __always_inline bool is_loopback(const u32 *ip)
-{
-	if (is_mapped(ip))
-		return (bpf_ntohl(ip[3]) >> 24) == 127;
-	return ip[0] == 0 && ip[1] == 0 && ip[2] == 0 && ip[3] == bpf_htonl(1);
-}
-
-/* 0.0.0.0 and ::, which the kernel takes for the machine itself. */
-static __always_inline bool is_unspecified(const u32 *ip)
-{
-	return ip[3] == 0 && (is_mapped(ip) || (ip[0] == 0 && ip[1] == 0 && ip[2] == 0));
-}
-
-static __always_inline bool is_multicast(const u32 *ip)
-{
-	if (is_mapped(ip))
-		return (bpf_ntohl(ip[3]) >> 28) == 14;
-	return (bpf_ntohl(ip[0]) >> 24) == 0xff;
-}
-
-static __always_inline bool is_ipv6_link_local(const u32 *ip)
-{
-	return (bpf_ntohl(ip[0]) >> 22) == (0xfe80 >> 6);
 }
 
 static __always_inline bool is_address_of(const u32 *ip, u64 netns)
@@ -450,69 +382,4 @@ int mesh_sock_ops(struct bpf_sock_ops *ctx)
 		break;
 	}
 	return 1;
-}
-
-/* -- sk_lookup ------------------------------------------------------------------------------------------------------ */
-
-static __always_inline int refuse(u32 reason)
-{
-	count(reason);
-	return SK_DROP; /* the client gets a reset */
-}
-
-/* Runs in an enrolled pod's namespace for every TCP segment that no connection claims, so mostly SYNs. */
-int mesh_sk_lookup(struct bpf_sk_lookup *ctx)
-{
-	if (ctx->protocol != IPPROTO_TCP)
-		return SK_PASS;
-	struct four_tuple tuple = {.source_port = bpf_ntohs(ctx->remote_port), .destination_port = ctx->local_port};
-	if (ctx->family == AF_INET) {
-		map_ipv4(tuple.source_ip, ctx->remote_ip4);
-		map_ipv4(tuple.destination_ip, ctx->local_ip4);
-	} else {
-		tuple.source_ip[0] = ctx->remote_ip6[0];
-		tuple.source_ip[1] = ctx->remote_ip6[1];
-		tuple.source_ip[2] = ctx->remote_ip6[2];
-		tuple.source_ip[3] = ctx->remote_ip6[3];
-		tuple.destination_ip[0] = ctx->local_ip6[0];
-		tuple.destination_ip[1] = ctx->local_ip6[1];
-		tuple.destination_ip[2] = ctx->local_ip6[2];
-		tuple.destination_ip[3] = ctx->local_ip6[3];
-	}
-	if (is_loopback(tuple.destination_ip)) /* never comes from outside: such a packet is a martian */
-		return SK_PASS;
-
-	struct ticket *ticket = tickets.lookup(&tuple);
-	if (ticket) {
-		if (bpf_ktime_get_ns() - ticket->issued_at < TICKET_LIFETIME_NANOSECONDS) {
-			count(REASON_INBOUND_TICKET);
-			return SK_PASS;
-		}
-		count(REASON_INBOUND_TICKET_EXPIRED);
-	}
-
-	/* No helper tells the namespace here, so the pod is known by its address. */
-	struct address address;
-	copy_ip(address.ip, tuple.destination_ip);
-	u64 *netns = pod_addresses.lookup(&address);
-	if (!netns)
-		return refuse(REASON_INBOUND_REFUSED_FOREIGN_ADDRESS);
-
-	struct listener_key key = {.kind = LISTENER_PLAINTEXT};
-	copy_ip(key.ip, tuple.destination_ip);
-	if (tuple.destination_port == ZTUNNEL_HBONE_PORT) {
-		key.kind = LISTENER_HBONE;
-	} else if (is_excluded_port(*netns, tuple.destination_port, DIRECTION_INBOUND)) {
-		count(REASON_INBOUND_EXCLUDED_PORT);
-		return SK_PASS;
-	}
-	struct bpf_sock *listener = (struct bpf_sock *)listeners.lookup(&key);
-	if (!listener)
-		return refuse(REASON_INBOUND_REFUSED_NO_LISTENER);
-	long error = bpf_sk_assign(ctx, listener, 0);
-	bpf_sk_release(listener);
-	if (error)
-		return refuse(REASON_INBOUND_REFUSED_ASSIGNMENT);
-	count(key.kind == LISTENER_HBONE ? REASON_INBOUND_HBONE : REASON_INBOUND_PLAINTEXT);
-	return SK_PASS;
 }
