@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -51,6 +52,8 @@ class _Decoder:
         self._place = place
         self.objects: dict[ObjectKey, KubernetesObject] = {}
         self.problems: list[Problem] = []
+        self._lines: tuple[Document, Mapping[Path, int]] | None = None
+        """Of the last document that had a problem: finding them means reading it once more."""
 
     def take(self, document: Document) -> None:
         try:
@@ -88,6 +91,8 @@ class _Decoder:
             return
         item_kind = value["kind"].removesuffix("List")
         for index, item in enumerate(items):
+            if len(self.problems) >= MAX_PROBLEMS:
+                return
             if item_kind and isinstance(item, dict):
                 # The items of a typed list may leave out what the list's own kind says.
                 item = {"apiVersion": value.get("apiVersion"), "kind": item_kind, **item}
@@ -135,7 +140,9 @@ class _Decoder:
     def _report(
         self, document: Document, path: Path, message: str, *, key: ObjectKey | None = None, remedy: str = ""
     ) -> None:
-        line = documents.line_of(document, path)
+        if self._lines is None or self._lines[0] is not document:
+            self._lines = (document, documents.lines_of(document))
+        line = documents.line_at(document, self._lines[1], path)
         self.problems.append(
             Problem(
                 place=self._place,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,20 +85,24 @@ def read(document: Document) -> Any:
     """
     if document.text.lstrip()[:1] == "{":
         try:
-            return _without_nulls(json.loads(document.text, object_pairs_hook=_unique_pairs))
+            return _sound(json.loads(document.text, object_pairs_hook=_unique_pairs, parse_int=_bounded_int))
         except (ValueError, RecursionError):
             pass  # flow-style YAML also starts with a brace, and YAML's own error names the line
     return _Assembler(document.text).assemble()
 
 
-def line_of(document: Document, path: Path) -> int | None:
-    """The line, counted from 1 within the file, of the value at a path, or of the nearest value above that exists."""
-    assembler = _Assembler(document.text, lines={})
+def lines_of(document: Document) -> Mapping[Path, int]:
+    """Where each value of a readable document stands, by its path; in lines of the document, from 0."""
+    lines: dict[Path, int] = {}
     try:
-        assembler.assemble()
+        _Assembler(document.text, lines).assemble()
     except Unreadable:
-        return None
-    lines = assembler.lines or {}
+        return {}
+    return lines
+
+
+def line_at(document: Document, lines: Mapping[Path, int], path: Path) -> int | None:
+    """The line, counted from 1 within the file, of the value at a path, or of the nearest value above that exists."""
     for length in range(len(path), -1, -1):
         line = lines.get(path[:length])
         if line is not None:
@@ -113,11 +117,22 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _without_nulls(value: Any) -> Any:
+def _sound(value: Any) -> Any:
+    """JSON's values without nulls; half a surrogate pair, which nobody could write out again, is a ValueError."""
     if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        return {_sound(key): _sound(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
+        return [_sound(inner) for inner in value]
+    if isinstance(value, str) and not value.isascii():
+        value.encode()
+    return value
+
+
+def _bounded_int(number: str | int) -> int:
+    """An integer of 64 bits, which is as far as the API's numbers go."""
+    value = int(number)
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("beyond 64 bits")
     return value
 
 
@@ -245,7 +260,7 @@ class _Assembler:
             if tag == "tag:yaml.org,2002:bool":
                 return self._loader.construct_yaml_bool(node)
             if tag == "tag:yaml.org,2002:int" and len(text) < 64:
-                return self._loader.construct_yaml_int(node)
+                return _bounded_int(self._loader.construct_yaml_int(node))
             if tag == "tag:yaml.org,2002:float" and len(text) < 64:
                 return self._loader.construct_yaml_float(node)
         except (ValueError, KeyError, OverflowError) as error:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from resources.decode import decode_documents, format_path, parse_path
 from resources.encode import to_document, to_yaml
+from resources.object_set import with_identity
 from resources.objects import AuthorizationPolicy, Namespace, ObjectKey, Pod, Service
 
 POD = """
@@ -91,6 +92,9 @@ def test_what_the_mesh_does_not_read_is_written_back() -> None:
         ("kind: Namespace\napiVersion: v1\nmetadata: {name: n, labels: {a: 1}}", "at $.metadata.labels"),
         ('{"kind": "Namespace", "kind": "Namespace"}', "stands twice"),
         ("kind: List\napiVersion: v1\nitems: {}", "a List holds objects"),
+        (POD.replace("emptyDir: {}", "emptyDir: 123456789012345678901"), "not a value of its type"),
+        ('{"kind": "Pod", "spec": 123456789012345678901}', "not a value of its type"),
+        ('{"kind": "Pod", "metadata": {"name": "\\ud800"}}', "malformed YAML"),
     ],
 )
 def test_faults_name_place_and_field(text: str, expected: str) -> None:
@@ -104,6 +108,18 @@ def test_alias_bomb_is_refused_at_once() -> None:
     names = "abcdefghi"
     levels += [f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]" for a, b in pairwise(names)]
     assert "aliases counted as what they stand for" in problem_of("\n".join(levels))
+
+
+def test_many_faults_of_a_large_document_are_found_in_one_reading() -> None:
+    items = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"n{n}", "bad": n}} for n in range(3000)]
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=1)
+    objects, problems = decode_documents(text, "f")
+    assert objects == []
+    assert len(problems) == 101
+    assert "too many problems" in str(problems[-1])
+    assert problems[1].line is not None
+    assert problems[0].line is not None
+    assert problems[1].line > problems[0].line
 
 
 def test_anchors_and_merge_keys_are_taken() -> None:
@@ -216,3 +232,6 @@ def test_no_value_raises(kind: str, metadata: object, spec: object) -> None:
     text = json.dumps({"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": spec, "items": spec})
     objects, problems = decode_documents(text, "f")
     assert bool(objects) or bool(problems) or (kind == "List" and not spec)
+    for value in objects:
+        assert one(to_yaml(value)) == value
+        assert with_identity(value).metadata.uid
