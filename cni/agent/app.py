@@ -20,6 +20,7 @@ import trio
 
 from cni.agent.attachments import Attachments
 from cni.agent.caller_roles import keep_caller_roles
+from cni.agent.captures import Captures
 from cni.agent.configuration import AgentSettings
 from cni.agent.enroller import Enroller
 from cni.agent.folder_pods import FolderPods
@@ -77,7 +78,7 @@ class _Agent:
         self._zds = ZdsServer(
             settings.zds_limits(), on_connected=self._ztunnels_changed, on_refused=self._ztunnel_refused
         )
-        self._enroller = Enroller(table, self._zds, self._source, self._namespaces, self._sandboxes)
+        self._enroller = Enroller(Captures(table), self._zds, self._source, self._namespaces, self._sandboxes)
         self._reconciler = Reconciler(
             self._source,
             settings.rules(),

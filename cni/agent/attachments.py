@@ -96,6 +96,7 @@ class Attachments:
             cookie = namespace.cookie()
         finally:
             namespace.close()
+        self._enroller.refresh()
         state = self._enroller.actual().get(pod.uid)
         if self._enroller.captured_cookie(pod.uid) != cookie:
             raise CniFailure(CniCode.TRY_AGAIN_LATER, f"pod {pod.key} is not captured in the namespace {request.netns}")

@@ -5,14 +5,14 @@ Between the first two the pod's connections are refused: closed is the safe side
 the kernel stops capturing, so that new connections go past the mesh, then ztunnel is told, then the annotation goes.
 Nothing here ends an established connection.
 
-What is so is read from the kernel (``CaptureTable.enrolled``) each time it is asked for. Only two facts live in this
-process: that it has verified a captured namespace, and that ztunnel has acknowledged a pod. Both are to be made again
-after a restart, so they may be lost with it.
+What is so is the kernel's state (``captures``). Only two facts live in this process alone: that it has verified a
+captured namespace, and that ztunnel has acknowledged a pod. Both are to be made again after a restart, so they may be
+lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +20,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from cni.agent.captures import Captures
 from cni.agent.namespace_finder import Namespaces
 from cni.agent.pod_source import PodSource
 from cni.agent.sandboxes import SandboxRegister
@@ -31,26 +32,13 @@ from cni.enrolment import (
 )
 from cni.plan import Actual, same_capture
 from cni.pod import PodFacts
-from ebpf.pods import EnrolledPod, PodEntry
+from ebpf.pods import PodEntry
 from mesh.addresses import IpBytes
 from mesh.errors import MeshError
 from mesh.netns import NetworkNamespace
 from mesh.zds.codec import WorkloadInfo
 
 _log = structlog.get_logger("enroller")
-
-
-class CaptureTable(Protocol):
-    """The kernel's side of enrolment: what is used of ``ebpf.pods.PodTable``. Calls are short and do not wait."""
-
-    def enrolled(self) -> Mapping[str, EnrolledPod]:
-        """What the kernel captures now, by pod uid."""
-
-    def enrol(self, cookie: int, entry: PodEntry, namespace: NetworkNamespace, uid: str) -> None:
-        """Capture a pod, or change how or where; raises MeshError when the kernel refuses."""
-
-    def unenrol(self, uid: str) -> None:
-        """Capture it no longer; one that is not captured is no error."""
 
 
 class Ztunnel(Protocol):
@@ -74,13 +62,13 @@ class Enroller:
 
     def __init__(
         self,
-        table: CaptureTable,
+        captures: Captures,
         ztunnel: Ztunnel,
         source: PodSource,
         namespaces: Namespaces,
         sandboxes: SandboxRegister,
     ) -> None:
-        self._table = table
+        self._captures = captures
         self._ztunnel = ztunnel
         self._source = source
         self._namespaces = namespaces
@@ -105,7 +93,7 @@ class Enroller:
 
     def actual(self) -> dict[str, Actual]:
         """What is so, for all pods about which anything is."""
-        captured = self._table.enrolled()
+        captured = self._captures.enrolled
         found = {}
         for uid in captured.keys() | self._progress.keys():
             here, progress = captured.get(uid), self._progress.get(uid, _Progress())
@@ -116,9 +104,13 @@ class Enroller:
             )
         return found
 
+    def refresh(self) -> None:
+        """Read the kernel's state again."""
+        self._captures.refresh()
+
     def captured_cookie(self, uid: str) -> int | None:
         """The network namespace the kernel captures for a pod."""
-        captured = self._table.enrolled().get(uid)
+        captured = self._captures.enrolled.get(uid)
         return captured.cookie if captured else None
 
     def unacknowledged(self, uid: str) -> None:
@@ -141,12 +133,12 @@ class Enroller:
         """
         await self._namespaces.verify(namespace, addresses, str(pod.key))
         exclusions, complaints = exclusions_of(pod.annotations)
-        for complaint in complaints:
-            _log.warning("annotation not understood", pod=str(pod.key), reason=complaint)
         cookie, entry = namespace.cookie(), PodEntry(addresses, exclusions)
-        existing = self._table.enrolled().get(pod.uid)
+        existing = self._captures.enrolled.get(pod.uid)
         if existing is None or existing.cookie != cookie or not same_capture(existing.entry, entry):
-            self._table.enrol(cookie, entry, namespace, pod.uid)
+            for complaint in complaints:
+                _log.warning("annotation not understood", pod=str(pod.key), reason=complaint)
+            self._captures.enrol(pod.uid, cookie, entry, namespace)
         progress = self._progress.setdefault(pod.uid, _Progress())
         progress.verified_cookie, progress.acknowledged = cookie, False
         info = WorkloadInfo(pod.name, pod.namespace, pod.service_account)
@@ -160,13 +152,13 @@ class Enroller:
         Raises:
             MeshError: as ``enrol``; a pod that ztunnel does not serve yet is annotated ``pending``.
         """
-        captured = self._table.enrolled().get(pod.uid)
+        captured = self._captures.enrolled.get(pod.uid)
         addresses = pod.addresses or (captured.entry.addresses if captured else ())
         namespace = await self._locate(pod)
         try:
             await self.enrol(pod, namespace, addresses)
         except MeshError:
-            if pod.uid in self._table.enrolled():
+            if pod.uid in self._captures.enrolled:
                 await self._annotate(pod, REDIRECTION_PENDING)
             raise
         finally:
@@ -216,7 +208,7 @@ class Enroller:
         await self._source.annotate(pod, REDIRECTION_ANNOTATION, None)
 
     async def _leave(self, uid: str) -> None:
-        self._table.unenrol(uid)
+        self._captures.unenrol(uid)
         self._progress.pop(uid, None)
         await self._ztunnel.delete(uid)
 

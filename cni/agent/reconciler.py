@@ -75,6 +75,7 @@ class Reconciler:
         """Reconcile for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_source)
+            refreshed = trio.current_time()
             while True:
                 self._woken = trio.Event()
                 for action in self._due():
@@ -82,6 +83,9 @@ class Reconciler:
                     nursery.start_soon(self._work, action)
                 with trio.move_on_at(self._next_look()):
                     await self._woken.wait()
+                if trio.current_time() >= refreshed + _REPEAT:
+                    self._enroller.refresh()
+                    refreshed = trio.current_time()
 
     async def _follow_source(self) -> None:
         serial = self._source.view.serial

@@ -58,8 +58,16 @@ class Installation:
         return {"type": conflist.PLUGIN_TYPE, "agentSocket": str(self.agent_socket)}
 
 
-def install_once(installation: Installation) -> Path | None:
+def _log_unusable(reason: str) -> None:
+    _log.error("unusable CNI configuration", reason=reason)
+
+
+def install_once(installation: Installation, complain: Callable[[str], None] = _log_unusable) -> Path | None:
     """Put binary and entry in place; nothing is written that is so already.
+
+    Args:
+        installation: what to install where.
+        complain: told of every file that no runtime could use.
 
     Returns:
         The configuration that now holds the entry; None when the folder has no usable one yet.
@@ -70,7 +78,7 @@ def install_once(installation: Installation) -> Path | None:
     """
     with _explained(installation):
         _install_binary(installation)
-        for path, configuration in _usable(installation.net_directory):
+        for path, configuration in _usable(installation.net_directory, complain):
             return _chain(path, configuration, installation)
         return None
 
@@ -83,7 +91,7 @@ def uninstall_once(installation: Installation) -> list[Path]:
     """
     changed = []
     with _explained(installation):
-        for path, configuration in _usable(installation.net_directory):
+        for path, configuration in _usable(installation.net_directory, _log_unusable):
             document = conflist.without_entry(configuration)
             if document is not None:
                 _replace(path, conflist.encode(document), path.stat())
@@ -103,10 +111,17 @@ async def keep_installed(
         report: told the outcome of every look: the file that holds the entry, or why there is none.
     """
     shown = ""
+    complaints: set[str] = set()
+
+    def complain(reason: str) -> None:
+        if reason not in complaints:  # said once, not at every look
+            complaints.add(reason)
+            _log_unusable(reason)
+
     while True:
         with _watched(installation) as changes:
             # Watched before it is read: a change in between is seen twice, not missed.
-            path, failure = await trio.to_thread.run_sync(_attempt, installation)
+            path, failure = await trio.to_thread.run_sync(_attempt, installation, complain)
             report(path, failure)
             outcome = f"installed in {path}" if path else str(failure or "no usable CNI configuration yet")
             if outcome != shown:
@@ -116,9 +131,11 @@ async def keep_installed(
                 await _change(changes)
 
 
-def _attempt(installation: Installation) -> tuple[Path | None, MeshError | None]:
+def _attempt(
+    installation: Installation, complain: Callable[[str], None]
+) -> tuple[Path | None, MeshError | None]:
     try:
-        return install_once(installation), None
+        return install_once(installation, complain), None
     except MeshError as error:
         return None, error
 
@@ -162,8 +179,8 @@ def _explained(installation: Installation) -> Iterator[None]:
         ) from error
 
 
-def _usable(folder: Path) -> Iterator[tuple[Path, conflist.Configuration]]:
-    """The configurations a runtime could use, first one first; the others are named in the log and left alone."""
+def _usable(folder: Path, complain: Callable[[str], None]) -> Iterator[tuple[Path, conflist.Configuration]]:
+    """The configurations a runtime could use, first one first; the others are complained of and left alone."""
     try:
         names = sorted(entry.name for entry in folder.iterdir() if conflist.is_candidate(entry.name))
     except FileNotFoundError:
@@ -176,7 +193,7 @@ def _usable(folder: Path) -> Iterator[tuple[Path, conflist.Configuration]]:
         except (FileNotFoundError, IsADirectoryError):
             continue
         except ConfigurationError as error:
-            _log.error("unusable CNI configuration", reason=str(error))
+            complain(str(error))
             continue
         yield path, configuration
 

@@ -9,7 +9,9 @@ from typing import Any, Never
 import pytest
 import trio
 
+from cni.agent import reconciler
 from cni.agent.attachments import Attachments
+from cni.agent.captures import Captures
 from cni.agent.enroller import Enroller
 from cni.agent.namespace_finder import NamespaceUnknown, WrongNamespace
 from cni.agent.pod_source import PodSource
@@ -159,7 +161,7 @@ class Agent:
     def __init__(self, node: PaperNode, folder: Path) -> None:
         self.node = node
         self.sandboxes = SandboxRegister(folder)
-        self.enroller = Enroller(node, node, node, node, self.sandboxes)
+        self.enroller = Enroller(Captures(node), node, node, node, self.sandboxes)
         rules = EnrolmentRules()
         self.attachments = Attachments(node, rules, self.enroller, node, self.sandboxes, pod_wait_seconds=0.2)
         self.ended: list[tuple[str, bool]] = []
@@ -321,6 +323,7 @@ async def test_delete_takes_out_and_an_old_sandboxs_delete_does_not(agent: Agent
 
 async def test_delete_of_a_pod_whose_add_we_never_saw(agent: Agent, node: PaperNode) -> None:
     node.kernel["u1"] = EnrolledPod(11, 1, PodEntry((IP,)))
+    agent.enroller.refresh()
     await agent.attachments.delete(request(Command.DEL))
     assert node.acts == [("release", "u1"), ("drop", "u1")]
 
@@ -484,3 +487,30 @@ async def test_attachment_and_reconciler_do_not_work_on_a_pod_at_the_same_time(a
     for index, act in enumerate(node.acts):
         if act[0] == "release":
             assert node.acts[index + 1][0] == "drop"
+
+
+async def test_what_somebody_else_did_to_the_kernels_tables_is_repaired(
+    agent: Agent, node: PaperNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "_REPEAT", 0.05)
+    node.show(a_pod())
+    await agent.attachments.add(request())
+    async with agent.reconciling():
+        node.kernel.clear()
+        await settled(node, lambda: "u1" in node.kernel)
+
+
+async def test_a_kernel_that_refuses_is_read_again(
+    agent: Agent, node: PaperNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(cookie: int, entry: PodEntry, namespace: NetworkNamespace, uid: str) -> None:
+        node.kernel.pop(uid, None)
+        raise EnvironmentLacks("map full")
+
+    node.show(a_pod())
+    await agent.attachments.add(request())
+    monkeypatch.setattr(node, "enrol", refuse)
+    node.paths["/run/netns/b"], node.held[12] = 12, {IP}
+    with pytest.raises(EnvironmentLacks, match="map full"):
+        await agent.attachments.add(request(container_id="c2", netns="/run/netns/b"))
+    assert agent.enroller.actual() == {}
