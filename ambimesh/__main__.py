@@ -7,14 +7,17 @@ import sys
 import typer
 
 from ambimesh.commands import lab, ztunnel_config
+from ambimesh.commands.check import check
 from ambimesh.commands.demo import demo
 from ambimesh.commands.output import progress_console
+from ambimesh.commands.version import version
 from mesh.errors import MeshError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(lab.app, name="lab")
 app.add_typer(ztunnel_config.app, name="ztunnel-config")
-app.command()(demo)
+for command in (check, demo, version):
+    app.command()(command)
 
 
 @app.callback()

@@ -44,7 +44,7 @@ async def killed_under_traffic(stage: Stage) -> str:
         down = trio.current_time() - killed
     require(refused > 0, "no attempt was refused while ztunnel was dead")
     require(good_while_dead == 0, f"{good_while_dead} exchanges went through while ztunnel was dead")
-    require(not recording.carrying(marker), "the marker was readable on the link")
+    require(not recording.shows(marker), "the marker was readable on the link")
     require(not recording.beside_tunnels(), f"{len(recording.beside_tunnels())} segments beside port 15008")
     require(stage.process_ids(CLIENT) == pids, "the pod's processes are not the same")
     return (
@@ -60,22 +60,27 @@ class Rotation:
 
     short: Client
     kept: Client
-    serials: dict[str, set[str]] = field(default_factory=dict)
-    """Serial numbers seen, by identity."""
-    started: float = 0.0
+    started: float
+    lifetime: float
+    """Seconds that a certificate is valid."""
+    serials: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Serial numbers in the order they were seen, by node and identity."""
 
     async def look(self, stage: Stage) -> None:
         """Note the serial numbers of now."""
         for node in stage.lab.nodes:
             dump = await fetch(stage.lab, node.name)
             for certificate in dump["certificates"]:
-                if certificate["serialNumber"]:
-                    self.serials.setdefault(certificate["name"], set()).add(certificate["serialNumber"])
+                seen = self.serials.setdefault((node.name, certificate["name"]), [])
+                if certificate["serialNumber"] and certificate["serialNumber"] not in seen:
+                    seen.append(certificate["serialNumber"])
 
     @property
     def rotated(self) -> bool:
-        """Whether both ends' certificates were renewed."""
-        return all(len(self.serials.get(identity, ())) >= 2 for identity in (CLIENT_IDENTITY, SERVER_IDENTITY))
+        """Whether both ends' certificates were renewed, and those of the beginning have expired meanwhile."""
+        ends = (("node1", CLIENT_IDENTITY), ("node2", SERVER_IDENTITY))
+        old = trio.current_time() - self.started > self.lifetime
+        return old and all(len(self.serials.get(end, ())) >= 2 for end in ends)
 
 
 @asynccontextmanager
@@ -86,7 +91,9 @@ async def rotating(stage: Stage) -> AsyncIterator[Rotation]:
         stage.client(CLIENT, address, _PORT, "--reconnect", "--every", "0.1") as short,
         stage.client(CLIENT, address, _PORT, "--every", "0.05") as kept,
     ):
-        rotation = Rotation(short, kept, started=trio.current_time())
+        rotation = Rotation(
+            short, kept, trio.current_time(), float(stage.lab.record.certificate_lifetime_seconds)
+        )
         await rotation.look(stage)
         yield rotation
 
@@ -98,7 +105,7 @@ async def rotated(stage: Stage, rotation: Rotation) -> str:
         return rotation.rotated
 
     await stage.until(
-        both, _LONGEST_WAIT, lambda: f"serial numbers seen: { {k: len(v) for k, v in rotation.serials.items()} }"
+        both, _LONGEST_WAIT, lambda: f"not renewed: certificates seen {rotation.serials}"
     )
     # The renewed certificates must carry traffic too.
     before = rotation.short.count("good")
@@ -106,11 +113,13 @@ async def rotated(stage: Stage, rotation: Rotation) -> str:
     failed = [one for one in (*rotation.short.events, *rotation.kept.events) if one["event"] in ("failed", "closed")]
     require(not failed, f"{len(failed)} exchanges failed, first: {failed[:1]}")
     require(rotation.kept.process.returncode is None, "the kept connection ended")
-    seen = {identity.rpartition("/")[2]: len(serials) for identity, serials in rotation.serials.items()}
-    certificates = ", ".join(f"{account} {count}" for account, count in sorted(seen.items()))
+    certificates = ", ".join(
+        f"{identity.rpartition('/')[2]} on {node} {len(serials)}"
+        for (node, identity), serials in rotation.serials.items()
+    )
     return (
         f"{trio.current_time() - rotation.started:.1f} s of traffic, {rotation.short.count('good')} connections and "
-        f"one kept throughout, 0 failures; certificates seen: {certificates}"
+        f"one kept throughout, 0 failures; those of its start have expired; certificates seen: {certificates}"
     )
 
 

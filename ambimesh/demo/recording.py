@@ -19,12 +19,13 @@ class Recording:
     content: bytes = b""
 
     def packets(self) -> list[TcpPacket]:
-        """TCP segments from pods to pods; the nodes' own traffic (to the operator) is left out."""
-        return [
-            packet
-            for packet in tcp_packets(self.content)
-            if _is_pod(packet.source.ip) and _is_pod(packet.destination.ip)
-        ]
+        """TCP segments from or to pods; the nodes' own traffic (to the operator) is left out."""
+        found = tcp_packets(self.content)
+        return [packet for packet in found if _is_pod(packet.source.ip) or _is_pod(packet.destination.ip)]
+
+    def shows(self, marker: str) -> bool:
+        """Whether this text can be read anywhere in what was recorded, whatever the protocol."""
+        return marker.encode() in self.content
 
     def carrying(self, marker: str) -> list[TcpPacket]:
         """Segments in which this text can be read."""

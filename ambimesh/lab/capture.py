@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -17,6 +18,8 @@ from mesh.errors import EnvironmentLacks
 
 _START_SECONDS = 5.0
 _STOP_SECONDS = 5.0
+_RING_KIB = 32768
+_DROPPED = re.compile(rb"(\d+) packets? dropped by kernel")
 _FILTER = "not arp and not icmp6 and not ip6 multicast"
 """Neighbour discovery says nothing of what pods send."""
 
@@ -29,7 +32,7 @@ def show_arguments(node: NodeLayout, seconds: float | None, text: str) -> list[s
         seconds: when to end; None for at Ctrl-C.
         text: a pcap filter in place of the usual one; empty for the usual one.
     """
-    command = ["tcpdump", "-i", UPLINK, "-n", "-l", "-A", "-s", "0", text or _FILTER]
+    command = ["tcpdump", "-i", UPLINK, "-n", "-l", "--immediate-mode", "-A", "-s", "0", text or _FILTER]
     if seconds is not None:
         command = ["timeout", "--signal=INT", f"{seconds:g}", *command]
     return launch_arguments(command, Place(netns=node.netns))
@@ -40,9 +43,10 @@ async def recording(node: NodeLayout, file: Path, text: str = _FILTER) -> AsyncI
     """Record what passes a node's uplink into a pcap file for the length of the block; on leaving it is complete.
 
     Raises:
-        EnvironmentLacks: tcpdump is not installed or did not start.
+        EnvironmentLacks: tcpdump is not installed or did not start, or it missed packets.
     """
-    command = ["tcpdump", "-i", UPLINK, "-n", "-U", "-s", "0", "-B", "32768", "-Z", "root", "-w", str(file), text]
+    command = ["tcpdump", "-i", UPLINK, "-n", "-U", "--immediate-mode", "-s", "0", "-B", str(_RING_KIB)]
+    command += ["-Z", "root", "-w", str(file), text]
     process = await trio.lowlevel.open_process(
         launch_arguments(command, Place(netns=node.netns)), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -53,17 +57,31 @@ async def recording(node: NodeLayout, file: Path, text: str = _FILTER) -> AsyncI
             while b"listening on" not in said and (more := await process.stderr.receive_some(4096)):
                 said += more
         if b"listening on" not in said:
-            raise EnvironmentLacks(f"tcpdump did not start: {said.decode(errors='replace').strip()}")
+            raise EnvironmentLacks(f"tcpdump did not start: {said.decode(errors='replace').strip()}; is it installed?")
         yield
         # What is on its way through the kernel's ring still belongs to the block.
         await trio.sleep(0.1)
     finally:
         with trio.CancelScope(shield=True):
-            if process.returncode is None:
-                process.send_signal(signal.SIGINT)
-            with trio.move_on_after(_STOP_SECONDS):
-                await process.wait()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            await process.stderr.aclose()
+            last_words = await _end(process)
+    dropped = _DROPPED.search(last_words)
+    if dropped is None or int(dropped[1]):
+        words = last_words.decode(errors="replace")[-200:].strip()
+        raise EnvironmentLacks(f"the recording of {node.name}'s uplink is not whole: {words}")
+
+
+async def _end(process: trio.Process) -> bytes:
+    """Tell tcpdump to finish its file; its closing statistics."""
+    assert process.stderr is not None
+    said = b""
+    if process.returncode is None:
+        process.send_signal(signal.SIGINT)
+    with trio.move_on_after(_STOP_SECONDS):
+        async for more in process.stderr:
+            said += more
+        await process.wait()
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+    await process.stderr.aclose()
+    return said

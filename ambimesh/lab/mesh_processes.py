@@ -77,7 +77,7 @@ def operator_process(lab: Lab, callers: list[dict[str, str]]) -> Planned:
         authentication=operator.AuthenticationGroup(
             tokens=tokens, trusted_node_accounts=[f"{MESH_NAMESPACE}/{ZTUNNEL_ACCOUNT}"]
         ),
-        grpc=operator.GrpcGroup(host="0.0.0.0", port=OPERATOR_PORT, server_name=OPERATOR_SERVER_NAME),
+        grpc=operator.GrpcGroup(port=OPERATOR_PORT, server_name=OPERATOR_SERVER_NAME),
         http=operator.HttpGroup(port=OPERATOR_HTTP_PORT),
     )
     cgroup = lab.cgroup / "control" / OPERATOR

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ambimesh.lab import cgroups
 from ambimesh.lab.layout import CNI_PROGRAMS
+from ebpf.features import FeatureCheck, check_features
 from mesh.errors import EnvironmentLacks
 
+_SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _PROGRAMS = {
     "ip": "apt-get install iproute2",
     "nft": "apt-get install nftables",
@@ -19,58 +20,82 @@ _PROGRAMS = {
     "mount": "apt-get install mount",
 }
 _PLUGINS = ("bridge", "host-local")
+_OLDEST_KERNEL = (5, 14)
+"""The first with ``cgroup.kill``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lack:
-    """Something that is missing."""
+def checks(mesh: bool) -> list[FeatureCheck]:
+    """Everything a lab needs, found or not; nothing is changed on the machine.
 
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.what}; remedy: {self.remedy}"
-
-
-def lacks() -> list[Lack]:
-    """Everything the lab itself (without the mesh) needs and this machine does not have."""
-    found: list[Lack] = []
-    if os.geteuid() != 0:
-        found.append(Lack("a lab is made of network namespaces and cgroups, which takes root", "run it with sudo"))
-    for program, remedy in _PROGRAMS.items():
-        if shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin") is None:
-            found.append(Lack(f"the program {program} is not installed", remedy))
-    found += [
-        Lack(f"the CNI plugin {path} is not installed", "apt-get install containernetworking-plugins")
-        for path in (CNI_PROGRAMS / plugin for plugin in _PLUGINS)
-        if not os.access(path, os.X_OK)
-    ]
-    if not Path("/proc/sys/net/bridge").is_dir():
-        found.append(Lack("the kernel does not show bridged packets to its filter", "modprobe br_netfilter"))
-    if not Path("/proc/self/ns/net").exists():
-        found.append(Lack("the kernel has no network namespaces", "use a kernel with CONFIG_NET_NS"))
-    try:
-        hierarchy = cgroups.find_hierarchy()
-    except EnvironmentLacks as error:
-        what, _, remedy = str(error).partition("; remedy: ")
-        found.append(Lack(what, remedy))
-    else:
-        if not any((folder / "cgroup.kill").exists() for folder in hierarchy.iterdir() if folder.is_dir()):
-            # The file exists in every cgroup but the root; with none to look at, the kernel's version has to do.
-            release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-            if release < (5, 14):
-                found.append(Lack("the kernel has no cgroup.kill", "use Linux 5.14 or newer"))
+    Args:
+        mesh: whether the mesh's own processes are to run in it, which need more of the kernel.
+    """
+    found = [_root(), *(_program(name, remedy) for name, remedy in _PROGRAMS.items())]
+    found += [*(_plugin(CNI_PROGRAMS / name) for name in _PLUGINS), _namespaces(), _bridge_filter(), _cgroups()]
+    if mesh:
+        known = {check.name for check in found}
+        found += [check for check in check_features() if check.name not in known]
     return found
 
 
-def require(found: Iterable[Lack]) -> None:
+def require(found: Iterable[FeatureCheck]) -> None:
     """Refuse to go on when something is missing.
 
     Raises:
         EnvironmentLacks: naming the first thing and how many others there are.
     """
-    found = list(found)
-    if not found:
+    failed = [check for check in found if not check.ok]
+    if not failed:
         return
-    more = f" ({len(found) - 1} more: run ambimesh check)" if len(found) > 1 else ""
-    raise EnvironmentLacks(f"{found[0]}{more}")
+    first = failed[0]
+    more = f" ({len(failed) - 1} more: run ambimesh check)" if len(failed) > 1 else ""
+    raise EnvironmentLacks(f"{first.name}: {first.detail}; remedy: {first.remedy}{more}")
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """Major and minor of a release such as ``6.1.0-18-amd64``."""
+    parts = release.replace("-", ".").split(".")
+    return int(parts[0]), int(parts[1])
+
+
+def _root() -> FeatureCheck:
+    if os.geteuid() == 0:
+        return FeatureCheck("root", True, "yes", "")
+    detail = "a lab is made of network namespaces and cgroups, which takes root"
+    return FeatureCheck("root", False, detail, "run it with sudo")
+
+
+def _program(name: str, remedy: str) -> FeatureCheck:
+    found = shutil.which(name, path=_SYSTEM_PATH)
+    return FeatureCheck(name, found is not None, found or "not installed", "" if found else remedy)
+
+
+def _plugin(path: Path) -> FeatureCheck:
+    ok = os.access(path, os.X_OK)
+    detail = str(path) if ok else f"no {path}"
+    remedy = "" if ok else "apt-get install containernetworking-plugins"
+    return FeatureCheck(f"CNI plugin {path.name}", ok, detail, remedy)
+
+
+def _namespaces() -> FeatureCheck:
+    ok = Path("/proc/self/ns/net").exists()
+    remedy = "" if ok else "use a kernel with CONFIG_NET_NS"
+    return FeatureCheck("network namespaces", ok, "yes" if ok else "the kernel has none", remedy)
+
+
+def _bridge_filter() -> FeatureCheck:
+    # Without it, replies between two pods of one node would pass by the translation of Service addresses.
+    ok = Path("/proc/sys/net/bridge").is_dir()
+    detail = "yes" if ok else "the kernel does not show bridged packets to its filter"
+    return FeatureCheck("bridge filter", ok, detail, "" if ok else "modprobe br_netfilter")
+
+
+def _cgroups() -> FeatureCheck:
+    try:
+        hierarchy = cgroups.find_hierarchy()
+    except EnvironmentLacks as error:
+        what, _, remedy = str(error).partition("; remedy: ")
+        return FeatureCheck("cgroup v2", False, what, remedy)
+    if kernel_version(os.uname().release) < _OLDEST_KERNEL:
+        return FeatureCheck("cgroup v2", False, "this kernel has no cgroup.kill", "use Linux 5.14 or newer")
+    return FeatureCheck("cgroup v2", True, str(hierarchy), "")
