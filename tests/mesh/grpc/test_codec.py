@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.grpc.codec import (
@@ -17,6 +17,7 @@ from mesh.grpc.codec import (
 from mesh.grpc.status import GrpcError, StatusCode, status_of_http, status_of_reset, status_of_text
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=50), max_size=6), st.integers(1, 20))
 def test_messages_come_out_as_they_went_in_however_they_were_cut(messages: list[bytes], piece: int) -> None:
     wire = b"".join(message_prefix(len(message)) + message for message in messages)
@@ -43,6 +44,7 @@ def test_a_compressed_message_is_refused() -> None:
     assert caught.value.status is StatusCode.UNIMPLEMENTED
 
 
+@settings(deadline=None)
 @given(st.floats(1e-9, 1e8))
 def test_timeouts_survive_within_their_precision(seconds: float) -> None:
     text = encode_timeout(seconds).decode()
@@ -61,6 +63,7 @@ def test_other_timeouts_are_refused(text: str) -> None:
         decode_timeout(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_status_text_survives_as_printable_ascii(text: str) -> None:
     encoded = encode_status_text(text)

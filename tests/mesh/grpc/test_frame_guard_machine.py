@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import ProtocolViolation
@@ -23,6 +23,7 @@ frames = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(frames, max_size=10), st.integers(1, 30), st.booleans())
 def test_goaways_are_taken_out_and_the_rest_passes_untouched(
     sent: list[tuple[bytes, GoAway | None]], piece: int, preface: bool

@@ -214,7 +214,7 @@ def test_headers_beyond_the_limit_end_the_connection() -> None:
         pair.server.receive(pair.client.data_to_send(), 0.0)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(min_size=1, max_size=300), st.booleans())
 def test_garbage_is_a_protocol_violation_or_waits_for_more(garbage: bytes, after_settings: bool) -> None:
     server = ServerMachine(GrpcLimits())

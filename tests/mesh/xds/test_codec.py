@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.addresses import Cidr, IpBytes, parse_cidr, parse_ip
@@ -153,16 +153,19 @@ policies = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(workloads | services)
 def test_addresses_survive_the_wire(value: Workload | Service) -> None:
     assert decode_address(encode_address(value)) == value
 
 
+@settings(deadline=None)
 @given(policies)
 def test_policies_survive_the_wire(policy: Policy) -> None:
     assert decode_authorization(encode_authorization(policy)) == policy
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_is_an_invalid_message_and_nothing_else(payload: bytes) -> None:
     for decode in (decode_address, decode_authorization):

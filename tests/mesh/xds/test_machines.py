@@ -6,22 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.errors import InvalidMessage
 from mesh.wire import discovery_pb2
 from mesh.xds import server_machine
-from mesh.xds.client_machine import DeltaClient, Received, Subscription, UnknownTypeReceived
+from mesh.xds.client_machine import DeltaClient, Received, Subscription
 from mesh.xds.discovery_codec import (
-    MAX_NAMES,
     NodeInfo,
     Rejected,
     Request,
-    Resource,
     Response,
     decode_request,
     decode_response,
     encode_request,
-    encode_response,
-    resource_field,
 )
 from mesh.xds.server_machine import (
     Acknowledged,
@@ -168,7 +163,7 @@ def play(world: World, script: list[tuple[str, object]], on_demand: bool) -> set
     return names
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(steps)
 def test_a_wildcard_client_ends_with_what_the_server_offers(script: list[tuple[str, object]]) -> None:
     world = World()
@@ -177,7 +172,7 @@ def test_a_wildcard_client_ends_with_what_the_server_offers(script: list[tuple[s
     assert world.client.versions(TYPE).keys() == world.store.keys()
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(steps)
 def test_an_on_demand_client_ends_with_what_it_asked_for(script: list[tuple[str, object]]) -> None:
     world = World(Subscription(TYPE, on_demand=True))
@@ -374,51 +369,6 @@ def test_types_that_are_not_served_get_no_answer_and_harm_nothing() -> None:
     assert world.responses == []
 
 
-def test_a_response_of_an_unknown_type_is_acknowledged_and_dropped() -> None:
-    client = DeltaClient(NODE, [Subscription(TYPE)])
-    received = client.receive(encode_response(OTHER, "7", "1", [], []))
-    assert isinstance(received, UnknownTypeReceived)
-    acknowledgement = decode_request(received.acknowledgement)
-    assert (acknowledgement.type_url, acknowledgement.nonce, acknowledgement.error) == (OTHER, "7", None)
-
-
-def test_resources_without_a_name_or_of_another_type_are_refused_one_by_one() -> None:
-    client = DeltaClient(NODE, [Subscription(TYPE)])
-    fields = [
-        resource_field(TYPE, Resource("", "1", (), b"")),
-        resource_field(OTHER, Resource("stranger", "1", (), b"")),
-        resource_field(TYPE, Resource("good", "1", (), b"x")),
-    ]
-    received = client.receive(encode_response(TYPE, "1", "1", fields, []))
-    assert isinstance(received, Received)
-    assert [[each.name for each in batch] for batch in received.batches(3)] == [["good"]]
-    answer = decode_request(client.handled(received, []))
-    assert answer.error is not None
-    assert "stranger" in answer.error
-    assert client.versions(TYPE) == {"good": "1"}
-
-
-def test_a_name_removed_and_updated_in_one_response_is_there() -> None:
-    client = DeltaClient(NODE, [Subscription(TYPE)])
-    fields = [resource_field(TYPE, Resource("a", version, (), b"")) for version in ("1", "2")]
-    received = client.receive(encode_response(TYPE, "1", "1", fields, ["a", "b", "b"]))
-    assert isinstance(received, Received)
-    assert received.removed == ("b",)
-    assert [[each.version for each in batch] for batch in received.batches(1)] == [["1"], ["2"]]
-    client.handled(received, [])
-    assert client.versions(TYPE) == {"a": "2"}
-
-
-def test_a_long_list_of_refusals_is_cut() -> None:
-    client = DeltaClient(NODE, [Subscription(TYPE)])
-    received = client.receive(encode_response(TYPE, "1", "1", [], []))
-    assert isinstance(received, Received)
-    answer = decode_request(client.handled(received, [Rejected(f"n{n}", "x" * 10_000) for n in range(1000)]))
-    assert answer.error is not None
-    assert len(answer.error) < 10_000
-    assert answer.error.endswith("and 990 more")
-
-
 def test_a_response_too_large_for_one_message_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_machine, "MAX_RESPONSE_BYTES", 500)
     world = World()
@@ -429,40 +379,3 @@ def test_a_response_too_large_for_one_message_is_continued(monkeypatch: pytest.M
     world.settle()
     assert world.store == world.offered()
     assert len(world.responses) >= 10
-
-
-def test_policies_go_out_before_what_refers_to_them() -> None:
-    server = DeltaServer([OTHER, TYPE])
-    for type_url in (TYPE, OTHER):
-        server.receive(encode_request(Request(type_url=type_url)))
-    responses = [decode_response(raw).type_url for raw in server.respond(Snapshot.empty())]
-    assert responses == [OTHER, TYPE]
-
-
-@pytest.mark.parametrize(
-    "request_of",
-    [
-        Request(type_url=TYPE, subscribe=("x" * 2000,)),
-        Request(type_url=TYPE, subscribe=("",)),
-        Request(type_url=TYPE, subscribe=tuple(f"n{n}" for n in range(MAX_NAMES + 1))),
-    ],
-)
-def test_requests_beyond_the_bounds_are_refused(request_of: Request) -> None:
-    with pytest.raises(InvalidMessage, match="resource_names_subscribe"):
-        DeltaServer([TYPE]).receive(encode_request(request_of))
-
-
-def test_names_are_bounded_over_a_stream_not_only_in_a_request() -> None:
-    server = DeltaServer([TYPE])
-    server.receive(encode_request(Request(type_url=TYPE, subscribe=tuple(f"a{n}" for n in range(MAX_NAMES)))))
-    with pytest.raises(InvalidMessage, match="on one stream"):
-        server.receive(encode_request(Request(type_url=TYPE, subscribe=("one-more",))))
-
-
-@given(st.binary(max_size=100))
-def test_garbage_is_an_invalid_message_and_nothing_else(garbage: bytes) -> None:
-    for receive in (DeltaServer([TYPE]).receive, DeltaClient(NODE, [Subscription(TYPE)]).receive):
-        try:
-            receive(garbage)
-        except InvalidMessage:
-            pass

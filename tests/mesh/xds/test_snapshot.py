@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.xds.snapshot import _REMEMBERED_CHANGES, _REMEMBERED_NAMES, Entry, Snapshot, entry
@@ -40,6 +40,7 @@ entries = st.builds(
 steps = st.lists(st.tuples(st.lists(entries, max_size=4), st.lists(st.sampled_from(NAMES), max_size=3)), max_size=20)
 
 
+@settings(deadline=None)
 @given(steps)
 def test_indexes_and_change_logs_tell_the_truth(changes: list[tuple[list[Entry], list[str]]]) -> None:
     history = [Snapshot.empty()]
@@ -57,6 +58,7 @@ def test_indexes_and_change_logs_tell_the_truth(changes: list[tuple[list[Entry],
         assert {name for name in NAMES if before.get(name) != last.get(name)} <= told
 
 
+@settings(deadline=None)
 @given(st.lists(entries, max_size=8), st.lists(entries, max_size=8))
 def test_replacing_leaves_just_the_new_entries(before: list[Entry], after: list[Entry]) -> None:
     snapshot = Snapshot.empty().replaced(TYPE, before).replaced(TYPE, after)

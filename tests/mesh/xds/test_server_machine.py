@@ -1,0 +1,48 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh.errors import InvalidMessage
+from mesh.xds.discovery_codec import MAX_NAMES, Request, decode_response, encode_request
+from mesh.xds.server_machine import DeltaServer
+from mesh.xds.snapshot import Snapshot
+
+TYPE = "type.googleapis.com/test.One"
+OTHER = "type.googleapis.com/test.Two"
+
+
+def test_policies_go_out_before_what_refers_to_them() -> None:
+    server = DeltaServer([OTHER, TYPE])
+    for type_url in (TYPE, OTHER):
+        server.receive(encode_request(Request(type_url=type_url)))
+    responses = [decode_response(raw).type_url for raw in server.respond(Snapshot.empty())]
+    assert responses == [OTHER, TYPE]
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        Request(type_url=TYPE, subscribe=("x" * 2000,)),
+        Request(type_url=TYPE, subscribe=("",)),
+        Request(type_url=TYPE, subscribe=tuple(f"n{n}" for n in range(MAX_NAMES + 1))),
+    ],
+)
+def test_requests_beyond_the_bounds_are_refused(request_of: Request) -> None:
+    with pytest.raises(InvalidMessage, match="resource_names_subscribe"):
+        DeltaServer([TYPE]).receive(encode_request(request_of))
+
+
+def test_names_are_bounded_over_a_stream_not_only_in_a_request() -> None:
+    server = DeltaServer([TYPE])
+    server.receive(encode_request(Request(type_url=TYPE, subscribe=tuple(f"a{n}" for n in range(MAX_NAMES)))))
+    with pytest.raises(InvalidMessage, match="on one stream"):
+        server.receive(encode_request(Request(type_url=TYPE, subscribe=("one-more",))))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=100))
+def test_garbage_is_an_invalid_message_and_nothing_else(garbage: bytes) -> None:
+    try:
+        DeltaServer([TYPE]).receive(garbage)
+    except InvalidMessage:
+        pass
