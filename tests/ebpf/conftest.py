@@ -1,21 +1,14 @@
-"""A node of its own for every test module: bpffs, cgroups, network namespaces, forked actors, a small ztunnel.
-
-Actors are forked processes, because control groups belong to processes: each joins the cgroup and the namespace it is
-to act in, runs one function and hands its result back through a pipe.
-"""
+"""A node of its own for every test module: bpffs, cgroups, network namespaces, applications, a small ztunnel."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +27,7 @@ from ebpf.programs_driver import detach_all, load_programs
 from ebpf.settings import MapSizes, NodeSettings
 from mesh.addresses import IpBytes, SocketAddress, from_sockaddr, parse_ip
 from mesh.netns import NetworkNamespace
+from mesh.testing.actors import Actor
 
 HIERARCHY = Path("/sys/fs/cgroup/unified") if Path("/sys/fs/cgroup/unified").exists() else Path("/sys/fs/cgroup")
 SMALL = MapSizes(
@@ -46,57 +40,6 @@ SMALL = MapSizes(
     tickets=8192,
     listeners=256,
 )
-
-
-class Actor:
-    """A forked process in a cgroup and a namespace."""
-
-    def __init__(
-        self, cgroup: Path, namespace: NetworkNamespace | None, function: Callable[..., Any], *args: Any
-    ) -> None:
-        reading, writing = os.pipe()
-        self._result = os.fdopen(reading, "rb")
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(reading)
-            outcome: tuple[bool, Any]
-            try:
-                (cgroup / "cgroup.procs").write_text(str(os.getpid()))
-                with namespace.entered() if namespace is not None else contextlib.nullcontext():
-                    outcome = (True, function(*args))
-            except BaseException as error:
-                outcome = (False, (type(error), error.args, traceback.format_exc()))
-            with os.fdopen(writing, "wb") as pipe, contextlib.suppress(OSError):
-                pickle.dump(outcome, pipe)
-            os._exit(0)
-        os.close(writing)
-        self._status: int | None = None
-
-    def join(self) -> Any:
-        """The function's result; its error is raised here."""
-        raw = self._result.read()
-        self.stop()
-        if not raw:
-            raise RuntimeError(f"actor {self.pid} died")
-        succeeded, value = pickle.loads(raw)
-        if succeeded:
-            return value
-        kind, args, text = value
-        error = kind(*args)
-        error.add_note(text)
-        raise error
-
-    def stop(self, number: int = signal.SIGKILL) -> None:
-        """End the process if it is still there."""
-        if self._status is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-            _, self._status = os.waitpid(self.pid, 0)
-            self._result.close() if number != signal.SIGKILL else None
-
-    def close(self) -> None:
-        self.stop()
-        self._result.close()
 
 
 @dataclass
@@ -124,12 +67,8 @@ class Place:
         return actor
 
     def run(self, function: Callable[..., Any], *args: Any, cgroup: Path | None = None) -> Any:
-        actor = self.start(function, *args, cgroup=cgroup)
-        self.actors.remove(actor)
-        try:
+        with Actor(cgroup or self.cgroup, self.namespace, function, *args) as actor:
             return actor.join()
-        finally:
-            actor.close()
 
     def stop_actors(self) -> None:
         while self.actors:
@@ -295,6 +234,7 @@ class FakeZtunnel:
         with leg:
             if client is None:  # not from a ztunnel: say so, and pass it on as PERMISSIVE would
                 await accepted.send(b"plaintext\n")
+            await leg.bind(("127.0.0.6" if leg.family == socket.AF_INET else "::1", 0))
             self.deliveries.announce(leg.fileno(), client or peer)
             await leg.connect(_sockaddr(local))
             await _relay(accepted, leg)
@@ -428,4 +368,4 @@ def mesh(node: Node) -> Iterator[Node]:
 @pytest.fixture(scope="session")
 def kit() -> SimpleNamespace:
     """The helpers of this folder: test folders are no packages, so they cannot be imported."""
-    return SimpleNamespace(call=call, start_server=start_server, Actor=Actor)
+    return SimpleNamespace(call=call, start_server=start_server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -119,6 +120,29 @@ def test_a_ticket_serves_one_connection(mesh: Any, kit: Any) -> None:
 
     kit.start_server(mesh.places["b"], 8080)
     assert mesh.places["c"].run(probe_then_foreign, cgroup=mesh.cgroup / "kubelet").startswith("plaintext\n")
+
+
+def test_a_ticket_ends_after_a_few_seconds(mesh: Any, kit: Any) -> None:
+    """A probe that was refused leaves its ticket behind; late, its four-tuple admits nobody."""
+
+    def refused_then_foreign() -> str:
+        with socket.socket() as client:
+            client.bind(("10.244.1.4", 41001))
+            assert client.connect_ex(("10.244.1.3", 8080)) == errno.ECONNREFUSED
+        (mesh.cgroup / "pods" / "c" / "cgroup.procs").write_text(str(os.getpid()))
+        time.sleep(5.2)
+        with socket.socket() as client:
+            client.settimeout(10)
+            client.bind(("10.244.1.4", 41001))
+            client.connect(("10.244.1.3", 8080))
+            return client.makefile().read()
+
+    before = counted(mesh, Reason.INBOUND_TICKET_EXPIRED)
+    client = mesh.places["c"].start(refused_then_foreign, cgroup=mesh.cgroup / "kubelet")
+    time.sleep(1)
+    kit.start_server(mesh.places["b"], 8080)
+    assert client.join().startswith("plaintext\n")
+    assert counted(mesh, Reason.INBOUND_TICKET_EXPIRED) == before + 1
 
 
 def test_a_full_accept_queue_delays_and_loses_nothing(mesh: Any, kit: Any) -> None:
