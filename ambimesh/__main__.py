@@ -9,7 +9,7 @@ import typer
 from ambimesh.commands import lab, ztunnel_config
 from ambimesh.commands.check import check
 from ambimesh.commands.demo import demo
-from ambimesh.commands.output import progress_console
+from ambimesh.commands.output import remark
 from ambimesh.commands.version import version
 from mesh.errors import MeshError
 
@@ -30,10 +30,7 @@ def main() -> None:
     try:
         app()
     except MeshError as error:
-        progress_console.print("[red]error[/red]", end=" ")
-        progress_console.print(str(error), markup=False)
-        for note in getattr(error, "__notes__", ()):
-            progress_console.print(note, markup=False)
+        remark("error", "red", "; ".join([str(error), *getattr(error, "__notes__", ())]))
         sys.exit(1)
 
 

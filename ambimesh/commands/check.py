@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from rich.text import Text
 
 from ambimesh.commands import output
 from ambimesh.commands.options import Output
@@ -26,9 +27,9 @@ def check(out: Output = OutputFormat.SHORT) -> None:
         raise typer.Exit(1)
 
 
-def rows(found: list[FeatureCheck]) -> list[list[str]]:
+def rows(found: list[FeatureCheck]) -> list[list[str | Text]]:
     """A row per check, what is missing first."""
     ordered = sorted(found, key=lambda one: one.ok)
     return [
-        [one.name, "[green]ok[/green]" if one.ok else "[red]missing[/red]", one.detail, one.remedy] for one in ordered
+        [one.name, Text("ok", "green") if one.ok else Text("missing", "red"), one.detail, one.remedy] for one in ordered
     ]

@@ -10,7 +10,7 @@ import typer
 
 from ambimesh.commands import lab_processes, lab_status, output
 from ambimesh.commands.options import Files, LabName, Output
-from ambimesh.commands.output import OutputFormat, console, progress_console
+from ambimesh.commands.output import OutputFormat, remark, say
 from ambimesh.lab import manifests, pods, readiness, record
 from ambimesh.lab.bring_up import Wish, bring_up
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
@@ -54,9 +54,9 @@ async def _up(wish: Wish, paths: list[Path]) -> None:
         step("waiting for pods")
         unready = await readiness.wait_for_pods(lab, _POD_SECONDS)
     for pod, reason in unready:
-        progress_console.print(f"[yellow]not ready[/yellow] {pod}: {reason}")
+        remark("not ready", "yellow", f"{pod}: {reason}")
+    say(f"lab {lab.layout.name} is up; see: ambimesh lab status")
     _finish(report, quiet=True)
-    console.print(f"lab {lab.layout.name} is up; see: ambimesh lab status")
 
 
 @app.command()
@@ -68,10 +68,10 @@ def down(lab: LabName = DEFAULT_LAB) -> None:
         # A lab whose bringing up was killed before it could note itself.
         found = Lab(layout, LabRecord(name=lab, nodes=0, mesh=False, cgroup=str(layout.root / "no-cgroup")))
     if found is None:
-        console.print(f"there is no lab {lab}")
+        say(f"there is no lab {lab}")
         return
     trio.run(_down, found)
-    console.print(f"lab {lab} is gone")
+    say(f"lab {lab} is gone")
 
 
 async def _down(lab: Lab) -> None:
@@ -141,7 +141,7 @@ def _patch(lab: str, kind: str, name: str, texts: list[str], what: str) -> None:
         store.patch_metadata(type_, space, bare, labels=changes)
     else:
         store.patch_metadata(type_, space, bare, annotations=changes)
-    console.print(f"{type_.__name__} {name} {what}ed" if what == "label" else f"{type_.__name__} {name} annotated")
+    say(f"{type_.__name__} {name}: {what}s set")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -160,10 +160,10 @@ def _finish(report: manifests.Report, quiet: bool = False) -> None:
     """Print what became of manifests; exit 1 when something was wrong with them."""
     for key, what in report.done:
         if not quiet:
-            console.print(f"{key} {what}")
+            say(f"{key} {what}")
     for notice in report.notices:
-        progress_console.print(f"[yellow]notice[/yellow] {notice}")
+        remark("notice", "yellow", notice)
     for problem in report.problems:
-        progress_console.print(f"[red]error[/red] {problem}", markup=True)
+        remark("error", "red", problem)
     if report.problems:
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ import trio
 import typer
 
 from ambimesh.commands.options import LabName
-from ambimesh.commands.output import console
+from ambimesh.commands.output import console, say
 from ambimesh.lab import capture as wire
 from ambimesh.lab import pods, record
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
@@ -42,7 +42,7 @@ def logs(
     files = log_files(found, process)
     for file in files:
         if len(files) > 1:
-            console.print(f"==> {file.name} <==")
+            say(f"==> {file.name} <==")
         text = file.read_text(errors="replace") if file.exists() else ""
         kept = text.splitlines()[-lines:] if lines else text.splitlines()
         for line in kept:
@@ -88,7 +88,7 @@ def restart(process: ProcessName, kill: Kill = False, lab: LabName = DEFAULT_LAB
         processes = Processes(found.layout)
         pid = await processes.restart(process, kill=kill)
         await wait_for_process(processes, processes.spec(process), _READY_SECONDS)
-        console.print(f"{process} runs again, process {pid}")
+        say(f"{process} runs again, process {pid}")
 
     trio.run(work)
 
@@ -98,7 +98,7 @@ def stop(process: ProcessName, kill: Kill = False, lab: LabName = DEFAULT_LAB) -
     found = record.require(LabLayout.named(lab))
     processes = Processes(found.layout)
     trio.run(lambda: processes.stop(processes.spec(process).name, kill=kill))
-    console.print(f"{process} is stopped")
+    say(f"{process} is stopped")
 
 
 def start(process: ProcessName, lab: LabName = DEFAULT_LAB) -> None:
@@ -109,7 +109,7 @@ def start(process: ProcessName, lab: LabName = DEFAULT_LAB) -> None:
         processes = Processes(found.layout)
         pid = await processes.start(processes.spec(process))
         await wait_for_process(processes, processes.spec(process), _READY_SECONDS)
-        console.print(f"{process} runs, process {pid}")
+        say(f"{process} runs, process {pid}")
 
     trio.run(work)
 

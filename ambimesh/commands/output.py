@@ -12,6 +12,7 @@ import trio
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 console = Console(highlight=False, soft_wrap=True, width=2000)
 """Answers. Wider than any terminal, so that rich cuts no cell: output is searched as often as it is looked at."""
@@ -27,19 +28,30 @@ class OutputFormat(StrEnum):
     YAML = "yaml"
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
     """Print rows below their column heads, as kubectl does: no lines, two spaces between columns."""
     console.print(table(columns, rows))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
     """Rows below their column heads; no cell is ever cut or wrapped, so that output can be searched."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         made.add_column(column, no_wrap=True, overflow="ignore")
     for row in rows:
-        made.add_row(*row)
+        # Text, not str: brackets as in [fd00::1]:80 would be taken for markup and vanish.
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made
+
+
+def say(text: str) -> None:
+    """Print a line of an answer as it is."""
+    console.print(text, markup=False)
+
+
+def remark(kind: str, style: str, text: str) -> None:
+    """Print a line beside the answer, on the error stream: ``error ...``, ``notice ...``."""
+    progress_console.print(Text.assemble((kind, style), " ", text))
 
 
 def print_value(value: Any, output: OutputFormat) -> None:

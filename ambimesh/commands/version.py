@@ -7,7 +7,7 @@ from importlib.metadata import version as installed
 
 from ambimesh.commands import output
 from ambimesh.commands.options import Output
-from ambimesh.commands.output import OutputFormat, console
+from ambimesh.commands.output import OutputFormat, say
 from ebpf.layout import ABI_VERSION
 
 
@@ -18,7 +18,7 @@ def version(out: Output = OutputFormat.SHORT) -> None:
         output.print_value(facts, out)
         return
     for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False)
+        say(f"{name}: {value}")
 
 
 def collect() -> dict[str, str]:
