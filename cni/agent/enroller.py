@@ -150,7 +150,7 @@ class Enroller:
         """Enrol a pod that runs already: find its namespace, enrol it, annotate it.
 
         Raises:
-            MeshError: as ``enrol``; a pod that ztunnel does not serve yet is annotated ``pending``.
+            MeshError: as ``enrol``; a pod that ztunnel has not served yet is annotated ``pending``.
         """
         captured = self._captures.enrolled.get(pod.uid)
         addresses = pod.addresses or (captured.entry.addresses if captured else ())
@@ -158,7 +158,8 @@ class Enroller:
         try:
             await self.enrol(pod, namespace, addresses)
         except MeshError:
-            if pod.uid in self._captures.enrolled:
+            # Never from ``enabled`` back to ``pending``: peers would send in clear what they now encrypt.
+            if pod.uid in self._captures.enrolled and REDIRECTION_ANNOTATION not in pod.annotations:
                 await self._annotate(pod, REDIRECTION_PENDING)
             raise
         finally:

@@ -24,6 +24,7 @@ from cni.enrolment import EnrolmentRules
 from cni.plan import Action, Step, plan
 from mesh.backoff import Backoff
 from mesh.errors import MeshError
+from mesh.zds.server_driver import ZtunnelAway
 
 _log = structlog.get_logger("reconciler")
 
@@ -153,7 +154,8 @@ class Reconciler:
             if self._said.get(uid) != str(error):  # said once, not every five seconds
                 self._said[uid] = str(error)
                 pod = str(action.pod.key) if action.pod else ""
-                _log.error("pod not as it should be", pod=pod, uid=uid, step=action.step.value, reason=str(error))
+                say = _log.warning if isinstance(error, ZtunnelAway) else _log.error
+                say("pod not as it should be", pod=pod, uid=uid, step=action.step.value, reason=str(error))
         finally:
             self._busy.discard(uid)
             self.wake()

@@ -28,7 +28,8 @@ from mesh.zds.packet_driver import Packet, PacketSocket, connect
 
 _log = structlog.get_logger("zds")
 
-_BACKOFF = Backoff(initial=0.05, maximum=5.0)
+_BACKOFF = Backoff(initial=0.05, maximum=1.0)
+"""Short, because pods cannot start on a node whose ztunnel has not come back to the agent."""
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWNET = 0x40000000
 
@@ -61,7 +62,7 @@ class ZdsHandler(Protocol):
 
 
 async def run_zds_client(path: Path | str, handler: ZdsHandler) -> Never:
-    """Follow the agent at ``path`` for ever, reconnecting with a backoff of 50 ms to 5 s.
+    """Follow the agent at ``path`` for ever, reconnecting with a backoff of 50 ms to 1 s.
 
     Args:
         path: the agent's SOCK_SEQPACKET socket.

@@ -514,3 +514,18 @@ async def test_a_kernel_that_refuses_is_read_again(
     with pytest.raises(EnvironmentLacks, match="map full"):
         await agent.attachments.add(request(container_id="c2", netns="/run/netns/b"))
     assert agent.enroller.actual() == {}
+
+
+async def test_a_pod_once_enabled_is_never_pending_again(agent: Agent, node: PaperNode, tmp_path: Path) -> None:
+    """While an agent restarts ztunnel is away for a moment; a peer told so would send in clear."""
+    node.show(a_pod())
+    await agent.attachments.add(request())
+    node.acts.clear()
+    node.ztunnel_failure = ZtunnelAway("away")
+    successor = Agent(node, tmp_path)
+    async with successor.reconciling():
+        await trio.sleep(0.1)
+        assert successor.ended.count(("enrol", False)) >= 2
+        node.ztunnel_failure = None
+        successor.reconciler.wake(impatient=True)
+        await settled(node, lambda: node.acts == [("serve", "u1", "shop", "pod-u1", "client")])
