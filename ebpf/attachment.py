@@ -32,11 +32,13 @@ class Hook:
 CGROUP_HOOKS = (
     Hook("connections.bpf.c", "mesh_connect4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_CONNECT),
     Hook("connections.bpf.c", "mesh_connect6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_CONNECT),
-    Hook("connections.bpf.c", "mesh_peername4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_GETPEERNAME),
-    Hook("connections.bpf.c", "mesh_peername6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_GETPEERNAME),
+    Hook("names.bpf.c", "mesh_peername4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_GETPEERNAME),
+    Hook("names.bpf.c", "mesh_peername6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_GETPEERNAME),
+    Hook("names.bpf.c", "mesh_sockname4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_GETSOCKNAME),
+    Hook("names.bpf.c", "mesh_sockname6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_GETSOCKNAME),
     Hook("connections.bpf.c", "mesh_sock_ops", syscall.PROGRAM_SOCK_OPS, syscall.ATTACH_SOCK_OPS),
 )
-"""In the order of attachment: capture begins with the sock_ops program in place."""
+"""Attached from the last to the first: capture begins with the sock_ops program in place."""
 
 POD_HOOK = Hook("arrivals.bpf.c", "mesh_sk_lookup", syscall.PROGRAM_SK_LOOKUP, syscall.ATTACH_SK_LOOKUP)
 

@@ -68,9 +68,6 @@ class OriginalDestinations(_SocketRecords):
 
         Returns:
             None if no program redirected the connection: somebody dialled ztunnel's port directly. May be asked again.
-
-        The peer's address of the accepted socket is the pod's own, unless the application had bound only a port before
-        it dialled: then it is a loopback address, and the pod's address of that family is meant.
         """
         self._key.value = accepted
         result = syscall.call(syscall.MAP_LOOKUP, self._arguments)

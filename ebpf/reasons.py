@@ -17,7 +17,7 @@ class Reason(enum.IntEnum):
     OUTBOUND_EXCLUDED_NETWORK = 4
     """Left alone: the pod excludes this network."""
     OUTBOUND_SOURCE_KEPT = 5
-    """Captured, but the application had bound its port, so the source may be a loopback address."""
+    """Captured on a loopback source, shown as the pod's address: the application had bound its port."""
     OUTBOUND_REFUSED_NO_FAMILY = 6
     """ENETUNREACH: the pod has no address of the destination's family."""
     OUTBOUND_REFUSED_LINK_LOCAL = 7

@@ -51,7 +51,7 @@ enum reason {
 	REASON_OUTBOUND_TO_ITSELF = 2,
 	REASON_OUTBOUND_EXCLUDED_PORT = 3,
 	REASON_OUTBOUND_EXCLUDED_NETWORK = 4,
-	REASON_OUTBOUND_SOURCE_KEPT = 5,      /* captured, but the application had bound its port: source may be loopback */
+	REASON_OUTBOUND_SOURCE_KEPT = 5,       /* captured on a loopback source: the application had bound its port */
 	REASON_OUTBOUND_REFUSED_NO_FAMILY = 6, /* the pod has no address of the destination's family */
 	REASON_OUTBOUND_REFUSED_LINK_LOCAL = 7, /* fe80::/10 names a neighbour of one interface, not a workload */
 	REASON_OUTBOUND_REFUSED_NO_MEMORY = 8,

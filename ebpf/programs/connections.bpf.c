@@ -179,48 +179,6 @@ int mesh_connect6(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
-/* -- getpeername(2), accept(2) -------------------------------------------------------------------------------------- */
-
-/* The address an application is to see as its peer instead of ztunnel's, if any. */
-static __always_inline struct socket_address *shown_peer(struct bpf_sock *sk)
-{
-	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
-	if (!connection)
-		return NULL;
-	if (connection->kind != CONNECTION_CAPTURED && connection->kind != CONNECTION_ACCEPTED)
-		return NULL;
-	return &connection->address;
-}
-
-int mesh_peername4(struct bpf_sock_addr *ctx)
-{
-	struct bpf_sock *sk = ctx->sk;
-	if (!sk)
-		return 1;
-	struct socket_address *peer = shown_peer(sk);
-	if (!peer || !is_mapped(peer->ip))
-		return 1;
-	ctx->user_ip4 = peer->ip[3];
-	ctx->user_port = bpf_htons(peer->port);
-	return 1;
-}
-
-int mesh_peername6(struct bpf_sock_addr *ctx)
-{
-	struct bpf_sock *sk = ctx->sk;
-	if (!sk)
-		return 1;
-	struct socket_address *peer = shown_peer(sk);
-	if (!peer)
-		return 1;
-	ctx->user_ip6[0] = peer->ip[0];
-	ctx->user_ip6[1] = peer->ip[1];
-	ctx->user_ip6[2] = peer->ip[2];
-	ctx->user_ip6[3] = peer->ip[3];
-	ctx->user_port = bpf_htons(peer->port);
-	return 1;
-}
-
 /* -- sock_ops ------------------------------------------------------------------------------------------------------- */
 
 static __always_inline void read_local(struct bpf_sock_ops *ctx, struct socket_address *local)

@@ -183,9 +183,18 @@ def test_a_socket_the_application_bound_is_captured(mesh: Any, kit: Any, bind: t
     before = counted(mesh, Reason.OUTBOUND_CAPTURED)
     seen = mesh.places["a"].run(kit.call, "10.244.1.3", 8080, socket.AF_INET, bind)
     assert seen.peer == ("10.244.1.3", 8080)
+    assert seen.local[0] == "10.244.1.2"
     assert bind[1] in (0, seen.local[1])
-    assert seen.answer.split()[1] == str(seen.local[1])
+    assert seen.answer.split()[:2] == ["10.244.1.2", str(seen.local[1])]
     assert counted(mesh, Reason.OUTBOUND_CAPTURED) == before + 1
+
+
+def test_an_ipv6_socket_with_a_bound_port_is_captured(mesh: Any, kit: Any) -> None:
+    kit.start_server(mesh.places["b"], 8080)
+    for host, own in (("fd00:10:244:1::3", "fd00:10:244:1::2"), ("::ffff:10.244.1.3", "::ffff:10.244.1.2")):
+        seen = mesh.places["a"].run(kit.call, host, 8080, socket.AF_INET6, ("::", 40406))
+        assert (seen.peer, seen.local) == ((host, 8080), (own, 40406))
+        assert seen.answer.split()[:2] == [own, "40406"]
 
 
 def test_a_second_connect_of_a_socket_forgets_the_first(mesh: Any, kit: Any) -> None:
