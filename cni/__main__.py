@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         sys.stderr.write(f"{cause}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -58,6 +58,14 @@ class Command(enum.Enum):
     VERSION = "VERSION"
 
 
+_REQUIRED = {
+    Command.ADD: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    Command.CHECK: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    Command.DEL: ("CNI_CONTAINERID", "CNI_IFNAME"),
+    Command.VERSION: (),
+}
+
+
 class _Relayed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     environment: dict[str, str]
     configuration: str
@@ -129,6 +137,9 @@ def decode_request(data: bytes) -> PluginRequest:
     except ValueError as error:
         names = ", ".join(member.value for member in Command)
         raise CniFailure(CniCode.INVALID_ENVIRONMENT, f"CNI_COMMAND is none of {names}") from error
+    for name in _REQUIRED[command]:
+        if not environment.get(name):
+            raise CniFailure(CniCode.INVALID_ENVIRONMENT, f"{name} is not set, which {command.value} needs")
     configuration = _configuration(relayed.configuration)
     if configuration.cni_version not in SUPPORTED_VERSIONS:
         raise CniFailure(

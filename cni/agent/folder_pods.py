@@ -92,16 +92,20 @@ class FolderPods:
 def _pods_of(pods: Iterable[Pod], node: str) -> tuple[dict[PodName, PodFacts], bool]:
     """The node's pods, and whether all of them could be understood."""
     found: dict[PodName, PodFacts] = {}
+    uids: set[str] = set()
     all_read = True
     for pod in pods:
         if pod.spec.node_name != node:
             continue
         try:
             facts = facts_of(pod)
+            if facts.uid in uids:
+                raise InvalidValue(f"its uid {facts.uid} is another pod's too: give each its own, or none")
         except InvalidValue as error:
             all_read = False
             _log.error("pod not understood", pod=f"{pod.metadata.namespace}/{pod.metadata.name}", reason=str(error))
             continue
+        uids.add(facts.uid)
         found[facts.key] = facts
     return found, all_read
 

@@ -79,10 +79,11 @@ class Reconciler:
             refreshed = trio.current_time()
             while True:
                 self._woken = trio.Event()
-                for action in self._due():
+                actions, look_again = self._due(trio.current_time())
+                for action in actions:
                     self._busy.add(action.uid)
                     nursery.start_soon(self._work, action)
-                with trio.move_on_at(self._next_look()):
+                with trio.move_on_at(look_again):
                     await self._woken.wait()
                 if trio.current_time() >= refreshed + _REPEAT:
                     self._enroller.refresh()
@@ -97,26 +98,27 @@ class Reconciler:
     def _plan(self) -> list[Action]:
         return plan(self._source.view, self._enroller.actual(), self._rules, self._sandboxes.living())
 
-    def _due(self) -> list[Action]:
+    def _due(self, now: float) -> tuple[list[Action], float]:
+        """The work to begin now, and when to look again if nothing happens."""
         self._prune()
-        now = trio.current_time()
-        return [
-            action
-            for action in self._plan()
-            if action.uid not in self._busy
-            and self._not_before.get(action.uid, -math.inf) <= now
-            and not (action.step in _ANNOTATING and self._settling(action.uid))
-        ]
+        begin: list[Action] = []
+        look_again = now + _REPEAT
+        for action in self._plan():
+            if action.uid in self._busy:
+                continue  # it will wake us
+            when = max(self._not_before.get(action.uid, -math.inf), self._settled(action))
+            if when <= now:
+                begin.append(action)
+            else:
+                look_again = min(look_again, when)
+        return begin, look_again
 
-    def _settling(self, uid: str) -> bool:
-        """The view is the one from before the annotation was written."""
-        serial, written = self._annotated.get(uid, (-1, -math.inf))
-        return serial == self._source.view.serial and trio.current_time() < written + _SETTLING
-
-    def _next_look(self) -> float:
-        now = trio.current_time()
-        waiting = [time for uid, time in self._not_before.items() if uid not in self._busy and time > now]
-        return min([now + _REPEAT, *waiting])
+    def _settled(self, action: Action) -> float:
+        """When an annotation may be written: not while the view is still the one from before the last time."""
+        serial, written = self._annotated.get(action.uid, (-1, -math.inf))
+        if action.step in _ANNOTATING and serial == self._source.view.serial:
+            return written + _SETTLING
+        return -math.inf
 
     def _prune(self) -> None:
         """Drop what is remembered of pods that are gone."""

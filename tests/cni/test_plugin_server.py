@@ -54,12 +54,22 @@ async def serving(path: Path, handler: Handler, counted: list[tuple[str, str]] |
             nursery.cancel_scope.cancel()
 
 
+def environment(command: str) -> dict[str, str]:
+    return {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": "/run/netns/a",
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": "K8S_POD_NAMESPACE=a;K8S_POD_NAME=b",
+    }
+
+
 async def execute(plugin: Path, path: Path, command: str, **configuration: Any) -> tuple[int, bytes]:
     stdin = json.dumps({"cniVersion": "1.0.0", "agentSocket": str(path)} | configuration).encode()
     done = await trio.run_process(
         [plugin],
         stdin=stdin,
-        env={"CNI_COMMAND": command, "CNI_ARGS": "K8S_POD_NAMESPACE=a;K8S_POD_NAME=b"},
+        env=environment(command),
         capture_stdout=True,
         check=False,
     )
@@ -155,8 +165,7 @@ def test_the_agent_gives_up_before_the_plugin_does() -> None:
 async def test_a_plugin_that_is_killed_does_not_stop_the_agent(plugin: Path, tmp_path: Path) -> None:
     async with serving(tmp_path / "s", Handler(delay=0.2)):
         stdin = json.dumps({"cniVersion": "1.0.0", "agentSocket": str(tmp_path / "s"), "prevResult": PREVIOUS})
-        environment = {"CNI_COMMAND": "ADD"}
-        process = await trio.lowlevel.open_process([plugin], stdin=subprocess.PIPE, env=environment)
+        process = await trio.lowlevel.open_process([plugin], stdin=subprocess.PIPE, env=environment("ADD"))
         assert process.stdin is not None
         await process.stdin.send_all(stdin.encode())
         await process.stdin.aclose()

@@ -73,6 +73,10 @@ def test_a_result_of_version_0_3_1_without_interfaces() -> None:
     assert request.addresses == (parse_ip("10.1.2.3"),)
 
 
+def test_a_delete_may_come_without_a_namespace() -> None:
+    assert decode_request(relayed({"cniVersion": "0.4.0"}, CNI_COMMAND="DEL", CNI_NETNS="")).netns == ""
+
+
 def test_a_container_without_kubernetes_has_no_pod() -> None:
     assert decode_request(relayed(CNI_ARGS="")).pod is None
     assert decode_request(relayed(CNI_ARGS="IgnoreUnknown=1")).pod is None
@@ -86,6 +90,10 @@ def test_a_container_without_kubernetes_has_no_pod() -> None:
         (b'{"environment": {}, "configuration": "{}", "more": 1}', CniCode.DECODING_FAILED),
         (b'{"environment": {"CNI_ARGS": "\xff"}, "configuration": "{}"}', CniCode.DECODING_FAILED),
         (relayed(CNI_COMMAND="GC"), CniCode.INVALID_ENVIRONMENT),
+        (relayed(CNI_CONTAINERID=""), CniCode.INVALID_ENVIRONMENT),
+        (relayed(CNI_NETNS=""), CniCode.INVALID_ENVIRONMENT),
+        (relayed(CNI_COMMAND="CHECK", CNI_IFNAME=""), CniCode.INVALID_ENVIRONMENT),
+        (relayed(CNI_COMMAND="DEL", CNI_CONTAINERID=""), CniCode.INVALID_ENVIRONMENT),
         (relayed("{"), CniCode.DECODING_FAILED),
         (relayed("[]"), CniCode.DECODING_FAILED),
         (relayed(""), CniCode.DECODING_FAILED),

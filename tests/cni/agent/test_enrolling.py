@@ -529,3 +529,21 @@ async def test_a_pod_once_enabled_is_never_pending_again(agent: Agent, node: Pap
         node.ztunnel_failure = None
         successor.reconciler.wake(impatient=True)
         await settled(node, lambda: node.acts == [("serve", "u1", "shop", "pod-u1", "client")])
+
+
+async def test_an_annotation_that_was_lost_is_written_again_after_a_while(
+    agent: Agent, node: PaperNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "_SETTLING", 0.05)
+    written: list[float] = []
+
+    async def annotate_in_vain(pod: PodFacts, annotation: str, value: str | None) -> None:
+        written.append(trio.current_time())
+
+    node.show(a_pod())
+    await agent.attachments.add(request())
+    node.show(a_pod())
+    monkeypatch.setattr(node, "annotate", annotate_in_vain)
+    async with agent.reconciling():
+        await trio.sleep(0.3)
+    assert 3 <= len(written) <= 7

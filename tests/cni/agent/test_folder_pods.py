@@ -95,6 +95,13 @@ async def test_a_pod_with_a_uid_that_is_none_is_left_out(tmp_path: Path, uid: st
         assert (source.view.pods, source.view.complete) == ({}, False)
 
 
+async def test_two_pods_of_one_uid_are_not_mixed_up(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(manifest("client"))
+    (tmp_path / "b.yaml").write_text(manifest("copy", meta={"uid": "uid-client"}))
+    async with following(tmp_path) as source:
+        assert (len(source.view.pods), source.view.complete) == (1, False)
+
+
 async def test_annotations_are_written_and_taken_away(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     store.apply(decode_documents(manifest("client"), "test")[0][0])
