@@ -33,12 +33,12 @@ from ztunnel.control_plane import follow_control_plane
 from ztunnel.identity.ca_client import CaSettings, GrpcCaClient
 from ztunnel.identity.contexts import ContextCache
 from ztunnel.identity.manager import IdentityManager
-from ztunnel.inpod.descriptions import Descriptions
 from ztunnel.inpod.manager import PodManager
 from ztunnel.inpod.server import Proxies
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.connections import ConnectionTable
 from ztunnel.proxy.delivery import Deliverer
+from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
 from ztunnel.proxy.inbound import InboundProxy
 from ztunnel.proxy.outbound import OutboundProxy

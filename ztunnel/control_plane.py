@@ -80,3 +80,7 @@ class _Counting:
         """See ``mesh.xds.client_driver.ResourceHandler``."""
         self._metrics.received(type_url, sum(len(resource.payload) for resource in updated))
         return self._state.apply(type_url, updated, removed)
+
+    def applied(self, type_url: str) -> None:
+        """See ``mesh.xds.client_driver.ResourceHandler``."""
+        self._state.applied(type_url)

@@ -54,6 +54,9 @@ class ResourceHandler(Protocol):
             The resources that cannot be used. The others count as taken.
         """
 
+    def applied(self, type_url: str) -> None:
+        """All of one response is in: what was known of this type at that moment is whole."""
+
 
 Connect = Callable[[], AbstractAsyncContextManager[MessageStream]]
 
@@ -209,6 +212,7 @@ class XdsClient:
             await trio.lowlevel.checkpoint()
         if first:
             rejected += self._handler.apply(received.type_url, (), removed)
+        self._handler.applied(received.type_url)
         # Should the task be cancelled above, nothing is recorded as held, and it is all sent again.
         for each in (*received.malformed, *rejected):
             log.error("xds_resource_rejected", type_url=received.type_url, resource=each.name, reason=each.reason)

@@ -166,14 +166,24 @@ class DeltaServer:
     # -- towards the client ----------------------------------------------------------------------------------------
 
     def respond(self, snapshot: Snapshot) -> list[bytes]:
-        """The responses that can be sent now; call it again after any request and any change."""
+        """The responses that can be sent now; call it again after any request and any change.
+
+        A type waits while an earlier one has changes that an outstanding response holds back: a workload must not
+        arrive before the policies that it names.
+        """
         responses = []
         for type_url in self._served:
             subscription = self._subscriptions.get(type_url)
-            if subscription is not None and subscription.unacknowledged is None:
+            if subscription is None:
+                continue
+            if subscription.unacknowledged is None:
                 response = self._respond(type_url, subscription, snapshot)
                 if response is not None:
                     responses.append(response)
+            else:
+                _mark_changes(subscription, snapshot.of(type_url), snapshot.serial)
+            if subscription.dirty:
+                break
         return responses
 
     def _respond(self, type_url: str, subscription: _Subscription, snapshot: Snapshot) -> bytes | None:

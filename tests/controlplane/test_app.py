@@ -146,6 +146,9 @@ class Reader:
         self._changed = trio.Event()
         return []
 
+    def applied(self, type_url: str) -> None:
+        pass
+
     async def until(self, condition: Callable[[], bool]) -> None:
         with trio.fail_after(10):
             while not condition():

@@ -14,7 +14,7 @@ import socket
 from ebpf.listeners import ListenerKind, ListenerTable
 from mesh.errors import EnvironmentLacks
 from ztunnel import ports
-from ztunnel.inpod.pod import Pod
+from ztunnel.pod import Pod
 
 BACKLOG = 4096
 

@@ -19,9 +19,9 @@ from mesh.telemetry.metrics import WorkloadManagerMetrics
 from mesh.tls.credentials import Credentials
 from mesh.zds.codec import WorkloadInfo
 from ztunnel.identity.manager import IdentityManager
-from ztunnel.inpod.descriptions import Descriptions
-from ztunnel.inpod.pod import Pod, PodTasks
 from ztunnel.inpod.server import PodServer, Proxies
+from ztunnel.pod import Pod, PodTasks
+from ztunnel.proxy.descriptions import Descriptions
 
 RETRY_SECONDS = 5.0
 

@@ -9,7 +9,7 @@ from ebpf.listeners import ListenerTable
 from mesh.addresses import PeerAddress
 from mesh.errors import ConnectionLost, Draining
 from ztunnel.inpod.listeners import PodListeners
-from ztunnel.inpod.pod import Pod
+from ztunnel.pod import Pod
 from ztunnel.proxy.connections import ConnectionTable
 from ztunnel.proxy.inbound import InboundProxy
 from ztunnel.proxy.outbound import OutboundProxy

@@ -6,7 +6,7 @@ from mesh.addresses import SocketAddress
 from mesh.errors import DestinationMismatch, PolicyDenied, SelfCall, UnknownWorkload
 from mesh.rbac import ConnectionFacts, Deny, decide
 from ztunnel import ports
-from ztunnel.inpod.pod import Pod
+from ztunnel.pod import Pod
 from ztunnel.proxy.connections import Connection
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mesh.hbone.codec import Baggage
 from mesh.model.workload import Workload
-from ztunnel.inpod.pod import Pod
+from ztunnel.pod import Pod
 
 
 def describe(workload: Workload) -> Baggage:

@@ -16,7 +16,7 @@ from mesh.errors import MeshError
 from mesh.rbac import ConnectionFacts
 from mesh.telemetry.access_log import AccessLog, ConnectionRecord, Direction
 from mesh.telemetry.metrics import ConnectionHandles, L4Labels, L4Metrics, Reporter, ServiceLabels, WorkloadLabels
-from ztunnel.inpod.pod import Pod
+from ztunnel.pod import Pod
 
 
 class Relayed(Protocol):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ebpf.connections import Deliveries
 from mesh.addresses import SocketAddress, format_ip, is_ipv4
 from mesh.errors import ConnectFailed
-from ztunnel.inpod.pod import Pod
+from ztunnel.pod import Pod
 
 # Spread over many source addresses: each has ephemeral ports of its own, so that sockets in TIME_WAIT after a burst of
 # short connections do not make the kernel search for a free one. 127.0.0.6 and up, out of the way of 127.0.0.1.

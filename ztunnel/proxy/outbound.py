@@ -19,11 +19,11 @@ from mesh.identity import SpiffeId
 from mesh.telemetry.access_log import NoMtls
 from mesh.telemetry.metrics import ServiceLabels
 from ztunnel import ports
-from ztunnel.inpod.descriptions import Descriptions
-from ztunnel.inpod.pod import Pod
+from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.connections import Connection, ConnectionTable
 from ztunnel.proxy.delivery import sockaddr
+from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
 from ztunnel.proxy.pool import PoolKey, TunnelPool
 from ztunnel.relay.engine import Engine

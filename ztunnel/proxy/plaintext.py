@@ -11,11 +11,11 @@ from mesh.errors import ConnectFailed, MeshError
 from mesh.rbac import ConnectionFacts
 from mesh.telemetry.access_log import NoMtls
 from mesh.telemetry.metrics import ServiceLabels
-from ztunnel.inpod.descriptions import Descriptions
-from ztunnel.inpod.pod import Pod
+from ztunnel.pod import Pod
 from ztunnel.proxy.admission import check_destination, judge
 from ztunnel.proxy.connections import Connection, ConnectionTable
 from ztunnel.proxy.delivery import Deliverer, sockaddr
+from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
 from ztunnel.relay.engine import Engine
 from ztunnel.relay.plain_pair import PlainPair

@@ -23,7 +23,7 @@ from mesh.hbone.contract import HboneStream, Role
 from mesh.identity import SpiffeId
 from mesh.tls.handshake_driver import handshake
 from mesh.tls.peer import verify_client_side
-from ztunnel.inpod.pod import Pod
+from ztunnel.pod import Pod
 from ztunnel.proxy.delivery import sockaddr
 from ztunnel.proxy.tls_contexts import TlsContexts
 from ztunnel.relay.engine import Engine

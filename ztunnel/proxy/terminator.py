@@ -16,7 +16,7 @@ from mesh.errors import MeshError, TlsFailure
 from mesh.hbone.contract import HboneStream, Role
 from mesh.tls.handshake_driver import handshake
 from mesh.tls.peer import verify_server_side
-from ztunnel.inpod.pod import Pod
+from ztunnel.pod import Pod
 from ztunnel.proxy.connections import ConnectionTable
 from ztunnel.proxy.inbound import InboundProxy, ServedTunnel
 from ztunnel.proxy.tls_contexts import TlsContexts

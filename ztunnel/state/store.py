@@ -167,14 +167,22 @@ class MeshState:
                 take(resource, changes)
             except InvalidMessage as error:
                 rejected.append(Rejected(resource.name, str(error)))
-        first = type_url not in self._answered
-        self._answered.add(type_url)
-        if first and type_url == AUTHORIZATION_TYPE:
-            # Until now everybody was denied: whoever was judged so is to be judged again.
-            changes.workloads |= self.workloads.by_uid.keys()
-        if first or changes:
+        if changes:
             self._announce(changes)
         return rejected
+
+    def applied(self, type_url: str) -> None:
+        """A whole response is in. Only now does the first one count as the answer: a large one comes in parts, and
+        half of the policies must not be taken for all of them.
+        """
+        if type_url in self._answered:
+            return
+        self._answered.add(type_url)
+        changes = Changes()
+        if type_url == AUTHORIZATION_TYPE:
+            # Until now everybody was denied: whoever was judged so is to be judged again.
+            changes.workloads |= self.workloads.by_uid.keys()
+        self._announce(changes)
 
     def _announce(self, changes: Changes) -> None:
         self._changed.set()

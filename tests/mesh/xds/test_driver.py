@@ -59,6 +59,9 @@ class Recorder:
         self._changed = trio.Event()
         return rejected
 
+    def applied(self, type_url: str) -> None:
+        pass
+
     async def until(self, expected: dict[str, bytes]) -> None:
         with trio.fail_after(10):
             while self.held != expected:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from mesh.errors import InvalidMessage
 from mesh.xds.discovery_codec import MAX_NAMES, Request, decode_response, encode_request
 from mesh.xds.server_machine import DeltaServer
-from mesh.xds.snapshot import Snapshot
+from mesh.xds.snapshot import Snapshot, entry
 
 TYPE = "type.googleapis.com/test.One"
 OTHER = "type.googleapis.com/test.Two"
@@ -17,6 +17,24 @@ def test_policies_go_out_before_what_refers_to_them() -> None:
         server.receive(encode_request(Request(type_url=type_url)))
     responses = [decode_response(raw).type_url for raw in server.respond(Snapshot.empty())]
     assert responses == [OTHER, TYPE]
+
+
+def test_a_workload_waits_while_its_policy_is_held_back_by_an_outstanding_response() -> None:
+    server = DeltaServer([OTHER, TYPE])
+    for type_url in (OTHER, TYPE):
+        server.receive(encode_request(Request(type_url=type_url)))
+    snapshot = Snapshot.empty().changed(OTHER, [entry(OTHER, "policy-1", b"1")])
+    first, addresses = (decode_response(raw) for raw in server.respond(snapshot))
+    server.receive(encode_request(Request(type_url=TYPE, response_nonce=addresses.nonce)))
+    # The first policy is not acknowledged yet when a second one comes, with a workload that names it.
+    snapshot = snapshot.changed(OTHER, [entry(OTHER, "policy-2", b"2")]).changed(TYPE, [entry(TYPE, "workload", b"w")])
+    assert server.respond(snapshot) == []
+    server.receive(encode_request(Request(type_url=OTHER, response_nonce=first.nonce)))
+    later = [decode_response(raw) for raw in server.respond(snapshot)]
+    assert [(each.type_url, [r.name for r in each.resources]) for each in later] == [
+        (OTHER, ["policy-2"]),
+        (TYPE, ["workload"]),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,12 @@ def resource(value: Workload | Service | Policy) -> Resource:
 
 def addresses(state: MeshState, *values: Workload | Service, removed: tuple[str, ...] = ()) -> None:
     assert state.apply(ADDRESS_TYPE, [resource(value) for value in values], list(removed)) == []
+    state.applied(ADDRESS_TYPE)
 
 
 def policies(state: MeshState, *values: Policy, removed: tuple[str, ...] = ()) -> None:
     assert state.apply(AUTHORIZATION_TYPE, [resource(value) for value in values], list(removed)) == []
+    state.applied(AUTHORIZATION_TYPE)
 
 
 def test_resources_arrive_and_leave() -> None:
@@ -94,7 +96,10 @@ def test_everything_is_denied_until_policies_have_been_received() -> None:
     assert NOT_RECEIVED.missing
     told: list[Changes] = []
     state.subscribe(told.append)
-    policies(state)
+    assert state.apply(AUTHORIZATION_TYPE, [resource(make_policy("first"))], []) == []
+    assert state.policies_for(workload) is NOT_RECEIVED, "half of a response must not count as all of it"
+    told.clear()
+    state.applied(AUTHORIZATION_TYPE)
     assert state.policies_for(workload).missing == ()
     assert told[0].workloads == {workload.uid}
     assert state.synchronized

@@ -15,7 +15,7 @@ import trio
 
 from mesh.errors import ClosedByPolicyChange
 from mesh.rbac import Deny, decide
-from ztunnel.inpod.pod import Pod
+from ztunnel.pod import Pod
 from ztunnel.proxy.connections import Connection, ConnectionTable
 from ztunnel.state.store import Changes, MeshState
 
