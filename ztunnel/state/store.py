@@ -187,6 +187,8 @@ class MeshState:
     def _announce(self, changes: Changes) -> None:
         self._changed.set()
         self._changed = trio.Event()
+        if not changes:
+            return
         for subscriber in tuple(self._subscribers.values()):
             subscriber(changes)
 

@@ -25,11 +25,11 @@ def test_a_workload_waits_while_its_policy_is_held_back_by_an_outstanding_respon
         server.receive(encode_request(Request(type_url=type_url)))
     snapshot = Snapshot.empty().changed(OTHER, [entry(OTHER, "policy-1", b"1")])
     first, addresses = (decode_response(raw) for raw in server.respond(snapshot))
-    server.receive(encode_request(Request(type_url=TYPE, response_nonce=addresses.nonce)))
+    server.receive(encode_request(Request(type_url=TYPE, nonce=addresses.nonce)))
     # The first policy is not acknowledged yet when a second one comes, with a workload that names it.
     snapshot = snapshot.changed(OTHER, [entry(OTHER, "policy-2", b"2")]).changed(TYPE, [entry(TYPE, "workload", b"w")])
     assert server.respond(snapshot) == []
-    server.receive(encode_request(Request(type_url=OTHER, response_nonce=first.nonce)))
+    server.receive(encode_request(Request(type_url=OTHER, nonce=first.nonce)))
     later = [decode_response(raw) for raw in server.respond(snapshot)]
     assert [(each.type_url, [r.name for r in each.resources]) for each in later] == [
         (OTHER, ["policy-2"]),
