@@ -7,7 +7,6 @@ cookies mean other namespaces. A record is a hint where to look; the namespace i
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -92,11 +91,13 @@ class SandboxRegister:
             EnvironmentLacks: it cannot be written.
         """
         place = self._folder / f"{checked_uid(uid)}{_SUFFIX}"
+        temporary = place.with_name(f".{place.name}")
         try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".", delete=False) as file:
-                file.write(msgspec.json.encode(sandbox))
-            os.rename(file.name, place)
+            temporary.write_bytes(msgspec.json.encode(sandbox))
+            temporary.rename(place)
         except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
             raise EnvironmentLacks(f"{place} cannot be written: {error.strerror}") from error
         self._sandboxes[uid] = sandbox
 

@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -226,3 +226,69 @@ def test_what_the_plugin_escapes_the_agent_reads_or_refuses(plugin: Path, tmp_pa
         decode_request(seen.requests[0])
     except CniFailure:
         return
+
+
+@pytest.fixture(scope="session")
+def watched_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plugin with the compiler's checks of memory and undefined behaviour; it leaves freeing to its end."""
+    output = tmp_path_factory.mktemp("watched") / "ambimesh-cni"
+    source = Path(__file__).parents[2] / "cni" / "plugin" / "ambimesh-cni.c"
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-std=gnu11"]
+    subprocess.run(["gcc", *checks, "-o", output, source], check=True, timeout=120)
+    return output
+
+
+LIMIT = 107
+EDGES = [
+    b'{"agentSocket": "' + b"x" * LIMIT + b'"}',
+    b'{"agentSocket": "' + b"x" * (LIMIT + 1) + b'"}',
+    b'{"cniVersion": "' + b"1" * 31 + b'"}',
+    b'{"cniVersion": "' + b"1" * 32 + b'"}',
+    b'{"agentSocket"',
+    b'{"agentSocket": "',
+    b'{"agentSocket": "\\',
+    b"{" * 5000,
+    b"x" * (1 << 20),
+    b"x" * ((1 << 20) + 1),
+]
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    stdin=st.one_of(
+        st.sampled_from(EDGES),
+        st.lists(st.sampled_from([b'"agentSocket"', b'"cniVersion"', *(bytes([c]) for c in b':"{}[],\\ x\xff\0')])).map(
+            b"".join
+        ),
+    )
+)
+def test_no_input_makes_it_touch_memory_that_is_not_its_own(watched_plugin: Path, stdin: bytes) -> None:
+    for command in ("ADD", "VERSION"):
+        status, _ = run(watched_plugin, stdin, command, ASAN_OPTIONS="detect_leaks=0")
+        assert status in (0, 1)
+
+
+REPLIES = [
+    b"ambimesh-cni/1 0 99999999\n",
+    b"ambimesh-cni/1 -1 5\nhello",
+    b"ambimesh-cni/1 0 5",
+    b"ambimesh-cni/1 0 -5\nhello",
+    b"ambimesh-cni/1 7 2\nhi",
+    b"ambimesh-cni/1 0 5\nhello!",
+    b"x" * (2 << 20),
+    b"ambimesh-cni/1 0 2097152\n" + b"y" * (2 << 20),
+]
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: repr(reply[:24]))
+def test_no_reply_makes_it_touch_memory_that_is_not_its_own(watched_plugin: Path, tmp_path: Path, reply: bytes) -> None:
+    with agent(tmp_path / "s", lambda connected: babble(connected, reply)):
+        status, output = run(watched_plugin, configuration(tmp_path / "s"), ASAN_OPTIONS="detect_leaks=0")
+    assert (status, json.loads(output)["code"]) == (1, 11)
+
+
+def babble(connected: socket.socket, reply: bytes) -> None:
+    while connected.recv(65536):
+        pass
+    with suppress(OSError):  # it stops listening to what is too long
+        connected.sendall(reply)
