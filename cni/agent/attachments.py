@@ -129,6 +129,10 @@ class Attachments:
             while (found := _find(view, wanted)) is None:
                 view = await self._source.changed(view.serial)
             return found
+        view = self._source.view
+        pod = _find_pod(view, wanted)
+        if pod is not None and view.complete:
+            return pod, {}  # a folder of manifests may do without Namespace objects: no object, no labels
         raise CniFailure(
             CniCode.TRY_AGAIN_LATER,
             f"pod {wanted.namespace}/{wanted.name} (uid {wanted.uid or 'not given'}) did not appear in the agent's "
@@ -138,10 +142,12 @@ class Attachments:
 
 
 def _find(view: NodeView, wanted: PodArguments) -> tuple[PodFacts, Mapping[str, str]] | None:
+    pod, labels = _find_pod(view, wanted), view.namespaces.get(wanted.namespace)
+    return None if pod is None or labels is None else (pod, labels)
+
+
+def _find_pod(view: NodeView, wanted: PodArguments) -> PodFacts | None:
     pod = view.pods.get(PodName(wanted.namespace, wanted.name))
     if pod is None or pod.ended or (wanted.uid and wanted.uid != pod.uid):
         return None  # not there yet, or what is there is an earlier pod of this name
-    labels = view.namespaces.get(wanted.namespace)
-    if labels is None:
-        return None
-    return pod, labels
+    return pod

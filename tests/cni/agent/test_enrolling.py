@@ -547,3 +547,19 @@ async def test_an_annotation_that_was_lost_is_written_again_after_a_while(
     async with agent.reconciling():
         await trio.sleep(0.3)
     assert 3 <= len(written) <= 7
+
+
+async def test_a_namespace_without_an_object_is_waited_for_then_has_no_labels(agent: Agent, node: PaperNode) -> None:
+    elsewhere = a_pod(namespace="bare", addresses=())
+    arguments = PodArguments(namespace="bare", name="pod-u1", uid="u1")
+    node.show(elsewhere, complete=False)
+    with pytest.raises(CniFailure, match="did not appear"):
+        await agent.attachments.add(request(pod=arguments))
+    node.show(elsewhere)
+    begin = trio.current_time()
+    await agent.attachments.add(request(pod=arguments))
+    assert trio.current_time() - begin >= 0.2
+    assert node.acts == []
+    node.show(a_pod(namespace="bare", addresses=(), labels=IN))
+    await agent.attachments.add(request(pod=arguments))
+    assert node.acts[0] == ("capture", "u1", 11)
