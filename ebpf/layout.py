@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from mesh.addresses import IpBytes, SocketAddress
+from mesh.addresses import IpBytes
 from mesh.errors import InternalError
 
 ABI_VERSION = 1
@@ -241,8 +241,3 @@ def ip_field(ip: IpBytes) -> ctypes.Array[ctypes.c_uint8]:
 def read_ip(field: ctypes.Array[ctypes.c_uint8]) -> IpBytes:
     """An address out of a struct."""
     return IpBytes(bytes(field))
-
-
-def socket_address_field(address: SocketAddress) -> SocketAddressLayout:
-    """An address and port as the structs hold them."""
-    return SocketAddressLayout(ip_field(address.ip), address.port, 0)

@@ -22,9 +22,9 @@ class MapSizes:
     """Excluded networks, over all pods."""
     caller_roles: int = 64
     """Control groups of ztunnel and kubelet."""
-    handoffs: int = 65536
+    handoffs: int = 16384
     """Captured connections between SYN and establishment; the oldest gives way."""
-    tickets: int = 65536
+    tickets: int = 16384
     """Ticketed connections between SYN and establishment; the oldest gives way."""
     listeners: int = 8192
     """Two per pod address."""

@@ -232,6 +232,8 @@ def test_fast_open_is_captured(mesh: Any, kit: Any) -> None:
 
 
 def test_multipath_tcp_does_not_slip_by(mesh: Any, kit: Any) -> None:
+    """Captured as any other; only getpeername still shows ztunnel, for the kernel asks about another socket there."""
+
     def call_multipath() -> tuple[int, str] | None:
         try:
             client = socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP)
@@ -249,6 +251,29 @@ def test_multipath_tcp_does_not_slip_by(mesh: Any, kit: Any) -> None:
         local, answer = seen
         assert answer.split()[1] != str(local)
         assert counted(mesh, Reason.OUTBOUND_CAPTURED) == before + 1
+
+
+def test_a_server_that_listens_with_multipath_tcp_sees_the_true_client(mesh: Any, kit: Any) -> None:
+    def accept_once(tell: int) -> str:
+        try:
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP)
+        except OSError:
+            listener = socket.socket()  # a kernel without it
+        with listener:
+            listener.bind(("0.0.0.0", 8080))
+            listener.listen()
+            os.write(tell, b"r")
+            accepted, peer = listener.accept()
+            with accepted:
+                return f"{peer} {accepted.getpeername()}"
+
+    ready, tell = os.pipe()
+    server = mesh.places["b"].start(accept_once, tell)
+    os.close(tell)
+    assert os.read(ready, 1) == b"r"
+    os.close(ready)
+    client = ("10.244.1.2", mesh.places["a"].run(kit.call, "10.244.1.3", 8080).local[1])
+    assert server.join() == f"{client} {client}"
 
 
 def test_a_family_the_pod_lacks_is_unreachable(mesh: Any, kit: Any) -> None:
