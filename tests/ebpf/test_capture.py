@@ -260,6 +260,7 @@ def test_a_server_that_listens_with_multipath_tcp_sees_the_true_client(mesh: Any
         except OSError:
             listener = socket.socket()  # a kernel without it
         with listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("0.0.0.0", 8080))
             listener.listen()
             os.write(tell, b"r")
