@@ -1,322 +1,221 @@
-"""A node for the real agent process: cgroups, bpffs, namespaces of two pods and of the node, a manifest folder."""
+"""A node on paper for attachments, enroller and reconciler: no privilege, every order of events."""
 
-from __future__ import annotations
-
-import contextlib
-import json
 import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Never
 
 import pytest
 import trio
 
-from cni.agent.configuration import AgentSettings
-from ebpf.bpffs import mount_bpffs, unmount_bpffs
-from ebpf.pods import PodTable
-from ebpf.programs_driver import detach_all, load_programs
-from mesh.config import load
+from cni.agent.attachments import Attachments
+from cni.agent.captures import Captures
+from cni.agent.enroller import Enroller
+from cni.agent.namespace_finder import NamespaceUnknown, WrongNamespace
+from cni.agent.pod_source import PodSource
+from cni.agent.reconciler import Reconciler
+from cni.agent.sandboxes import Sandbox, SandboxRegister
+from cni.enrolment import EnrolmentRules
+from cni.pod import NodeView, PodFacts
+from cni.protocol_codec import Command, PluginRequest, PodArguments
+from ebpf.pods import EnrolledPod, PodEntry
+from mesh.addresses import IpBytes, parse_ip
+from mesh.errors import EnvironmentLacks
 from mesh.netns import NetworkNamespace
-from resources.decode import decode_documents
-from resources.folder_store import FolderStore
-from resources.objects import Pod
+from mesh.zds.codec import WorkloadInfo
 
-HIERARCHY = Path("/sys/fs/cgroup/unified") if Path("/sys/fs/cgroup/unified").exists() else Path("/sys/fs/cgroup")
-CONFLIST = {"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge"}]}
-ECHO = "import socket,sys\ns=socket.create_server(('0.0.0.0',7777))\n" + (
-    "import threading\ndef f(c):\n while d:=c.recv(99): c.sendall(d)\n"
-    "while True: threading.Thread(target=f,args=(s.accept()[0],),daemon=True).start()"
-)
+IN = {"istio.io/dataplane-mode": "ambient"}
+REDIRECTION = "ambient.istio.io/redirection"
+IP = parse_ip("10.244.1.7")
 
 
-@dataclass
-class PlacedPod:
-    """A namespace with an address, and a cgroup."""
+class PaperNamespace(NetworkNamespace):
+    """Has a cookie without a privilege."""
 
-    name: str
-    uid: str
-    address: str
-    path: Path
-    cgroup: Path
-    namespace: NetworkNamespace
+    number = 0
 
-    def connect(self, address: str) -> socket.socket:
-        """Connect to the echo application at an address, from a process of this pod's cgroup and namespace.
-
-        The socket is made and connected by a forked child in the pod's cgroup and handed over, as control groups
-        belong to processes.
-        """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
-                client = self.namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
-                client.settimeout(5)
-                try:
-                    client.connect((address, 7777))
-                except OSError as error:
-                    theirs.send(str(error.errno).encode())
-                else:
-                    socket.send_fds(theirs, [b"ok"], [client.fileno()])
-            finally:
-                os._exit(0)
-        theirs.close()
-        with ours:
-            data, descriptors, _, _ = socket.recv_fds(ours, 64, 1)
-        os.waitpid(pid, 0)
-        if data != b"ok":
-            raise OSError(int(data or b"0"), os.strerror(int(data or b"0")))
-        client = socket.socket(fileno=descriptors[0])
-        client.settimeout(5)
-        return client
+    def cookie(self) -> int:
+        return self.number
 
 
-class AgentNode:
-    """One node; the agent process is started and stopped by the tests."""
+class PaperNode(PodSource):
+    """Source, kernel, ztunnel and namespaces of one node; every act is noted in order."""
 
-    def __init__(self, prefix: str, plugin: Path) -> None:
-        self.prefix = prefix
-        self.plugin = plugin
-        self.folder = Path(tempfile.mkdtemp(prefix=prefix))
-        self.cgroup = HIERARCHY / prefix
-        self.pods: dict[str, PlacedPod] = {}
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.agent: subprocess.Popen[bytes] | None = None
-        self.configuration = self.folder / "agent.yaml"
-        self.net_d = self.folder / "net.d"
-        self.store = FolderStore(self.folder / "cluster")
+    def __init__(self) -> None:
+        self.acts: list[tuple[Any, ...]] = []
+        self._view = NodeView(serial=1, complete=True)
+        self._newer = trio.Event()
+        self.kernel: dict[str, EnrolledPod] = {}
+        self.ztunnel_failure: Exception | None = None
+        self.annotation_failure: Exception | None = None
+        self.held: dict[int, set[IpBytes]] = {}
+        self.paths: dict[str, int] = {}
+        self.processes: dict[str, int] = {}
+        self.opened: list[PaperNamespace] = []
 
-    # -- the machine
-    def set_up(self) -> None:
-        mount_bpffs(self.folder / "bpf")
-        for part in ("agent", "ztunnel", "kubelet", "pods/shop_client", "pods/shop_server"):
-            (self.cgroup / part).mkdir(parents=True)
-        self._ip(f"netns add {self.prefix}-node")
-        self._ip(f"-n {self.prefix}-node link set lo up")
-        for name in ("client", "server"):
-            self._ip(f"netns add {self.prefix}-{name}")
-            self._ip(f"-n {self.prefix}-{name} link set lo up")
-        self._ip(f"-n {self.prefix}-client link add eth0 type veth peer name eth0 netns {self.prefix}-server")
-        for number, name in enumerate(("client", "server"), start=2):
-            self._ip(f"-n {self.prefix}-{name} addr add 10.244.1.{number}/24 dev eth0")
-            self._ip(f"-n {self.prefix}-{name} link set eth0 up")
-            path = Path(f"/run/netns/{self.prefix}-{name}")
-            self.pods[name] = PlacedPod(
-                name=name,
-                uid=f"uid-{name}",
-                address=f"10.244.1.{number}",
-                path=path,
-                cgroup=self.cgroup / "pods" / f"shop_{name}",
-                namespace=NetworkNamespace.open(path),
-            )
-        self.net_d.mkdir()
-        (self.net_d / "10-net.conflist").write_text(json.dumps(CONFLIST))
-        self.configuration.write_text(
-            json.dumps(
-                {
-                    "node": {"name": self.prefix},
-                    "source": {"folder": str(self.folder / "cluster")},
-                    "state_directory": str(self.folder / "state"),
-                    "bpf": {
-                        "bpffs": str(self.folder / "bpf"),
-                        "cgroup": str(self.cgroup),
-                        "ztunnel_cgroups": [str(self.cgroup / "ztunnel")],
-                        "kubelet_cgroups": [str(self.cgroup / "kubelet")],
-                        "map_tickets": 8192,
-                        "map_handoffs": 8192,
-                    },
-                    "cni": {
-                        "socket": str(self.folder / "cni.sock"),
-                        "net_directory": str(self.net_d),
-                        "binary_directory": str(self.folder / "bin"),
-                        "binary": str(self.plugin),
-                        "pod_wait_seconds": 0.5,
-                    },
-                    "ztunnel": {"socket": str(self.folder / "ztunnel.sock")},
-                    "pod_cgroups": [str(self.cgroup / "pods" / "{namespace}_{name}")],
-                    "http": {"host": "127.0.0.1"},
-                }
-            )
-        )
-        load_programs(self.settings.node_settings())
-        self.run_in("server", [sys.executable, "-c", ECHO])
-        self._wait_for_echo()
+    # -- source
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> Never:
+        raise AssertionError("the paper node's source needs no task")
 
-    def tear_down(self) -> None:
-        self.stop_agent(signal.SIGKILL)
-        self._end_processes(keep=0)
-        for pod in self.pods.values():
-            pod.namespace.close()
-        with contextlib.suppress(Exception):
-            detach_all(self.settings.pin_paths)
-        unmount_bpffs(self.folder / "bpf")
-        for name in ("node", "client", "server"):
-            subprocess.run(["ip", "netns", "del", f"{self.prefix}-{name}"], check=False, capture_output=True)
-        for part in sorted(self.cgroup.glob("**/"), key=lambda path: -len(path.parts)):
-            with contextlib.suppress(OSError):
-                part.rmdir()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def reset(self) -> None:
-        """Between tests: no agent, no pod enrolled, no object."""
-        self.stop_agent(signal.SIGKILL)
-        self._end_processes(keep=1)  # the echo application
-        load_programs(self.settings.node_settings())
-        with PodTable(self.settings.pin_paths) as table:
-            for uid in table.enrolled():
-                table.unenrol(uid)
-        for name in self.pods:
-            self.store.delete(Pod, "shop", name)
-        shutil.rmtree(self.folder / "state", ignore_errors=True)
-        (self.net_d / "10-net.conflist").write_text(json.dumps(CONFLIST))
-
-    def _end_processes(self, keep: int) -> None:
-        for process in self.processes[keep:]:
-            process.kill()
-            process.wait()
-        del self.processes[keep:]
-
-    def _ip(self, arguments: str) -> None:
-        subprocess.run(["ip", *arguments.split()], check=True, capture_output=True)
-
-    def run_in(self, pod: str, command: list[str]) -> subprocess.Popen[bytes]:
-        """A process of a pod, in its cgroup and namespace."""
-        placed = self.pods[pod]
-        enter = f'echo $$ > {placed.cgroup}/cgroup.procs && exec nsenter --net={placed.path} "$@"'
-        process = subprocess.Popen(["sh", "-c", enter, "sh", *command])
-        self.processes.append(process)
-        return process
-
-    def _wait_for_echo(self) -> None:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                self.pods["client"].connect(self.pods["server"].address).close()
-                return
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-
-    # -- the agent
     @property
-    def settings(self) -> AgentSettings:
-        return load(self.configuration, AgentSettings)
+    def view(self) -> NodeView:
+        return self._view
 
-    def start_agent(self) -> None:
-        enter = f'echo $$ > {self.cgroup}/agent/cgroup.procs && exec nsenter --net=/run/netns/{self.prefix}-node "$@"'
-        command = [sys.executable, "-m", "cni", "--config", str(self.configuration)]
-        self.agent = subprocess.Popen(["sh", "-c", enter, "sh", *command])
-        deadline = time.monotonic() + 30
-        while self.get("/healthz/ready")[0] != 200:
-            assert self.agent.poll() is None, "the agent ended"
-            assert time.monotonic() < deadline, "the agent did not become ready"
-            time.sleep(0.05)
+    async def changed(self, after_serial: int) -> NodeView:
+        while self._view.serial <= after_serial:
+            await self._newer.wait()
+        return self._view
 
-    def stop_agent(self, number: int = signal.SIGTERM) -> int | None:
-        if self.agent is None:
-            return None
-        self.agent.send_signal(number)
-        status = self.agent.wait(10)
-        self.agent = None
-        return status
-
-    def get(self, path: str) -> tuple[int, str]:
-        """An HTTP GET to the agent, in the node's namespace."""
-        with NetworkNamespace.open(f"/run/netns/{self.prefix}-node") as namespace:
-            client = namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
-        with client:
-            client.settimeout(5)
-            try:
-                client.connect(("127.0.0.1", 15014))
-            except OSError:
-                return 0, ""
-            client.sendall(f"GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n".encode())
-            with client.makefile("rb") as stream:
-                head, _, body = stream.read().decode().partition("\r\n\r\n")
-        return int(head.split()[1]), body
-
-    # -- the cluster
-    def label(self, value: str | None) -> None:
-        """Make the namespace ambient, or not."""
-        labels = {} if value is None else {"istio.io/dataplane-mode": value}
-        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}}
-        objects, _ = decode_documents(json.dumps(manifest), "test")
-        self.store.apply(objects[0])
-
-    def show_pod(self, name: str, addresses: bool = True) -> None:
-        """Put the pod's object into the cluster."""
-        placed = self.pods[name]
-        manifest: dict[str, Any] = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "namespace": "shop", "uid": placed.uid},
-            "spec": {"nodeName": self.prefix, "serviceAccountName": name, "containers": [{"name": "main"}]},
-        }
-        if addresses:
-            manifest["status"] = {"phase": "Running", "podIPs": [{"ip": placed.address}]}
-        objects, problems = decode_documents(json.dumps(manifest), "test")
-        assert not problems
-        self.store.apply(objects[0])
-
-    def annotation(self, name: str) -> str | None:
-        return self.store.get(Pod, "shop", name).metadata.annotations.get("ambient.istio.io/redirection")
-
-    def captured(self) -> dict[str, int]:
-        """Cookies of enrolled pods by uid, from the kernel."""
-        with PodTable(self.settings.pin_paths) as table:
-            return {uid: pod.cookie for uid, pod in table.enrolled().items()}
-
-    async def plug(self, command: str, name: str, **changes: str) -> tuple[int, dict[str, Any]]:
-        """Execute the installed plugin for a pod as a container runtime does."""
-        placed = self.pods[name]
-        entry = json.loads((self.net_d / "10-net.conflist").read_text())["plugins"][-1]
-        previous = {
-            "cniVersion": "1.0.0",
-            "interfaces": [{"name": "eth0", "sandbox": str(placed.path)}],
-            "ips": [{"address": f"{placed.address}/24", "interface": 0}],
-        }
-        stdin = json.dumps({**entry, "cniVersion": "1.0.0", "name": "net", "prevResult": previous})
-        environment = {
-            "CNI_COMMAND": command,
-            "CNI_CONTAINERID": f"sandbox-{name}",
-            "CNI_NETNS": str(placed.path),
-            "CNI_IFNAME": "eth0",
-            "CNI_ARGS": f"K8S_POD_NAMESPACE=shop;K8S_POD_NAME={name};K8S_POD_UID={placed.uid}",
-            "CNI_PATH": str(self.folder / "bin"),
-        }
-        done = await trio.run_process(
-            [self.folder / "bin" / "ambimesh-cni"],
-            stdin=stdin.encode(),
-            env=environment | changes,
-            capture_stdout=True,
-            check=False,
+    def show(self, *pods: PodFacts, labels: dict[str, str] | None = None, complete: bool = True) -> None:
+        self._view = NodeView(
+            serial=self._view.serial + 1,
+            complete=complete,
+            pods={pod.key: pod for pod in pods},
+            namespaces={"shop": IN if labels is None else labels},
         )
-        return done.returncode, json.loads(done.stdout or b"{}")
+        self._newer.set()
+        self._newer = trio.Event()
+
+    async def annotate(self, pod: PodFacts, annotation: str, value: str | None) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.annotation_failure is not None:
+            raise self.annotation_failure
+        assert annotation == REDIRECTION
+        self.acts.append(("annotate", pod.uid, value))
+        current = self._view.pods.get(pod.key)
+        if current is not None:
+            annotations = dict(current.annotations)
+            annotations.pop(annotation, None)
+            if value is not None:
+                annotations[annotation] = value
+            others = [entry for entry in self._view.pods.values() if entry.key != pod.key]
+            changed = a_pod(current.uid, annotations=annotations, labels=current.labels, addresses=current.addresses)
+            self.show(*others, changed, labels=dict(self._view.namespaces["shop"]))
+
+    # -- kernel
+    def enrolled(self) -> dict[str, EnrolledPod]:
+        return dict(self.kernel)
+
+    def enrol(self, cookie: int, entry: PodEntry, namespace: NetworkNamespace, uid: str) -> None:
+        assert namespace.cookie() == cookie
+        self.acts.append(("capture", uid, cookie))
+        self.kernel[uid] = EnrolledPod(cookie, 1, entry)
+
+    def unenrol(self, uid: str) -> None:
+        if self.kernel.pop(uid, None) is not None:
+            self.acts.append(("release", uid))
+
+    # -- ztunnel
+    async def add(self, uid: str, info: WorkloadInfo, namespace: NetworkNamespace) -> None:
+        await trio.lowlevel.checkpoint()
+        assert os.fstat(namespace.fd)
+        if self.ztunnel_failure is not None:
+            raise self.ztunnel_failure
+        self.acts.append(("serve", uid, info.namespace, info.name, info.service_account))
+
+    async def delete(self, uid: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.acts.append(("drop", uid))
+
+    # -- namespaces
+    def open_number(self, number: int) -> NetworkNamespace:
+        namespace = PaperNamespace.open("/proc/self/ns/net")
+        namespace.number = number
+        self.opened.append(namespace)
+        return namespace
+
+    async def at_path(self, path: str) -> NetworkNamespace:
+        if path not in self.paths:
+            raise EnvironmentLacks(f"{path} is not there")
+        return self.open_number(self.paths[path])
+
+    async def of_sandbox(self, sandbox: Sandbox) -> NetworkNamespace | None:
+        found = self.paths.get(sandbox.netns)
+        return self.open_number(found) if found == sandbox.cookie else None
+
+    async def of_processes(self, pod: PodFacts) -> NetworkNamespace:
+        if pod.uid not in self.processes:
+            raise NamespaceUnknown(f"no process of {pod.key}")
+        return self.open_number(self.processes[pod.uid])
+
+    async def verify(self, namespace: NetworkNamespace, addresses: Sequence[IpBytes], owner: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if not addresses or not set(addresses) <= self.held.get(namespace.cookie(), set()):
+            raise WrongNamespace(f"not the namespace of {owner}")
+
+    def all_closed(self) -> bool:
+        return all(namespace._fd < 0 for namespace in self.opened)
 
 
-@pytest.fixture(scope="module")
-def whole_node(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> Iterator[AgentNode]:
-    made = AgentNode(f"cnit{os.getpid()}", plugin)
-    try:
-        made.set_up()
-        yield made
-    finally:
-        made.tear_down()
+def a_pod(uid: str = "u1", **changes: object) -> PodFacts:
+    facts = {"uid": uid, "namespace": "shop", "name": f"pod-{uid}", "service_account": "client", "addresses": (IP,)}
+    return PodFacts(**(facts | changes))  # type: ignore[arg-type]
+
+
+class Agent:
+    """The parts under test on a paper node."""
+
+    def __init__(self, node: PaperNode, folder: Path) -> None:
+        self.node = node
+        self.sandboxes = SandboxRegister(folder)
+        self.enroller = Enroller(Captures(node), node, node, node, self.sandboxes)
+        rules = EnrolmentRules()
+        self.attachments = Attachments(node, rules, self.enroller, node, self.sandboxes, pod_wait_seconds=0.2)
+        self.ended: list[tuple[str, bool]] = []
+        self.reconciler = Reconciler(node, rules, self.enroller, self.sandboxes, ended=self._note)
+
+    def _note(self, step: str, succeeded: bool) -> None:
+        self.ended.append((step, succeeded))
+
+    @asynccontextmanager
+    async def reconciling(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.reconciler.run)
+            yield
+            nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
-def agent_node(whole_node: AgentNode) -> Iterator[AgentNode]:
-    whole_node.label(None)
-    yield whole_node
-    whole_node.reset()
+def node() -> PaperNode:
+    made = PaperNode()
+    made.paths["/run/netns/a"] = 11
+    made.held[11] = {IP}
+    return made
+
+
+@pytest.fixture
+def agent(node: PaperNode, tmp_path: Path) -> Agent:
+    return Agent(node, tmp_path)
+
+
+def request(command: Command = Command.ADD, **changes: Any) -> PluginRequest:
+    facts: dict[str, Any] = {
+        "command": command,
+        "version": "1.0.0",
+        "container_id": "c1",
+        "netns": "/run/netns/a",
+        "interface": "eth0",
+        "pod": PodArguments(namespace="shop", name="pod-u1", uid="u1"),
+        "previous_result": b"{}",
+        "addresses": (IP,),
+    }
+    return PluginRequest(**(facts | changes))
+
+
+async def settled(node: PaperNode, condition: Callable[[], bool]) -> None:
+    with trio.fail_after(3):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await trio.sleep(0.002)
+    # And nothing more happens.
+    acts = list(node.acts)
+    await trio.sleep(0.05)
+    assert node.acts == acts
+    assert node.all_closed()
+
+
+@pytest.fixture
+def kit() -> SimpleNamespace:
+    """The helpers of this folder: test folders are no packages, so they cannot be imported."""
+    return SimpleNamespace(a_pod=a_pod, request=request, settled=settled, Agent=Agent)
