@@ -115,6 +115,9 @@ def _of_selected(pod: PodFacts, state: Actual) -> Action | None:
     if not pod.addresses and state.capture is None:
         # Its network is being made: the CNI plugin will bring it.
         return None
+    if state.capture is None and pod.leaving:
+        # The runtime has taken its network down and the object goes next, or it was never in the mesh.
+        return None
     if state.capture is None:
         return Action(Step.ENROL, pod.uid, pod, "it is not captured")
     if pod.addresses and set(pod.addresses) != set(state.capture.addresses):

@@ -37,6 +37,8 @@ class PodFacts:
     addresses: tuple[IpBytes, ...] = ()
     """Empty until the pod has been given some."""
     host_network: bool = False
+    leaving: bool = False
+    """It is being deleted; its processes may still run."""
     ended: bool = False
     """It has run to its end, and its processes are gone."""
 

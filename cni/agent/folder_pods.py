@@ -125,5 +125,6 @@ def facts_of(pod: Pod) -> PodFacts:
         annotations=pod.metadata.annotations,
         addresses=tuple(parse_ip(address) for address in pod.status.addresses),
         host_network=pod.spec.host_network,
+        leaving=pod.metadata.deletion_timestamp is not None,
         ended=pod.status.ended,
     )

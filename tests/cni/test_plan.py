@@ -54,6 +54,12 @@ def test_a_pod_without_addresses_is_left_to_the_cni_plugin() -> None:
     assert steps(view(pod(addresses=())), {"u1": DONE}) == []
 
 
+def test_a_pod_that_is_being_deleted_is_kept_but_not_taken_in() -> None:
+    assert steps(view(pod(leaving=True)), {}) == []
+    assert steps(view(pod(leaving=True)), {"u1": DONE}) == []
+    assert steps(view(pod(leaving=True)), {"u1": Actual(capture=DONE.capture)}) == [(Step.ENROL, "u1")]
+
+
 def test_a_pod_leaves_when_its_label_goes_or_it_ends_or_is_gone() -> None:
     assert steps(view(pod(), labels={}), {"u1": DONE}) == [(Step.UNENROL, "u1")]
     assert steps(view(pod(ended=True)), {"u1": DONE}) == [(Step.UNENROL, "u1")]

@@ -95,6 +95,12 @@ async def test_a_pod_with_a_uid_that_is_none_is_left_out(tmp_path: Path, uid: st
         assert (source.view.pods, source.view.complete) == ({}, False)
 
 
+async def test_a_pod_that_is_being_deleted_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(manifest("client", meta={"deletionTimestamp": "2026-01-01T00:00:00Z"}))
+    async with following(tmp_path) as source:
+        assert source.view.pods[PodName("shop", "client")].leaving
+
+
 async def test_two_pods_of_one_uid_are_not_mixed_up(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(manifest("client"))
     (tmp_path / "b.yaml").write_text(manifest("copy", meta={"uid": "uid-client"}))
