@@ -92,5 +92,10 @@ async def only_tls(stage: Stage) -> str:
 async def _additions(stage: Stage) -> float:
     """CNI ADDs that the agent of node1 has answered with success."""
     answer = await get(stage.lab.nodes[0].netns, AGENT_HTTP_PORT, "/metrics")
-    lines = [line for line in answer.body.decode().splitlines() if line.startswith("istio_cni_plugin_requests_total{")]
-    return sum(float(line.rpartition(" ")[2]) for line in lines if 'ADD"' in line and '"0"' in line)
+    return successful_additions(answer.body.decode().splitlines())
+
+
+def successful_additions(lines: list[str]) -> float:
+    """CNI ADDs answered with code 0 that a metrics page counts."""
+    counted = [line for line in lines if line.startswith("istio_cni_plugin_requests_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in counted if 'command="ADD"' in line and 'code="0"' in line)

@@ -45,13 +45,13 @@ async def identities_named(stage: Stage) -> str:
     for node, direction in (("node1", "outbound"), ("node2", "inbound")):
 
         def recorded(node: str = node, direction: str = direction) -> bool:
-            return any(_names_both(line, direction) for line in stage.access_log(node)[marks[node] :].splitlines())
+            return any(names_both(line, direction) for line in stage.access_log(node)[marks[node] :].splitlines())
 
         await stage.until(recorded, 5, lambda node=node: f"no record with both identities in the log of {node}")  # type: ignore[misc]
         shown.append(f"{node} {direction}")
     counted: list[str] = []
     for node, reporter in (("node1", "source"), ("node2", "destination")):
-        value = _opened(await stage.metrics(node), reporter)
+        value = opened(await stage.metrics(node), reporter)
         require(value >= 1, f"istio_tcp_connections_opened_total of {node} does not count {CLIENT_IDENTITY}")
         counted.append(f"{node} {reporter} {value:g}")
     return (
@@ -73,7 +73,8 @@ async def spread(stage: Stage) -> str:
     return f"{_CALLS} calls to {address}: {counts} (on node1 and node2)"
 
 
-def _names_both(line: str, direction: str) -> bool:
+def names_both(line: str, direction: str) -> bool:
+    """Whether an access log line of this direction names client and server."""
     return (
         f'direction="{direction}"' in line
         and f'src.identity="{CLIENT_IDENTITY}"' in line
@@ -81,7 +82,7 @@ def _names_both(line: str, direction: str) -> bool:
     )
 
 
-def _opened(lines: list[str], reporter: str) -> float:
+def opened(lines: list[str], reporter: str) -> float:
     """Connections from the client's identity to the server's that a metrics page counts."""
     wanted = (
         f'reporter="{reporter}"',

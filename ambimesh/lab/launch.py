@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUTS = 0x04000000
@@ -88,19 +88,24 @@ def main() -> None:
         if spec.get("pid_file"):
             _become_daemon(spec)
         os.chdir(spec.get("cwd", "/"))
-        # Python ignores SIGPIPE; a program started by a container runtime finds the default.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        environment = spec.get("environment", dict(os.environ))
-        os.execvpe(argv[0], argv, environment)
     except FileNotFoundError as error:
-        place = f" ({error.filename})" if error.filename not in (None, argv[0]) else ""
-        sys.stderr.write(f"cannot start {argv[0]!r}: not found{place}\n")
-        sys.stderr.flush()
-        os._exit(EXIT_NOT_FOUND)
+        _give_up(argv, f"no {error.filename}", EXIT_NOT_FOUND)
     except OSError as error:
-        sys.stderr.write(f"cannot start {argv[0]!r}: {error}\n")
-        sys.stderr.flush()
-        os._exit(EXIT_CANNOT_RUN)
+        _give_up(argv, str(error), EXIT_CANNOT_RUN)
+    # Python ignores SIGPIPE; a program started by a container runtime finds the default.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        os.execvpe(argv[0], argv, spec.get("environment", os.environ))
+    except FileNotFoundError:
+        _give_up(argv, "not found", EXIT_NOT_FOUND)
+    except OSError as error:
+        _give_up(argv, str(error), EXIT_CANNOT_RUN)
+
+
+def _give_up(argv: list[str], why: str, status: int) -> NoReturn:
+    sys.stderr.write(f"cannot start {argv[0]!r}: {why}\n")
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -54,11 +54,11 @@ async def wait_for_pods(lab: Lab, seconds: float) -> list[tuple[str, str]]:
         async with source.open():
             while True:
                 objects = await source.wait_change()
-                unready = [
+                unready = sorted(
                     (f"{pod.metadata.namespace}/{pod.metadata.name}", _reason(pod))
                     for pod in objects.of_kind(Pod)
                     if not pod.status.ready and pod.status.phase != "Succeeded"
-                ]
+                )
                 if not unready:
                     return []
     return unready

@@ -1,0 +1,215 @@
+"""What is typed, and how the answers look; what the commands do in a lab is tested in ``test_lab``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ambimesh.__main__ import app, main
+from ambimesh.commands import check, lab_processes, lab_status, output, version, ztunnel_config
+from ambimesh.commands.demo import DEMO_LAB
+from ambimesh.commands.lab import SHIPPED_MANIFESTS
+from ambimesh.commands.options import LabName
+from ambimesh.commands.output import OutputFormat
+from ambimesh.demo.stage import POLICIES
+from ambimesh.lab import manifests
+from ambimesh.lab.layout import LabLayout
+from ambimesh.lab.record import Lab, LabRecord
+from ebpf.features import FeatureCheck
+from mesh.errors import InvalidMessage
+from resources.base import Condition, ObjectMeta
+from resources.folder_store import FolderStore
+from resources.network import Endpoint, EndpointPort, ServicePort, ServiceSpec
+from resources.objects import SERVICE_NAME_LABEL, EndpointSlice, Pod, Service
+from resources.pod import Container, PodIp, PodSpec, PodStatus
+
+NO_LAB = f"none-such-{os.getpid()}"
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, arguments, env={"AMBIMESH_LAB": NO_LAB})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def rendered(columns: list[str], rows: list[list[Any]]) -> str:
+    console = Console(width=2000)
+    with console.capture() as captured:
+        console.print(output.table(columns, rows))
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("lab", "status"), ("lab", "apply", "-f", "x"), ("lab", "delete", "-f", "x"), ("lab", "exec", "a/b", "--", "c"),
+        ("lab", "label", "namespace", "demo", "a=b"), ("lab", "logs", "operator"), ("lab", "restart", "operator"),
+        ("lab", "capture"), ("ztunnel-config", "all"),
+    ],
+)  # fmt: skip
+def test_without_a_lab_every_command_says_how_to_get_one(
+    arguments: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["ambimesh", *arguments])
+    monkeypatch.setenv("AMBIMESH_LAB", NO_LAB)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capfd.readouterr().err == f"error there is no lab {NO_LAB}; bring one up: ambimesh lab up\n"
+
+
+def test_removing_no_lab_is_no_error() -> None:
+    assert run("lab", "down") == (0, f"there is no lab {NO_LAB}\n")
+
+
+def test_the_lab_may_be_named_by_option_or_variable() -> None:
+    assert run("lab", "down", "--lab", f"{NO_LAB}-x")[1] == f"there is no lab {NO_LAB}-x\n"
+    assert LabName.__metadata__[0].envvar == "AMBIMESH_LAB"  # type: ignore[attr-defined]
+    LabLayout.named(DEMO_LAB)
+
+
+def test_versions() -> None:
+    status, text = run("version", "-o", "json")
+    assert status == 0
+    assert json.loads(text) == version.collect()
+
+
+def test_checks_show_what_is_missing_first_with_its_remedy() -> None:
+    found = [FeatureCheck("a", True, "yes", ""), FeatureCheck("b", False, "no [b]", "install b")]
+    lines = rendered(["CHECK", "RESULT", "FOUND", "REMEDY"], check.rows(found)).splitlines()
+    assert [line.split() for line in lines[1:]] == [["b", "missing", "no", "[b]", "install", "b"], ["a", "ok", "yes"]]
+
+
+def test_tables_are_never_cut_and_brackets_are_no_markup() -> None:
+    text = rendered(["A", "B"], [["x" * 300, "[fd00::1]:80"], ["", "[bold]"]])
+    assert "x" * 300 + "  [fd00::1]:80" in text
+    assert "[bold]" in text
+
+
+def test_values_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_value({"a": ["b" * 200]}, OutputFormat.YAML)
+    assert yaml.safe_load(capsys.readouterr().out) == {"a": ["b" * 200]}
+    output.print_value({"a": ["b" * 200]}, OutputFormat.JSON)
+    assert json.loads(capsys.readouterr().out) == {"a": ["b" * 200]}
+
+
+# -- ztunnel-config ----------------------------------------------------------------------------------------------------
+
+DUMP = {
+    "workloads": [
+        {"namespace": "demo", "name": "b", "addresses": ["10.0.0.2", "fd00::2"], "node": "node1", "waypoint": None,
+         "protocol": "HBONE"},
+        {"namespace": "demo", "name": "a", "addresses": [], "node": "node2", "protocol": "TCP"},
+    ],
+    "services": [{"namespace": "demo", "name": "web", "vips": ["10.96.0.1"], "waypoint": "None", "endpoints": "1/2"}],
+    "policies": [{"namespace": "demo", "name": "p", "action": "Allow", "scope": "Namespace"}],
+    "certificates": [
+        {"name": "spiffe://x", "type": "Leaf", "status": "Available", "valid": True, "serialNumber": "1f",
+         "notAfter": "2026-01-02", "notBefore": "2026-01-01"},
+        {"name": "spiffe://y", "type": "Leaf", "status": "Initializing", "valid": False, "serialNumber": None,
+         "notAfter": None, "notBefore": None},
+    ],
+    "connections": [
+        {"workload": "a", "direction": "Inbound", "local": "[fd00::2]:80", "remote": "[fd00::1]:4", "remoteTarget": "",
+         "protocol": "HBONE"},
+    ],
+}  # fmt: skip
+
+
+def table_of(section: ztunnel_config.Section) -> list[list[str]]:
+    text = rendered(section.columns, [list(row) for row in section.rows(DUMP)])
+    return [line.split() for line in text.splitlines()[1:]]
+
+
+def test_the_columns_are_those_ambient_users_know() -> None:
+    assert ztunnel_config.WORKLOADS.columns == ["NAMESPACE", "POD NAME", "ADDRESS", "NODE", "WAYPOINT", "PROTOCOL"]
+    assert ztunnel_config.CONNECTIONS.columns[-2:] == ["REMOTE TARGET", "PROTOCOL"]
+
+
+def test_rows_are_sorted_and_gaps_are_said() -> None:
+    assert table_of(ztunnel_config.WORKLOADS) == [
+        ["demo", "a", "None", "node2", "None", "TCP"],
+        ["demo", "b", "10.0.0.2,fd00::2", "node1", "None", "HBONE"],
+    ]
+    assert table_of(ztunnel_config.SERVICES) == [["demo", "web", "10.96.0.1", "None", "1/2"]]
+    assert table_of(ztunnel_config.POLICIES) == [["demo", "p", "Allow", "Namespace"]]
+    assert table_of(ztunnel_config.CERTIFICATES) == [
+        ["spiffe://x", "Leaf", "Available", "true", "1f", "2026-01-02", "2026-01-01"],
+        ["spiffe://y", "Leaf", "Initializing", "false"],
+    ]
+    assert table_of(ztunnel_config.CONNECTIONS) == [["a", "Inbound", "[fd00::2]:80", "[fd00::1]:4", "HBONE"]]
+
+
+def test_plain_values_are_as_deep_as_needed() -> None:
+    one, two = [ztunnel_config.POLICIES], [ztunnel_config.POLICIES, ztunnel_config.SERVICES]
+    assert ztunnel_config.plain(one, {"node1": DUMP}) == DUMP["policies"]
+    assert ztunnel_config.plain(two, {"node1": DUMP})["services"] == DUMP["services"]
+    assert ztunnel_config.plain(one, {"node1": DUMP, "node2": {}}) == {"node1": DUMP["policies"], "node2": []}
+
+
+def test_a_dump_of_another_shape_is_refused() -> None:
+    with pytest.raises(InvalidMessage, match="no list of objects under policies"):
+        ztunnel_config.POLICIES.rows({"policies": {"a": 1}})
+
+
+# -- lab status, logs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    layout = LabLayout.named("lab", tmp_path)
+    layout.pids.mkdir(parents=True)
+    store = FolderStore(layout.cluster)
+    container = Container(name="c", command=("x",))
+    statuses = [{"name": "c", "ready": True, "restartCount": 2, "state": {"running": {}}}]
+    waiting = [{"name": "c", "ready": False, "restartCount": 0, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]
+    for name, status, marks in (
+        ("a", PodStatus(phase="Running", pod_ips=(PodIp(ip="10.244.1.2"),), container_statuses=statuses,
+                        conditions=(Condition(type="Ready", status="True"),)),
+         {"ambient.istio.io/redirection": "enabled"}),
+        ("b", PodStatus(phase="Running", container_statuses=waiting), {}),
+        ("c", PodStatus(reason="FailedCreatePodSandBox", message="the agent is away"), {}),
+    ):  # fmt: skip
+        metadata = ObjectMeta(name=name, namespace="demo", annotations=marks)
+        store.replace(Pod(metadata=metadata, spec=PodSpec(containers=(container,), node_name="node1"), status=status))
+    spec = ServiceSpec(cluster_ip="10.96.0.10", ports=(ServicePort(port=80),))
+    store.replace(Service(metadata=ObjectMeta(name="web", namespace="demo"), spec=spec))
+    store.replace(
+        EndpointSlice(
+            metadata=ObjectMeta(name="web-1", namespace="demo", labels={SERVICE_NAME_LABEL: "web"}),
+            address_type="IPv4",
+            endpoints=(Endpoint(addresses=("10.244.1.2",)),),
+            ports=(EndpointPort(port=80),),
+        )
+    )
+    return Lab(layout, LabRecord(name="lab", nodes=2, mesh=True, cgroup="/c"))
+
+
+def test_the_status_shows_pods_as_kubectl_does(lab: Lab) -> None:
+    sections = {title: rows for title, _, rows in lab_status.sections(lab_status.collect(lab))}
+    assert sections["pods"] == [
+        ["demo", "a", "1/1", "Running", "2", "node1", "enabled", "10.244.1.2"],
+        ["demo", "b", "0/1", "CrashLoopBackOff", "0", "node1", "-", "-"],
+        ["demo", "c", "0/1", "FailedCreatePodSandBox", "0", "node1", "-", "-"],
+    ]
+    assert sections["services"] == [["demo", "web", "10.96.0.10", "80/TCP", "10.244.1.2"]]
+    assert [row[0] for row in sections["nodes"]] == ["node1", "node2"]
+
+
+def test_logs_of_a_pod_are_those_of_its_containers(lab: Lab) -> None:
+    assert lab_processes.log_files(lab, "demo/a") == [lab.layout.logs / "pods" / "demo_a_c.log"]
+
+
+@pytest.mark.parametrize("folder", [SHIPPED_MANIFESTS, POLICIES])
+def test_the_shipped_manifests_are_sound(folder: Path) -> None:
+    objects, problems = manifests.read([folder])
+    assert problems == []
+    assert objects
