@@ -17,6 +17,8 @@ from ztunnel import ports
 from ztunnel.pod import Pod
 
 BACKLOG = 4096
+_KEEPALIVE_SECONDS = 180
+"""A client whose machine has died leaves its connection after nine probes."""
 
 
 class PodListeners:
@@ -61,6 +63,10 @@ class PodListeners:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             # Accepted sockets inherit it: no system call per connection.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if port == ports.PLAINTEXT:  # a tunnel has its own PINGs, and an application on this pod cannot vanish
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_SECONDS)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((host, port))

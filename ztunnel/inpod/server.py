@@ -68,7 +68,7 @@ class PodServer:
     @property
     def idle(self) -> bool:
         """Whether nothing of the pod is left to be served."""
-        return not self._proxies.connections.of_pod(self.pod)
+        return self.terminator.settled(self._proxies.engine.now) and not self._proxies.connections.of_pod(self.pod)
 
     def tick(self, now: float) -> None:
         """Once per second."""
@@ -90,7 +90,7 @@ class PodServer:
         """End everything."""
         self.drain()
         self.pod.tasks.stop()
-        error = Draining("ztunnel is shutting down") if not self.idle else None
+        error = Draining("ztunnel is shutting down") if self._proxies.connections.of_pod(self.pod) else None
         self.terminator.close(error)
         self.pool.close(error)
         for connection in self._proxies.connections.of_pod(self.pod):

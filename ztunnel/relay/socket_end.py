@@ -20,6 +20,8 @@ from ztunnel.relay.engine import Engine
 EPOLLIN = select.EPOLLIN
 EPOLLOUT = select.EPOLLOUT
 _FAILED = select.EPOLLERR | select.EPOLLHUP
+LOOKED_AWAY = -1
+"""In place of ``events``: hung up while paused, so not watched until reading resumes."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -92,6 +94,8 @@ class SocketEnd:
         """The engine's handler."""
         if events & EPOLLOUT:
             self.flush_backlog()
+            if self.closed:
+                return
         if events & EPOLLIN and self.events & EPOLLIN:
             self.read_input()
         elif events & _FAILED and not self.closed:
@@ -106,7 +110,7 @@ class SocketEnd:
             # Hung up with unread input while we are told to wait: epoll would report it for ever, so look away until
             # reading resumes.
             self.engine.unregister(self.fd)
-            self.events = -1
+            self.events = LOOKED_AWAY
         else:
             self.read_input()
 
@@ -114,7 +118,7 @@ class SocketEnd:
         """Watch for these events from now on."""
         if self.closed or events == self.events:
             return
-        if self.events == -1:
+        if self.events == LOOKED_AWAY:
             self.watch(events)
             return
         self.events = events
@@ -122,13 +126,13 @@ class SocketEnd:
 
     def pause_reading(self) -> None:
         """Back-pressure: leave the application's bytes in its socket."""
-        if self.events != -1:
+        if self.events != LOOKED_AWAY:
             self.set_events(self.events & ~EPOLLIN)
 
     def resume_reading(self) -> None:
         """Read again."""
         if not self.read_ended:
-            self.set_events(EPOLLIN | (0 if self.events == -1 else self.events))
+            self.set_events(EPOLLIN | (0 if self.events == LOOKED_AWAY else self.events))
 
     # -- output
     # ----------------------------------------------------------------------------------------------------------
@@ -151,7 +155,7 @@ class SocketEnd:
             self.written(size)
         if size < len(payload):
             self.backlog = bytearray(payload[size:])
-            self.set_events((0 if self.events == -1 else self.events) | EPOLLOUT)
+            self.set_events((0 if self.events == LOOKED_AWAY else self.events) | EPOLLOUT)
 
     def flush_backlog(self) -> None:
         """The socket is writable again."""
@@ -202,6 +206,10 @@ class SocketEnd:
         else:
             self.pause_reading()
 
+    def crashed(self, error: MeshError) -> None:
+        """A handler failed (``ztunnel.relay.engine.Crashable``)."""
+        self.abort(error)
+
     # -- the end
     # ---------------------------------------------------------------------------------------------------------
 
@@ -210,7 +218,7 @@ class SocketEnd:
         if self.closed:
             return
         self.closed = True
-        if self.events != -1:
+        if self.events != LOOKED_AWAY:
             self.engine.unregister(self.fd)
         self.sock.close()
         self.backlog = None

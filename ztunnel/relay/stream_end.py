@@ -48,9 +48,11 @@ class StreamEnd(DialingEnd):
 
     def open(self, block: bytes) -> None:
         """Client's node: open a stream with this header block and start reading the application."""
-        self.stream = self.tunnel.machine.open_stream(block, self)
+        # Joined first: should the tunnel break while the request is put into it, this end is told like all others.
         self.tunnel.join(self)
-        self.watch(EPOLLIN)
+        self.stream = self.tunnel.machine.open_stream(block, self)
+        if not self.closed:
+            self.watch(EPOLLIN)
 
     def adopt(self, stream: HboneStream) -> None:
         """Server's node: serve a stream the peer requested. DATA is kept until :meth:`dial` has connected."""
@@ -132,13 +134,13 @@ class StreamEnd(DialingEnd):
     def stream_ended(self) -> None:
         """The peer's application sent its FIN."""
         if not self.answered:
-            self.abort(ConnectionLost("the peer ended the stream without an answer"))
+            self.cut(ConnectionLost("the peer ended the stream without an answer"))
             return
         self.finish_writing()
 
     def stream_reset(self, code: int) -> None:
         """The peer's application, or the peer, gave up."""
-        if code in (ErrorCode.NO_ERROR, ErrorCode.CANCEL):
+        if self.answered and code in (ErrorCode.NO_ERROR, ErrorCode.CANCEL):
             self.abort(None)
             return
         self.abort(ConnectionLost(f"the peer reset the stream ({error_name(code)})"))
@@ -158,6 +160,10 @@ class StreamEnd(DialingEnd):
         """End the connection from this side, both ways, now."""
         self.tunnel.machine.reset_stream(self.stream, code)
         self.abort(error)
+
+    def crashed(self, error: MeshError) -> None:
+        """A handler failed (``ztunnel.relay.engine.Crashable``)."""
+        self.cut(error, ErrorCode.INTERNAL_ERROR)
 
     def ended(self) -> None:
         """Leave the tunnel and report."""
