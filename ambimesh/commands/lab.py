@@ -8,15 +8,16 @@ from typing import Annotated
 import trio
 import typer
 
-from ambimesh.commands import lab_processes, lab_status, output
+from ambimesh import output
+from ambimesh.commands import lab_processes, lab_status
 from ambimesh.commands.options import Files, LabName, Output
-from ambimesh.commands.output import OutputFormat, remark, say
 from ambimesh.lab import manifests, pods, readiness, record
 from ambimesh.lab.bring_up import Wish, bring_up
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
 from ambimesh.lab.programs import run_in_foreground
 from ambimesh.lab.record import DEFAULT_CERTIFICATE_SECONDS, Lab, LabRecord
 from ambimesh.lab.take_down import take_down
+from ambimesh.output import OutputFormat, remark, say
 from resources.folder_store import FolderStore, key_of
 
 app = typer.Typer(no_args_is_help=True, help="A cluster in network namespaces on this machine, without Kubernetes.")

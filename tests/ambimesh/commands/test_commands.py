@@ -12,16 +12,17 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
+from ambimesh import output
 from ambimesh.__main__ import app, main
-from ambimesh.commands import check, lab_processes, lab_status, output, version, ztunnel_config
+from ambimesh.commands import check, lab_processes, lab_status, version, ztunnel_config
 from ambimesh.commands.demo import DEMO_LAB
 from ambimesh.commands.lab import SHIPPED_MANIFESTS
 from ambimesh.commands.options import LabName
-from ambimesh.commands.output import OutputFormat
 from ambimesh.demo.stage import POLICIES
 from ambimesh.lab import manifests
 from ambimesh.lab.layout import LabLayout
 from ambimesh.lab.record import Lab, LabRecord
+from ambimesh.output import OutputFormat
 from ebpf.features import FeatureCheck
 from mesh.errors import InvalidMessage
 from resources.base import Condition, ObjectMeta
