@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -22,7 +21,6 @@ from ambimesh.demo.stage import POLICIES
 from ambimesh.lab import manifests
 from ambimesh.lab.layout import LabLayout
 from ambimesh.lab.record import Lab, LabRecord
-from ambimesh.output import OutputFormat
 from ebpf.features import FeatureCheck
 from mesh.errors import InvalidMessage
 from resources.base import Condition, ObjectMeta
@@ -87,19 +85,6 @@ def test_checks_show_what_is_missing_first_with_its_remedy() -> None:
     found = [FeatureCheck("a", True, "yes", ""), FeatureCheck("b", False, "no [b]", "install b")]
     lines = rendered(["CHECK", "RESULT", "FOUND", "REMEDY"], check.rows(found)).splitlines()
     assert [line.split() for line in lines[1:]] == [["b", "missing", "no", "[b]", "install", "b"], ["a", "ok", "yes"]]
-
-
-def test_tables_are_never_cut_and_brackets_are_no_markup() -> None:
-    text = rendered(["A", "B"], [["x" * 300, "[fd00::1]:80"], ["", "[bold]"]])
-    assert "x" * 300 + "  [fd00::1]:80" in text
-    assert "[bold]" in text
-
-
-def test_values_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_value({"a": ["b" * 200]}, OutputFormat.YAML)
-    assert yaml.safe_load(capsys.readouterr().out) == {"a": ["b" * 200]}
-    output.print_value({"a": ["b" * 200]}, OutputFormat.JSON)
-    assert json.loads(capsys.readouterr().out) == {"a": ["b" * 200]}
 
 
 # -- ztunnel-config ----------------------------------------------------------------------------------------------------
