@@ -86,6 +86,20 @@ class Scene:
         protocols = {one["name"]: one["protocol"] for one in (await fetch(self.lab, node))["workloads"]}
         return all(protocols.get(pod.metadata.name) == ("HBONE" if on else "TCP") for pod in pods)
 
+    async def dump(self, node: str) -> dict[str, Any]:
+        """What a node's ztunnel works from."""
+        return await fetch(self.lab, node)
+
+    async def connections(self, node: str) -> list[dict[str, Any]]:
+        """What its table of connections holds."""
+        found: list[dict[str, Any]] = (await fetch(self.lab, node))["connections"]
+        return found
+
+    async def quiet(self, node: str) -> bool:
+        """Whether no connection is left, in the table and in the metrics."""
+        gauges = [line for line in await self.stage.metrics(node) if line.startswith("istio_tcp_sockets_open{")]
+        return not await self.connections(node) and all(float(line.rpartition(" ")[2]) == 0 for line in gauges)
+
     def records(self, node: str, since: int = 0) -> list[str]:
         """Access records of a node's ztunnel, from a position in its log on."""
         return [line for line in self.log(node)[since:].splitlines() if " access connection " in line]
