@@ -150,7 +150,7 @@ class Plan:
         return sum((1 if case.held else self.repetitions) * len(SUBJECTS) for case in self.cases)
 
 
-FULL = Plan(cases=CASES, repetitions=5, seconds=4, held_seconds=60, slice_seconds=10, idle_connections=10_000)
+FULL = Plan(cases=CASES, repetitions=5, seconds=3, held_seconds=60, slice_seconds=10, idle_connections=10_000)
 QUICK = Plan(
     cases=tuple(case for case in CASES if not case.held),
     repetitions=2,

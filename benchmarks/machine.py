@@ -29,6 +29,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     openssl: str
     iperf3: str
+    congestion_control: str
+    """Of TCP, which the lab's namespaces take over: bulk rates, with and without the mesh, depend on it much."""
     date: str
     """UTC."""
     commit: str
@@ -37,6 +39,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 async def describe() -> Machine:
     """This machine, now."""
+    congestion_control = await trio.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text()
     cpuinfo = await trio.Path("/proc/cpuinfo").read_text()
     return Machine(
         cpu=cpu_model(cpuinfo),
@@ -46,6 +49,7 @@ async def describe() -> Machine:
         python=platform.python_version(),
         openssl=ssl.OPENSSL_VERSION,
         iperf3=" ".join((await _said("iperf3", "--version")).split()[:2]),
+        congestion_control=congestion_control.strip(),
         date=utc_now().strftime("%Y-%m-%d %H:%M"),
         commit=await _commit(),
     )

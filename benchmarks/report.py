@@ -126,7 +126,7 @@ def markdown(results: Results) -> str:
         f"Made by `make bench` on {machine.date} UTC at commit {machine.commit}.",
         "",
         f"Machine: {machine.cpu}, {machine.cores} cores, {machine.memory_gib:g} GiB; Linux {machine.kernel}, Python "
-        f"{machine.python}, {machine.openssl}, {machine.iperf3}.",
+        f"{machine.python}, {machine.openssl}, {machine.iperf3}, TCP {machine.congestion_control}.",
         "",
     ]
     lines += [f"{note}\n" for note in notes(results)]

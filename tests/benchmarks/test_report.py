@@ -21,6 +21,7 @@ MACHINE = Machine(
     python="3.11.2",
     openssl="OpenSSL 3.0",
     iperf3="iperf 3.12",
+    congestion_control="cubic",
     date="2026-11-23 17:00",
     commit="0123456789ab",
 )
@@ -74,7 +75,7 @@ def found() -> Results:
 def test_markdown_says_what_was_measured_where_and_what_was_missed(found: Results) -> None:
     text = report.markdown(found)
     for part in (
-        "A Processor, 2 cores, 8 GiB; Linux 6.18.0, Python 3.11.2",
+        "A Processor, 2 cores, 8 GiB; Linux 6.18.0, Python 3.11.2, OpenSSL 3.0, iperf 3.12, TCP cubic.",
         "at commit 0123456789ab",
         "| bulk TCP, 1 connection | 10.0 Gbit/s | 3.00 Gbit/s | 0.300 | >= 0.42 | NO |",
         "| failed | - |",
