@@ -125,6 +125,7 @@ class _Ztunnel:
             nursery.start_soon(run_zds_client, self.settings.zds_socket, pods)
             nursery.start_soon(pods.retry_pending)
             nursery.start_soon(self._tick, pods)
+            gc.collect()
             gc.freeze()
             await self.stopping.wait()
             readiness.draining = True

@@ -78,7 +78,8 @@ int mesh_sk_lookup(struct bpf_sk_lookup *ctx)
 	struct bpf_sock *listener = (struct bpf_sock *)listeners.lookup(&key);
 	if (!listener)
 		return refuse(REASON_INBOUND_REFUSED_NO_LISTENER);
-	long error = bpf_sk_assign(ctx, listener, 0);
+	/* This very socket: a process of the pod that listens beside it with SO_REUSEPORT must not get a share. */
+	long error = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_NO_REUSEPORT);
 	bpf_sk_release(listener);
 	if (error)
 		return refuse(REASON_INBOUND_REFUSED_ASSIGNMENT);

@@ -65,8 +65,7 @@ class SocketEnd:
         self.closed = False
         self.error: MeshError | None = None
 
-    # -- what subclasses define
-    # ------------------------------------------------------------------------------------------
+    # -- what subclasses define --------------------------------------------------------------------------------------
 
     def read_input(self) -> None:
         """The socket is readable."""
@@ -82,8 +81,7 @@ class SocketEnd:
         """The application reset the connection."""
         self.abort(ConnectionLost(f"the application's connection failed: {error.strerror}"))
 
-    # -- events
-    # ----------------------------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------------------------
 
     def watch(self, events: int) -> None:
         """Start watching."""
@@ -134,8 +132,7 @@ class SocketEnd:
         if not self.read_ended:
             self.set_events(EPOLLIN | (0 if self.events == LOOKED_AWAY else self.events))
 
-    # -- output
-    # ----------------------------------------------------------------------------------------------------------
+    # -- output ------------------------------------------------------------------------------------------------------
 
     def write(self, payload: memoryview) -> None:
         """Send, or keep what the socket does not take now."""
@@ -210,8 +207,7 @@ class SocketEnd:
         """A handler failed (``ztunnel.relay.engine.Crashable``)."""
         self.abort(error)
 
-    # -- the end
-    # ---------------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the socket; a FIN if none was sent yet."""

@@ -43,8 +43,7 @@ class StreamEnd(DialingEnd):
         """Bytes received from the tunnel."""
         self._on_closed = on_closed
 
-    # -- beginnings
-    # ------------------------------------------------------------------------------------------------------
+    # -- beginnings --------------------------------------------------------------------------------------------------
 
     def open(self, block: bytes) -> None:
         """Client's node: open a stream with this header block and start reading the application."""
@@ -62,8 +61,7 @@ class StreamEnd(DialingEnd):
         self.tunnel.join(self)
         self.expect_dial()
 
-    # -- socket to stream
-    # ------------------------------------------------------------------------------------------------
+    # -- socket to stream --------------------------------------------------------------------------------------------
 
     def read_input(self) -> None:
         """Turn what the application sent into a DATA frame."""
@@ -105,12 +103,11 @@ class StreamEnd(DialingEnd):
             tunnel.output_ready()
 
     def input_failed(self, error: OSError) -> None:
-        """The application reset its connection: tell the peer, as a reset."""
-        self.tunnel.machine.reset_stream(self.stream, ErrorCode.CANCEL)
+        """The application reset its connection: tell the peer, as a reset (RFC 9113 section 8.5)."""
+        self.tunnel.machine.reset_stream(self.stream, ErrorCode.CONNECT_ERROR)
         super().input_failed(error)
 
-    # -- stream to socket (mesh.hbone.contract.StreamOwner)
-    # --------------------------------------------------------------
+    # -- stream to socket (mesh.hbone.contract.StreamOwner) ----------------------------------------------------------
 
     def stream_data(self, payload: memoryview) -> None:
         """DATA from the peer."""
@@ -140,10 +137,12 @@ class StreamEnd(DialingEnd):
 
     def stream_reset(self, code: int) -> None:
         """The peer's application, or the peer, gave up."""
-        if self.answered and code in (ErrorCode.NO_ERROR, ErrorCode.CANCEL):
+        if self.answered and code in (ErrorCode.NO_ERROR, ErrorCode.CONNECT_ERROR):
             self.abort(None)
-            return
-        self.abort(ConnectionLost(f"the peer reset the stream ({error_name(code)})"))
+        elif self.answered and code == ErrorCode.CANCEL:
+            self.abort(ConnectionLost("the peer's proxy ended the connection: by a policy there, or because it stops"))
+        else:
+            self.abort(ConnectionLost(f"the peer reset the stream ({error_name(code)})"))
 
     def stream_writable(self) -> None:
         """The stream's window has opened."""
@@ -153,8 +152,7 @@ class StreamEnd(DialingEnd):
         """The tunnel under this stream is gone."""
         self.abort(error)
 
-    # -- the end
-    # ---------------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------------------------
 
     def cut(self, error: MeshError, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """End the connection from this side, both ways, now."""

@@ -308,8 +308,7 @@ class Tunnel:
         if self._closing is not None:
             self.close(self._closing)
 
-    # -- mesh.hbone.contract.ConnectionOwner
-    # ----------------------------------------------------------------------------
+    # -- mesh.hbone.contract.ConnectionOwner -------------------------------------------------------------------------
 
     def stream_requested(self, stream: HboneStream, headers: list[tuple[str, str]]) -> None:
         """Pass a request to the owner."""
@@ -327,8 +326,7 @@ class Tunnel:
         """The peer lives."""
         self._pinged_at = None
 
-    # -- keeping alive and ending
-    # ----------------------------------------------------------------------------------------
+    # -- keeping alive and ending ------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Once per second: refill the abuse budget, send PINGs, notice a dead peer."""
