@@ -40,6 +40,7 @@
 /* listener_key.kind */
 #define LISTENER_PLAINTEXT 1
 #define LISTENER_HBONE 2
+#define LISTENER_OUTBOUND 3 /* on the pod's loopback; keyed by the source of captured connections, the pod's address */
 
 /* connection.kind: what connection.address means for this socket. */
 #define CONNECTION_UNTOUCHED 0 /* nothing */

@@ -48,11 +48,19 @@ class PodServer:
         self.pool = TunnelPool(engine, pod, proxies.contexts)
         self.terminator = Terminator(engine, pod, proxies.contexts, proxies.inbound, proxies.connections)
         listeners = PodListeners(pod, proxies.listener_table)
-        self._acceptors = [
-            *(Acceptor(engine, listener, self._outbound) for listener in listeners.outbound),
-            *(Acceptor(engine, listener, self._plaintext) for listener in listeners.plaintext),
-            *(Acceptor(engine, listener, self.terminator.accepted) for listener in listeners.hbone),
-        ]
+        self._acceptors: list[Acceptor] = []
+        try:
+            for accepted, sockets in (
+                (self._outbound, listeners.outbound),
+                (self._plaintext, listeners.plaintext),
+                (self.terminator.accepted, listeners.hbone),
+            ):
+                self._acceptors += [Acceptor(engine, listener, accepted) for listener in sockets]
+        except BaseException:
+            for acceptor in self._acceptors:
+                acceptor.close()
+            listeners.close()
+            raise
 
     def _outbound(self, sock: socket.socket, peer: PeerAddress) -> None:
         self._proxies.outbound.accepted(self.pod, self.pool, sock, peer)
