@@ -227,7 +227,7 @@ async def test_an_unused_tunnel_is_closed(kit: Any) -> None:
         kit.engine._flush_dirty()
         kit.pool.tick(kit.engine.now + UNUSED_SECONDS + 2)
     assert tunnel.closed
-    await kit.until(lambda: peer.tunnels[0].closed)
+    await kit.until(lambda: peer.tunnels and peer.tunnels[0].closed)
     assert not kit.pool._entries
 
 
@@ -235,6 +235,7 @@ async def test_goaway_retires_a_tunnel(kit: Any) -> None:
     peer = Peer(kit)
     (tunnel,) = await together(kit, 1)
     assert isinstance(tunnel, Tunnel)
+    await kit.until(lambda: peer.tunnels)
     peer.tunnels[0].ask_to_leave()
     await kit.until(lambda: kit.pool.ready(kit.key()) is None)
     assert not tunnel.closed
