@@ -61,7 +61,10 @@ def translate_authorization_policy(
     """One AuthorizationPolicy; None for those that are not for ztunnels."""
     spec = source.spec
     if spec.target_ref is not None or spec.target_refs:
-        message = "policies with targetRefs are enforced by waypoints only, and waypoints are not served yet"
+        message = (
+            "policies with targetRefs are for waypoints, which are not served yet: this policy is NOT enforced; "
+            "restrict access by a policy with a selector"
+        )
         return None, (Finding(source.key, Condition.NOT_APPLIED, message),)
     if not enforced_by_ztunnels(source):
         message = f"the action {spec.action} is not supported; ALLOW and DENY are"

@@ -89,7 +89,7 @@ def test_balancing(spec: dict[str, Any], balancing: LoadBalancing) -> None:
     [
         ({}, {"sessionAffinity": "ClientIP"}, "sessionAffinity ClientIP"),
         ({}, {"trafficDistribution": "PreferMoon"}, "PreferMoon"),
-        ({"istio.io/use-waypoint": "wp"}, {}, "waypoints are not served yet"),
+        ({"istio.io/use-waypoint": "wp"}, {}, "traffic is NOT routed through one and layer-7 policy is NOT enforced"),
     ],
 )
 def test_wishes_without_effect_are_told(labels: dict[str, str], spec: dict[str, Any], text: str) -> None:
