@@ -15,6 +15,7 @@ from mesh.model.workload import Workload
 from mesh.netns import NetworkNamespace
 from mesh.rbac import PolicySet
 from mesh.zds.codec import WorkloadInfo
+from ztunnel import ports
 from ztunnel.relay.engine import Engine
 
 Arguments = TypeVarTuple("Arguments")
@@ -63,7 +64,10 @@ class PodTasks:
 class Pod:
     """What does not change about a served pod, and what the control plane last said of it."""
 
-    __slots__ = ("addresses", "cookie", "identity", "info", "namespace", "policies", "tasks", "uid", "workload")
+    __slots__ = (
+        *("addresses", "cookie", "identity", "info", "mesh_ports", "namespace"),
+        *("policies", "tasks", "uid", "workload"),
+    )
 
     def __init__(
         self,
@@ -83,6 +87,8 @@ class Pod:
         self.identity = SpiffeId(trust_domain, info.namespace, info.service_account)
         """Known from the agent before the control plane has said anything of this pod."""
         self.tasks = tasks
+        self.mesh_ports = ports.IN_POD
+        """Where ztunnel listens in it: never what a connection is for, as a delivery there would come back to us."""
         self.workload: Workload | None = None
         """None until the control plane has described it."""
         self.policies: PolicySet | None = None

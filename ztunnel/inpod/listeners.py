@@ -95,6 +95,7 @@ class PodListeners:
             if error.errno != errno.EADDRINUSE:
                 raise
             sock.bind((host, 0))
+            self._pod.mesh_ports |= {sock.getsockname()[1]}
             _log.warning("a process of the pod holds a port of the mesh", pod=self._pod.name, host=host, port=port)
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ import structlog
 from mesh.addresses import SocketAddress
 from mesh.errors import DestinationMismatch, PolicyDenied, SelfCall, UnknownWorkload
 from mesh.rbac import ConnectionFacts, Deny, decide
-from ztunnel import ports
 from ztunnel.pod import Pod
 from ztunnel.proxy.connections import Connection
 
@@ -23,7 +22,7 @@ def check_destination(pod: Pod, destination: SocketAddress, what: str) -> None:
     """
     if destination.ip not in pod.addresses:
         raise DestinationMismatch(f"{what} to {destination}, which is not an address of pod {pod.name}")
-    if destination.port in ports.IN_POD:
+    if destination.port in pod.mesh_ports:
         raise SelfCall(f"{what} to port {destination.port}, which is the mesh's own")
 
 
