@@ -37,7 +37,6 @@ WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
     "cni/__main__.py": Elsewhere(_COMMAND_LINE, "cni/agent/test_agent_process.py"),
     "operator/controlplane/__main__.py": Elsewhere(_COMMAND_LINE, "controlplane/test_app.py"),
     "ztunnel/__main__.py": Elsewhere(_COMMAND_LINE, "ztunnel/test_main.py"),
-    "ztunnel/app.py": Elsewhere("the composition root: nothing but the whole process", "ztunnel/test_lives.py"),
     "mesh/grpc/connection_driver.py": Elsewhere("both ends stand on it", "mesh/grpc/test_driver_abuse.py"),
     "mesh/hbone/machine.py": Elsewhere("driven by the kit's Endpoint", "mesh/hbone/test_machine.py"),
     "mesh/hbone/control_machine.py": Elsewhere("the machine's base, same driver", "mesh/hbone/test_control_machine.py"),

@@ -100,6 +100,12 @@ class Scene:
         gauges = [line for line in await self.stage.metrics(node) if line.startswith("istio_tcp_sockets_open{")]
         return not await self.connections(node) and all(float(line.rpartition(" ")[2]) == 0 for line in gauges)
 
+    def descriptors(self, node: str) -> int:
+        """How many descriptors a node's ztunnel holds."""
+        name = ztunnel_name(node)
+        (pid,) = [one.pid for one in self.stage.processes.statuses() if one.spec.name == name]
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
     def records(self, node: str, since: int = 0) -> list[str]:
         """Access records of a node's ztunnel, from a position in its log on."""
         return [line for line in self.log(node)[since:].splitlines() if " access connection " in line]

@@ -101,10 +101,16 @@ def alive(client: Any) -> bool:
 
 
 async def echoes(scene: Any, pod: str, host: str, port: int = PORT, namespace: str = NAMESPACE) -> bool:
-    status, _ = await scene.stage.execute(
-        pod, "python3", "-m", "ambimesh.apps.tcp_client", host, str(port), "--seconds", "0.01", namespace=namespace
+    """Whether a line comes back; a captured connection stands before its destination has been reached."""
+    _, output = await scene.stage.execute(
+        pod, "python3", "-m", "ambimesh.apps.tcp_client", host, str(port), "--seconds", "0.05", namespace=namespace
     )
-    return bool(status == 0)
+    return '"echoed"' in output
+
+
+async def everything_over(scene: Any) -> None:
+    for node in ("node1", "node2"):
+        await scene.until(lambda node=node: scene.quiet(node), 5, lambda: "connections stay in the table")
 
 
 async def test_connections_survive_enrolment_and_its_end(scene: Any) -> None:
@@ -129,8 +135,7 @@ async def test_connections_survive_enrolment_and_its_end(scene: Any) -> None:
                     assert all(map(alive, [*meanwhile, after[0]]))
                 finally:
                     scene.stage.delete("allow-client-a.yaml")
-    for node in ("node1", "node2"):
-        await scene.until(lambda node=node: scene.quiet(node), 5, lambda: "connections stay in the table")
+    await everything_over(scene)
 
 
 async def test_a_policy_cuts_what_it_denies_and_nothing_else(scene: Any) -> None:
@@ -265,9 +270,14 @@ async def test_a_hundred_megabytes_past_a_slow_reader(scene: Any) -> None:
 
 async def test_two_hundred_connections_side_by_side(scene: Any) -> None:
     await scene.enrol()
-    assert await scene.script("client-a", MANY, scene.stage.address("tcp-echo"), "200") == 600
-    for node in ("node1", "node2"):
-        await scene.until(lambda node=node: scene.quiet(node), 5, lambda: "connections stay in the table")
+    address = scene.stage.address("tcp-echo")
+    assert await scene.script("client-a", MANY, address, "20") == 60
+    await everything_over(scene)
+    before = [scene.descriptors(node) for node in ("node1", "node2")]
+    assert await scene.script("client-a", MANY, address, "200") == 600
+    await everything_over(scene)
+    after = [scene.descriptors(node) for node in ("node1", "node2")]
+    assert all(now <= then + 8 for then, now in zip(before, after, strict=True)), (before, after)
 
 
 async def test_sigterm_lets_a_connection_finish(scene: Any) -> None:
