@@ -189,6 +189,11 @@ async def test_every_way_to_dial(scene: Any) -> None:
     await scene.recorded("node2", starts["node2"], "src.addr=[fd00:10:244:1::", 'direction="inbound"')
     for line in scene.records("node2", starts["node2"]):
         assert "src.identity" in line
+    # A pod may reach itself: by loopback, by its address, and by a Service it is an endpoint of.
+    for host in ("127.0.0.1", "::1", *stage.pod("here").status.addresses):
+        assert await echoes(scene, "here", host), host
+    for _ in range(8):
+        assert await echoes(scene, "here", stage.service_address("both"), 7000)
     # A pod outside the mesh: in plain, and the record says why.
     assert await echoes(scene, "client-a", stage.address("outsider", "outside"))
     await scene.recorded("node1", starts["node1"], 'no_mtls="destination_not_enrolled"', 'dst.workload="outsider"')

@@ -29,6 +29,8 @@ MAX_HANDSHAKES = 256
 """At a time, per pod."""
 MAX_HANDSHAKES_PER_PEER = 32
 """At a time, per pod, from one address: whoever leaves handshakes unfinished does not take the place of others."""
+UNUSED_SECONDS = 900.0
+"""A tunnel without streams is closed after this time: a client that means well does so earlier."""
 SETTLE_SECONDS = 2.0
 """How long requests that cross our GOAWAY are still taken."""
 
@@ -120,10 +122,13 @@ class Terminator:
         settled = self.settled(now)
         for tunnel in list(self._served):
             tunnel.tick(now)
-            if settled and not tunnel.closed:
+            if tunnel.closed:
+                continue
+            if settled:
                 tunnel.drain()
-                if not tunnel.streams and tunnel.idle:
-                    tunnel.close(None)
+            unused = not tunnel.streams and tunnel.idle
+            if unused and (settled or now - tunnel.last_used > UNUSED_SECONDS):
+                tunnel.close(None)
 
     def drain(self) -> None:
         """Tell peers to take their new connections elsewhere."""

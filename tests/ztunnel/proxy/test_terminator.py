@@ -176,6 +176,20 @@ async def test_a_tunnel_made_while_draining_is_asked_to_leave(kit: Any) -> None:
         await kit.until(lambda: tunnel.machine.draining)
 
 
+async def test_a_tunnel_nobody_uses_is_closed(kit: Any) -> None:
+    kit.serve_hbone()
+    tunnel = await kit.pool.checkout(kit.key())
+    await kit.until(lambda: len(kit.terminator))
+    (served,) = kit.terminator._served
+    for _ in range(2):  # the first one has a PING to send
+        served._pinged_at = None
+        kit.engine._flush_dirty()
+        assert len(kit.terminator) == 1
+        kit.terminator.tick(served.last_used + terminator_module.UNUSED_SECONDS + 1)
+    assert not len(kit.terminator)
+    await kit.until(lambda: tunnel.closed)
+
+
 async def test_closing_ends_what_runs_on_the_tunnels(kit: Any) -> None:
     kit.describe(kit.server, kit.client)
     port = await kit.application(kit.echo)
