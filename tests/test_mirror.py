@@ -45,6 +45,7 @@ WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
 }
 
 
+@cache
 def _modules() -> list[Path]:
     packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     return sorted(
