@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
 from ambimesh.demo.stage import NAMESPACE
+from ambimesh.lab import manifests
+from ambimesh.lab.programs import Place, run
 
 PORTS = (15001, 15006, 15008)
 
@@ -111,3 +114,55 @@ async def test_nobody_gets_through_the_ports_of_the_mesh(scene: Any) -> None:
     # And nobody was harmed.
     assert await scene.stage.reaches("client-a", f"http://{target(scene, 'server')}:8080/")
     assert await scene.stage.reaches("client-a", f"http://{target(scene, 'other node')}:8080/")
+
+
+SQUATTER = """
+apiVersion: v1
+kind: Pod
+metadata: {name: squatter, namespace: demo}
+spec:
+  nodeName: node1
+  serviceAccountName: echo
+  terminationGracePeriodSeconds: 1
+  containers:
+    - {name: a, command: [python3, -m, ambimesh.apps.tcp_echo], args: [--port, "15001"]}
+    - {name: b, command: [python3, -m, ambimesh.apps.tcp_echo], args: [--port, "15006"]}
+    - {name: c, command: [python3, -m, ambimesh.apps.tcp_echo], args: [--port, "15008"]}
+    - {name: d, command: [python3, -m, ambimesh.apps.tcp_echo], args: [--port, "9000"]}
+"""
+
+
+@pytest.mark.lab
+async def test_a_pod_that_holds_the_ports_of_the_mesh(scene: Any, tmp_path: Path) -> None:
+    """It is served all the same, gets nothing that was for ztunnel, and cannot make ztunnel call itself."""
+    await scene.enrol(on=False)
+    file = tmp_path / "squatter.yaml"
+    file.write_text(SQUATTER)
+    assert not manifests.apply(scene.stage.store, [file]).problems
+    await scene.until(lambda: scene.stage.pod("squatter").status.ready, 20, lambda: "not ready")
+    address = scene.stage.address("squatter")
+    visitor = {"namespace": "outside"}
+
+    async def echoes(pod: str, host: str, port: int, **more: str) -> bool:
+        command = ["python3", "-m", "ambimesh.apps.tcp_client", host, str(port), "--seconds", "0.05"]
+        _, output = await scene.stage.execute(pod, *command, **more)
+        return '"echoed"' in output
+
+    for port in (*PORTS, 9000):
+        await scene.until(lambda port=port: echoes("visitor", address, port, **visitor), 10, lambda: "not listening")
+    await scene.enrol()
+    assert await echoes("client-a", address, 9000)
+    assert await echoes("visitor", address, 9000, **visitor)
+    assert await echoes("squatter", scene.stage.address("tcp-echo"), 9000)
+
+    before = scene.descriptors("node1")
+    listening = await run(["ss", "-Hltn"], place=Place(netns=scene.pod_netns("squatter")))
+    ports = sorted({int(line.split()[3].rpartition(":")[2]) for line in listening.decode().splitlines()} - {9000})
+    assert len(ports) > len(PORTS)  # those that ztunnel took instead
+    for port in ports:
+        assert not await echoes("client-a", address, port), port
+        assert not await echoes("visitor", address, port, **visitor), port
+        if port not in PORTS:  # those the pod holds itself are its own to call
+            for host in (address, "127.0.0.1"):
+                assert not await echoes("squatter", host, port), (host, port)
+    assert scene.descriptors("node1") < before + 20

@@ -17,7 +17,7 @@ from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import L4Metrics, new_registry
 from mesh.zds.codec import WorkloadInfo
 from ztunnel.inpod import server as server_module
-from ztunnel.inpod.server import PodServer, Proxies
+from ztunnel.inpod.server import PodServer
 from ztunnel.pod import Pod, PodTasks
 from ztunnel.proxy.connections import Connection, ConnectionTable
 from ztunnel.proxy.terminator import SETTLE_SECONDS
@@ -86,13 +86,22 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[PodServ
     lines: Any = Lines()
     outbound: Any = Accepted()
     plaintext: Any = Accepted()
-    nothing: Any = None
     closed: list[str] = []
+    forgotten: list[str] = []
     namespace: Any = SimpleNamespace(cookie=lambda: 1, close=lambda: closed.append("namespace"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.run)
         table = ConnectionTable(L4Metrics(new_registry("ztunnel", "0")), AccessLog("text", "info", lines))
-        proxies = Proxies(engine, nothing, nothing, table, outbound, nothing, plaintext)
+        proxies: Any = SimpleNamespace(
+            engine=engine,
+            contexts=None,
+            listener_table=None,
+            connections=table,
+            deliverer=SimpleNamespace(forget=lambda pod: forgotten.append(pod.name)),
+            outbound=outbound,
+            inbound=None,
+            plaintext=plaintext,
+        )
         pod = Pod(
             "u1",
             WorkloadInfo("web", "demo", "web"),
