@@ -121,8 +121,9 @@ class _Ztunnel:
 
     async def _serve(self, nursery: trio.Nursery, maps: _KernelMaps) -> None:
         """Serve pods until told to stop, then drain."""
+        proxies = self._proxies(maps)
         pods = PodManager(
-            self._proxies(maps),
+            proxies,
             maps.pods,
             self.descriptions,
             self.identities,
@@ -134,7 +135,7 @@ class _Ztunnel:
         await self._serve_admin(nursery, pods, readiness)
         nursery.start_soon(run_zds_client, self.settings.zds_socket, pods)
         nursery.start_soon(pods.retry_pending)
-        nursery.start_soon(self._tick, pods)
+        nursery.start_soon(self._tick, pods, proxies.deliverer)
         gc.collect()
         gc.freeze()
         await self.stopping.wait()
@@ -156,6 +157,7 @@ class _Ztunnel:
             contexts=TlsContexts(self.identities, ContextCache()),
             listener_table=maps.listeners,
             connections=table,
+            deliverer=deliverer,
             outbound=OutboundProxy(engine, state, descriptions, maps.originals, table, self.dials, baggage),
             inbound=InboundProxy(engine, state, descriptions, table, deliverer, self.dials, baggage),
             plaintext=PlaintextProxy(engine, state, descriptions, table, deliverer, self.dials),
@@ -174,13 +176,14 @@ class _Ztunnel:
         await serve("::", admin.metrics_port, metrics_routes(metrics_page(self.registry), self.table.count_all))
         await serve("::", admin.readiness_port, readiness_routes(readiness.answer))
 
-    async def _tick(self, pods: PodManager) -> None:
+    async def _tick(self, pods: PodManager, deliverer: Deliverer) -> None:
         while True:
             await trio.sleep(1)
             now = self.engine.now = time.monotonic()
             try:
                 pods.tick(now)
                 self.dials.tick(now)
+                deliverer.tick()
             except Exception:  # a bug in the upkeep of one tunnel must not stop the node's traffic
                 _log.exception("upkeep failed")
 

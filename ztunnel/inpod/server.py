@@ -11,6 +11,7 @@ from mesh.errors import ConnectionLost, Draining
 from ztunnel.inpod.listeners import PodListeners
 from ztunnel.pod import Pod
 from ztunnel.proxy.connections import ConnectionTable
+from ztunnel.proxy.delivery import Deliverer
 from ztunnel.proxy.inbound import InboundProxy
 from ztunnel.proxy.outbound import OutboundProxy
 from ztunnel.proxy.plaintext import PlaintextProxy
@@ -29,6 +30,7 @@ class Proxies:
     contexts: TlsContexts
     listener_table: ListenerTable
     connections: ConnectionTable
+    deliverer: Deliverer
     outbound: OutboundProxy
     inbound: InboundProxy
     plaintext: PlaintextProxy
@@ -104,4 +106,5 @@ class PodServer:
         for connection in self._proxies.connections.of_pod(self.pod):
             if connection.end is not None:
                 connection.end.cut(error or ConnectionLost("the pod is no longer served"))
+        self._proxies.deliverer.forget(self.pod)
         self.pod.namespace.close()

@@ -65,7 +65,6 @@ class Acceptor:
                 if error.errno in _OF_THE_CONNECTION:
                     continue
                 raise
-            sock.setblocking(False)
             try:
                 self._accepted(sock, PeerAddress(from_sockaddr(address)))
             except Exception:  # one connection's bug must not stop the listener; whoever holds the socket closes it

@@ -39,6 +39,9 @@ LINGER = 0.001
 BATCH = 512
 """Ready sockets handled in one turn."""
 
+MERGED = 2
+"""Further batches handled before output is sent: more messages to a record, no waiting for any."""
+
 READ_SIZE = 512 * 1024
 """Most bytes taken from a socket at once: large enough to amortise system calls in bulk, small enough to stay fair."""
 
@@ -104,6 +107,11 @@ class Engine:
                 self._gone.add(fd)
             self._epoll.unregister(fd)
 
+    def forget(self, fd: int) -> None:
+        """Stop watching a descriptor that is closed right after: the kernel then takes it out of the set by itself."""
+        if self._handlers.pop(fd, None) is not None and self._in_turn:
+            self._gone.add(fd)
+
     @property
     def watched(self) -> int:
         """How many descriptors are watched."""
@@ -149,7 +157,6 @@ class Engine:
     def _stay(self) -> bool:
         """Take turns until it is time for trio; returns whether more is ready."""
         poll = self._epoll.poll
-        handlers = self._handlers
         self.now = time.monotonic()
         leave_at = self.now + MAX_STAY
         timeout = 0.0
@@ -159,25 +166,34 @@ class Engine:
             if not ready:
                 return False
             self._in_turn = True
-            gone = self._gone
-            for fd, events in ready:
-                handler = handlers.get(fd)
-                if handler is not None and not (gone and fd in gone):
-                    try:
-                        handler(events)
-                    except Exception as error:  # one connection's bug must not stop the node's traffic
-                        _log.exception("relay handler failed", fd=fd)
-                        self._silence(fd)
-                        _end(getattr(handler, "__self__", None), error)
+            self._handle(ready)
+            # What has become ready meanwhile goes into the same records and sends.
+            for _ in range(MERGED):
+                ready = poll(0, BATCH)
+                if not ready:
+                    break
+                self._handle(ready)
             if self._dirty:
                 self._flush_dirty()
             self._in_turn = False
-            if gone:
-                gone.clear()
             self.now = time.monotonic()
             if self._handed_over or self.now > leave_at:
                 return True
             timeout = LINGER
+
+    def _handle(self, ready: list[tuple[int, int]]) -> None:
+        handlers, gone = self._handlers, self._gone
+        for fd, events in ready:
+            handler = handlers.get(fd)
+            if handler is not None and not (gone and fd in gone):
+                try:
+                    handler(events)
+                except Exception as error:  # one connection's bug must not stop the node's traffic
+                    _log.exception("relay handler failed", fd=fd)
+                    self._silence(fd)
+                    _end(getattr(handler, "__self__", None), error)
+        if gone:
+            gone.clear()
 
     def _silence(self, fd: int) -> None:
         """Stop watching a descriptor whose handler fails, so that it cannot fail for ever."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from mesh.errors import MeshError
 from ztunnel.relay.dialing_end import DialingEnd
 from ztunnel.relay.engine import READ_SIZE, Engine
-from ztunnel.relay.socket_end import EPOLLIN, LOOKED_AWAY
+from ztunnel.relay.socket_end import DONT_WAIT, EPOLLIN, LOOKED_AWAY
 
 
 class PlainEnd(DialingEnd):
@@ -28,7 +28,7 @@ class PlainEnd(DialingEnd):
             self.pause_reading()
             return
         try:
-            size = self.sock.recv_into(self.engine.payload_view, READ_SIZE)
+            size = self.sock.recv_into(self.engine.payload_view, READ_SIZE, DONT_WAIT)
         except BlockingIOError:
             return
         except OSError as error:

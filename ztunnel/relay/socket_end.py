@@ -17,6 +17,8 @@ import struct
 from mesh.errors import ConnectionLost, MeshError
 from ztunnel.relay.engine import Engine
 
+DONT_WAIT = socket.MSG_DONTWAIT
+"""With every call, instead of making accepted sockets non-blocking first: one system call less per connection."""
 EPOLLIN = select.EPOLLIN
 EPOLLOUT = select.EPOLLOUT
 _FAILED = select.EPOLLERR | select.EPOLLHUP
@@ -142,7 +144,7 @@ class SocketEnd:
             self.backlog += payload
             return
         try:
-            size = self.sock.send(payload)
+            size = self.sock.send(payload, DONT_WAIT)
         except BlockingIOError:
             size = 0
         except OSError as error:
@@ -159,7 +161,7 @@ class SocketEnd:
         backlog = self.backlog
         if backlog is not None:
             try:
-                size = self.sock.send(backlog)
+                size = self.sock.send(backlog, DONT_WAIT)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -215,7 +217,7 @@ class SocketEnd:
             return
         self.closed = True
         if self.events != LOOKED_AWAY:
-            self.engine.unregister(self.fd)
+            self.engine.forget(self.fd)
         self.sock.close()
         self.backlog = None
         self.ended()

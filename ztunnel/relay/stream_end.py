@@ -16,7 +16,7 @@ from mesh.hbone.codec import ErrorCode, error_name, response_status
 from mesh.hbone.contract import HboneStream
 from ztunnel.relay.dialing_end import DialingEnd
 from ztunnel.relay.engine import FRAME_ROOM, READ_SIZE, Engine
-from ztunnel.relay.socket_end import EPOLLIN
+from ztunnel.relay.socket_end import DONT_WAIT, EPOLLIN
 from ztunnel.relay.tunnel import DIRECT_SIZE, Tunnel
 
 BEFORE_ANSWER = 64 * 1024
@@ -84,7 +84,7 @@ class StreamEnd(DialingEnd):
                 return
         engine = self.engine
         try:
-            size = self.sock.recv_into(engine.payload_view, limit)
+            size = self.sock.recv_into(engine.payload_view, limit, DONT_WAIT)
         except BlockingIOError:
             return
         except OSError as error:

@@ -55,6 +55,10 @@ SERVER_IP = "127.0.0.2"
 Application = Callable[[trio.SocketStream], Awaitable[None]]
 
 
+Socket = socket.socket
+"""By this name where a class has a method called socket."""
+
+
 class Lines:
     """An access log's output."""
 
@@ -79,6 +83,9 @@ class Namespace:
 
     def cookie(self) -> int:
         return self._cookie
+
+    def sockets(self, family: int, kind: int, proto: int = 0, count: int = 1) -> list[Socket]:
+        return [self.socket(family, kind, proto) for _ in range(count)]
 
     def socket(self, family: int, kind: int, proto: int = 0) -> socket.socket:
         made: socket.socket
@@ -187,7 +194,7 @@ class Kit:
         self.contexts = FakeContexts(self.authority)
         self.baggage = BaggageCache()
         anything = self.deliveries
-        deliverer = Deliverer(anything)
+        deliverer = self.deliverer = Deliverer(anything)
         self.inbound = InboundProxy(
             self.engine, self.state, self.descriptions, self.table, deliverer, self.dials, self.baggage
         )
@@ -339,6 +346,7 @@ class Kit:
             acceptor.close()
         for pod in (self.server, self.client):
             pod.tasks.stop()
+            self.deliverer.forget(pod)
         self.pool.close(None)
         self.terminator.close(None)
         for connection in self.table:

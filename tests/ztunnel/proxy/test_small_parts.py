@@ -14,8 +14,9 @@ from mesh.testing.ca import TestAuthority
 from ztunnel.identity.contexts import ContextCache
 from ztunnel.proxy.admission import check_destination
 from ztunnel.proxy.baggage import BaggageCache
-from ztunnel.proxy.delivery import Deliverer, sockaddr
+from ztunnel.proxy.delivery import sockaddr
 from ztunnel.proxy.dials import CONNECT_SECONDS, Dials
+from ztunnel.proxy.local_leg import prepare_local_socket
 from ztunnel.proxy.tls_contexts import TlsContexts
 from ztunnel.relay.dialing_end import DialingEnd
 from ztunnel.relay.engine import Engine
@@ -36,7 +37,7 @@ async def test_baggage_follows_the_workload(kit: Any) -> None:
 
 
 async def test_a_delivery_comes_from_loopback(kit: Any) -> None:
-    deliverer = Deliverer(kit.deliveries)
+    deliverer = kit.deliverer
     for text, family, source in (
         ("127.0.0.2:80", socket.AF_INET, "127."),
         ("[::ffff:127.0.0.2]:80", socket.AF_INET, "127."),
@@ -46,6 +47,7 @@ async def test_a_delivery_comes_from_loopback(kit: Any) -> None:
             assert sock.family == family
             assert sock.getsockname()[0].startswith(source)
             assert not sock.getblocking()
+    deliverer.forget(kit.server)
     assert kit.deliveries.announced == [CLIENT] * 3
     assert sockaddr(parse_socket_address("[::ffff:127.0.0.2]:80")) == ("127.0.0.2", 80)
 
@@ -58,9 +60,40 @@ async def test_a_delivery_that_fails_keeps_no_socket(
     kit: Any, failure: Exception, raised: type[Exception]
 ) -> None:
     kit.deliveries.failure = failure
+    deliverer = Deliverer(kit.deliveries)
     with pytest.raises(raised):
-        Deliverer(kit.deliveries).socket_for(kit.server, parse_socket_address("127.0.0.2:80"), CLIENT)
-    assert [sock.fileno() for sock in kit.server.namespace.made] == [-1]
+        deliverer.socket_for(kit.server, parse_socket_address("127.0.0.2:80"), CLIENT)
+    deliverer.forget(kit.server)
+    assert kit.server.namespace.made
+    assert {sock.fileno() for sock in kit.server.namespace.made} == {-1}
+
+
+async def test_delivery_sockets_are_made_in_batches_and_not_kept_for_long(kit: Any) -> None:
+    deliverer = Deliverer(kit.deliveries)
+    made = kit.server.namespace.made
+    deliverer.socket_for(kit.server, parse_socket_address("127.0.0.2:80"), CLIENT).close()
+    batch = len(made)
+    for _ in range(batch - 1):
+        deliverer.socket_for(kit.server, parse_socket_address("127.0.0.2:80"), CLIENT).close()
+    assert len(made) == batch
+    deliverer.socket_for(kit.server, parse_socket_address("127.0.0.2:80"), CLIENT).close()
+    assert len(made) == 2 * batch
+    deliverer.tick()  # it was used since the last one
+    assert any(sock.fileno() != -1 for sock in made)
+    deliverer.tick()
+    assert all(sock.fileno() == -1 for sock in made)
+
+
+def test_local_legs_are_not_paced() -> None:
+    with socket.socket() as sock:
+        for name in (b"bbr", b"cubic", b"reno"):
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+            except OSError:
+                continue  # this kernel does not have it: nothing to replace
+            prepare_local_socket(sock)
+            left = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+            assert left == (b"cubic" if name == b"bbr" else name)
 
 
 async def test_the_pods_gate(kit: Any) -> None:

@@ -56,7 +56,6 @@ async def joined(*, small: bool = False) -> AsyncIterator[Joined]:
             small_buffers(application)
         client = socket.create_connection(gate.getsockname())
         accepted, _ = gate.accept()
-        accepted.setblocking(False)
         dialled = socket.socket()
         dialled.setblocking(False)
         if small:
