@@ -341,6 +341,12 @@ class Kit:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
+    def nothing_open(self, pod: Pod) -> bool:
+        """Whether all sockets made inside a pod are closed, but for those kept for later deliveries."""
+        self.deliverer.forget(pod)
+        namespace: Any = pod.namespace
+        return all(sock.fileno() == -1 for sock in namespace.made)
+
     def close(self) -> None:
         for acceptor in self.acceptors:
             acceptor.close()

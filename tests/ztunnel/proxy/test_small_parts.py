@@ -14,7 +14,7 @@ from mesh.testing.ca import TestAuthority
 from ztunnel.identity.contexts import ContextCache
 from ztunnel.proxy.admission import check_destination
 from ztunnel.proxy.baggage import BaggageCache
-from ztunnel.proxy.delivery import sockaddr
+from ztunnel.proxy.delivery import Deliverer, sockaddr
 from ztunnel.proxy.dials import CONNECT_SECONDS, Dials
 from ztunnel.proxy.local_leg import prepare_local_socket
 from ztunnel.proxy.tls_contexts import TlsContexts
@@ -82,6 +82,17 @@ async def test_delivery_sockets_are_made_in_batches_and_not_kept_for_long(kit: A
     assert any(sock.fileno() != -1 for sock in made)
     deliverer.tick()
     assert all(sock.fileno() == -1 for sock in made)
+
+
+async def test_sockets_kept_for_later_are_of_the_very_namespace(kit: Any) -> None:
+    """A pod whose sandbox was replaced has the same uid: what was made for the old one must not deliver to the new."""
+    again = kit.pod("server", "127.0.0.2")
+    assert again.uid == kit.server.uid
+    for pod in (kit.server, again, kit.server, again):
+        with kit.deliverer.socket_for(pod, parse_socket_address("127.0.0.2:80"), CLIENT) as sock:
+            assert any(sock is made for made in pod.namespace.made)
+    assert kit.nothing_open(again)
+    assert kit.nothing_open(kit.server)
 
 
 def test_local_legs_are_not_paced() -> None:
