@@ -12,6 +12,7 @@ import random
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mesh.addresses import SocketAddress, parse_port, parse_socket_address
 from mesh.errors import BadConnectRequest, InvalidAddress
@@ -204,17 +205,23 @@ def encode_connect(authority: str, *, forwarded: str = "", baggage: str = "", tr
     if forwarded:
         block += _FORWARDED + _string(forwarded.encode())
     if baggage:
-        block += _BAGGAGE + _string(baggage.encode())
+        block += _baggage_field(baggage)
     if traceparent:
         block += _TRACEPARENT + _string(traceparent.encode())
     return block
+
+
+@lru_cache(maxsize=4096)
+def _baggage_field(baggage: str) -> bytes:
+    """Of the sender's own workload, so the same again and again."""
+    return _BAGGAGE + _string(baggage.encode())
 
 
 def encode_response(status: int, *, baggage: str = "") -> bytes:
     """The header block of a response."""
     block = _STATUS_200 if status == 200 else _STATUS + _string(str(status).encode())
     if baggage:
-        block += _BAGGAGE + _string(baggage.encode())
+        block += _baggage_field(baggage)
     return block
 
 
@@ -256,7 +263,7 @@ def decode_connect(headers: Iterable[tuple[str, str]]) -> ConnectRequest:
         raise BadConnectRequest(f"method {method[:16]!r}: HBONE takes only CONNECT")
     if ":path" in fields or ":scheme" in fields or ":protocol" in fields:
         raise BadConnectRequest("the CONNECT request has a :path, :scheme or :protocol, which HBONE's has not")
-    target, hostname, port = _authority(fields.get(":authority", ""))
+    target, hostname, port = _authority(fields.get(":authority", "")[:_LONGEST_AUTHORITY])
     forwarded_for, forwarded_host = _forwarded(fields.get("forwarded", ""))
     return ConnectRequest(
         target=target,
@@ -270,6 +277,11 @@ def decode_connect(headers: Iterable[tuple[str, str]]) -> ConnectRequest:
     )
 
 
+_LONGEST_AUTHORITY = 320
+"""A host name has 253 characters at most; what is longer is cut, and then no authority."""
+
+
+@lru_cache(maxsize=4096)
 def _authority(text: str) -> tuple[SocketAddress | None, str, int]:
     try:
         address = parse_socket_address(text)

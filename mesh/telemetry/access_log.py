@@ -35,6 +35,7 @@ from mesh.telemetry.log import LEVELS
 from mesh.telemetry.output import LineOutput, standard_output
 
 MAX_ERROR_CHARACTERS: Final = 512
+_KEPT_PAIRS: Final = 4096
 
 Direction = Literal["inbound", "outbound"]
 
@@ -97,6 +98,7 @@ class AccessLog:
         self._json = format == "json"
         self._output = standard_output() if output is None else output
         self._wall = wall
+        self._kept: dict[tuple[object, ...], tuple[str, Workload | None, Workload | None]] = {}
         self._second = -1
         self._second_text = ""
         self.set_level(level)
@@ -155,36 +157,38 @@ class AccessLog:
         if self._json:
             self._write_json(level, event, _fields(connection, duration, error))
             return
-        parts = [f"{self._now()} {level} access {event} src.addr={connection.source}"]
-        if (workload := connection.source_workload) is not None:
-            parts.append(f" src.workload={_quoted(workload.name)} src.namespace={_quoted(workload.namespace)}")
-        if connection.source_identity is not None:
-            parts.append(f" src.identity={_identity(connection.source_identity)}")
-        if workload is not None and workload.cluster_id:
-            parts.append(f" src.cluster={_quoted(workload.cluster_id)}")
-        parts.append(f" dst.addr={connection.destination}")
-        if connection.hbone_target is not None:
-            parts.append(f" dst.hbone_addr={_plain(connection.hbone_target)}")
-        if connection.destination_service is not None:
-            parts.append(f" dst.service={_quoted(connection.destination_service)}")
-        if (workload := connection.destination_workload) is not None:
-            parts.append(f" dst.workload={_quoted(workload.name)} dst.namespace={_quoted(workload.namespace)}")
-        if connection.destination_identity is not None:
-            parts.append(f" dst.identity={_identity(connection.destination_identity)}")
-        if workload is not None and workload.cluster_id:
-            parts.append(f" dst.cluster={_quoted(workload.cluster_id)}")
-        parts.append(f' direction="{connection.direction}"')
-        if connection.no_mtls is not None:
-            parts.append(f' no_mtls="{connection.no_mtls.value}"')
+        line = f"{self._now()} {level} access {event} src.addr={connection.source}{self._between(connection)}"
         if duration is not None:
-            parts.append(
+            line += (
                 f" bytes_sent={connection.bytes_sent} bytes_recv={connection.bytes_received}"
                 f' duration="{duration * 1000:.0f}ms"'
             )
         if error is not None:
-            parts.append(f" error={_quoted_once(_message(error))}")
-        parts.append("\n")
-        self._write_text("".join(parts))
+            line += f" error={_quoted_once(_message(error))}"
+        self._write_text(line + "\n")
+
+    def _between(self, connection: ConnectionRecord) -> str:
+        """What is the same for all connections of two workloads, kept."""
+        source, destination = connection.source_workload, connection.destination_workload
+        # By object, not by value: hashing a workload costs more than writing the line. The kept pair proves that the
+        # numbers still mean these objects.
+        key = (
+            id(source),
+            id(destination),
+            connection.source_identity,
+            connection.destination_identity,
+            connection.destination,
+            connection.hbone_target,
+            connection.destination_service,
+            connection.direction,
+            connection.no_mtls,
+        )
+        kept = self._kept.get(key)
+        if kept is None:
+            if len(self._kept) >= _KEPT_PAIRS:
+                self._kept.clear()
+            kept = self._kept[key] = (_between(connection), source, destination)
+        return kept[0]
 
     def _write_text(self, line: str) -> None:
         self._output.write(line.encode(errors="backslashreplace"))
@@ -201,6 +205,31 @@ class AccessLog:
             self._second = second
             self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return f"{self._second_text}.{int((wall - second) * 1e6):06d}Z"
+
+
+def _between(connection: ConnectionRecord) -> str:
+    parts = []
+    if (workload := connection.source_workload) is not None:
+        parts.append(f" src.workload={_quoted(workload.name)} src.namespace={_quoted(workload.namespace)}")
+    if connection.source_identity is not None:
+        parts.append(f" src.identity={_identity(connection.source_identity)}")
+    if workload is not None and workload.cluster_id:
+        parts.append(f" src.cluster={_quoted(workload.cluster_id)}")
+    parts.append(f" dst.addr={connection.destination}")
+    if connection.hbone_target is not None:
+        parts.append(f" dst.hbone_addr={_plain(connection.hbone_target)}")
+    if connection.destination_service is not None:
+        parts.append(f" dst.service={_quoted(connection.destination_service)}")
+    if (workload := connection.destination_workload) is not None:
+        parts.append(f" dst.workload={_quoted(workload.name)} dst.namespace={_quoted(workload.namespace)}")
+    if connection.destination_identity is not None:
+        parts.append(f" dst.identity={_identity(connection.destination_identity)}")
+    if workload is not None and workload.cluster_id:
+        parts.append(f" dst.cluster={_quoted(workload.cluster_id)}")
+    parts.append(f' direction="{connection.direction}"')
+    if connection.no_mtls is not None:
+        parts.append(f' no_mtls="{connection.no_mtls.value}"')
+    return "".join(parts)
 
 
 def _fields(connection: ConnectionRecord, duration: float | None, error: BaseException | None) -> dict[str, object]:

@@ -18,7 +18,7 @@ from ebpf.listeners import ListenerKind, ListenerTable
 from mesh.errors import EnvironmentLacks
 from ztunnel import ports
 from ztunnel.pod import Pod
-from ztunnel.proxy.local_leg import prepare_local_socket
+from ztunnel.proxy.local_leg import prepare_local_sockets
 
 BACKLOG = 4096
 _KEEPALIVE_SECONDS = 180
@@ -74,7 +74,7 @@ class PodListeners:
             # Accepted sockets inherit it: no system call per connection.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if port == ports.OUTBOUND:
-                prepare_local_socket(sock)  # inherited, too
+                prepare_local_sockets([sock])  # inherited, too
             if port == ports.PLAINTEXT:  # a tunnel has its own PINGs, and an application on this pod cannot vanish
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)

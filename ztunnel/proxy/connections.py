@@ -15,6 +15,7 @@ import structlog
 
 from mesh.addresses import SocketAddress
 from mesh.errors import InternalError, MeshError
+from mesh.model.workload import Workload
 from mesh.rbac import ConnectionFacts
 from mesh.telemetry.access_log import AccessLog, ConnectionRecord, Direction
 from mesh.telemetry.metrics import ConnectionHandles, L4Labels, L4Metrics, Reporter, ServiceLabels, WorkloadLabels
@@ -87,6 +88,7 @@ class Connection:
             self._counted_received = received
 
 
+_KEPT_LABELS = 4096
 _REPORTERS: dict[Direction, Reporter] = {"inbound": "destination", "outbound": "source"}
 
 
@@ -97,6 +99,7 @@ class ConnectionTable:
         self._metrics = metrics
         self._access_log = access_log
         self._alive: set[Connection] = set()
+        self._labels: dict[tuple[object, ...], tuple[L4Labels, Workload | None, Workload | None]] = {}
         self._on_empty: Callable[[], None] | None = None
 
     def __len__(self) -> int:
@@ -122,17 +125,37 @@ class ConnectionTable:
         """Source and destination are known: from here on the connection is counted under their labels."""
         if connection.handles is not None:
             return
-        record = connection.record
-        labels = L4Labels(
-            _REPORTERS[record.direction],
-            WorkloadLabels.of(record.source_workload, record.source_identity),
-            WorkloadLabels.of(record.destination_workload, record.destination_identity),
-            service,
-            record.no_mtls is None,
-        )
+        labels = self._labels_of(connection.record, service)
         connection.handles = self._metrics.handles(labels)
         connection.handles.opened()
-        self._access_log.opened(record)
+        self._access_log.opened(connection.record)
+
+    def _labels_of(self, record: ConnectionRecord, service: ServiceLabels) -> L4Labels:
+        """Labels are the same for all connections of two workloads; workloads are told apart by object."""
+        source, destination = record.source_workload, record.destination_workload
+        key = (
+            id(source),
+            id(destination),
+            record.source_identity,
+            record.destination_identity,
+            service,
+            record.direction,
+            record.no_mtls is None,
+        )
+        kept = self._labels.get(key)
+        if kept is None:
+            labels = L4Labels(
+                _REPORTERS[record.direction],
+                WorkloadLabels.of(source, record.source_identity),
+                WorkloadLabels.of(destination, record.destination_identity),
+                service,
+                record.no_mtls is None,
+            )
+            if len(self._labels) >= _KEPT_LABELS:
+                self._labels.clear()
+            # The workloads are kept, too, so that their numbers are not given to others.
+            kept = self._labels[key] = (labels, source, destination)
+        return kept[0]
 
     def finished(self, connection: Connection, error: MeshError | None) -> None:
         """The connection is over; called once."""

@@ -17,7 +17,7 @@ from ebpf.connections import Deliveries
 from mesh.addresses import SocketAddress, format_ip, is_ipv4
 from mesh.errors import ConnectFailed
 from ztunnel.pod import Pod
-from ztunnel.proxy.local_leg import prepare_local_socket
+from ztunnel.proxy.local_leg import prepare_local_sockets
 
 # Spread over many source addresses: each has ephemeral ports of its own, so that sockets in TIME_WAIT after a burst of
 # short connections do not make the kernel search for a free one. 127.0.0.6 and up, out of the way of 127.0.0.1.
@@ -67,7 +67,7 @@ class Deliverer:
         for sock in made:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-            prepare_local_socket(sock)
+        prepare_local_sockets(made)
         taken = made.pop()
         self._spare[pod, ipv4] = made
         return taken

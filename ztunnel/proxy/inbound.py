@@ -144,8 +144,7 @@ class InboundProxy:
         def dialled(error: MeshError | None) -> None:
             if error is None:
                 block = encode_response(200, baggage=self._baggage.text(request.served.pod))
-                # A client that has sent ahead does not wait for the answer: it can travel with the application's.
-                request.tunnel.machine.respond(request.stream, block, hurry=not end.received)
+                request.tunnel.answer(end, request.stream, block)
             else:
                 _refuse(request, end, error)
 

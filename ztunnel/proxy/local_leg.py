@@ -8,6 +8,7 @@ the network keep what the machine's administrator chose.
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from functools import lru_cache
 
 _NAME_SIZE = 16
@@ -15,15 +16,20 @@ _PACING = b"bbr"
 _WITHOUT_PACING = (b"cubic", b"reno")
 
 
-def prepare_local_socket(sock: socket.socket) -> None:
-    """Give a TCP socket of a local leg, or a listener for such, a congestion control that does not pace."""
-    name = _replacement(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_SIZE).rstrip(b"\0"))
-    if name is not None:
-        try:
+def prepare_local_sockets(socks: Sequence[socket.socket]) -> None:
+    """Give TCP sockets of local legs, or listeners for such, a congestion control that does not pace.
+
+    They are alike: made together, or one alone.
+    """
+    name = _replacement(socks[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_SIZE).rstrip(b"\0"))
+    if name is None:
+        return
+    try:
+        for sock in socks:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
-        except OSError:
-            _unavailable.add(name)
-            _replacement.cache_clear()
+    except OSError:
+        _unavailable.add(name)
+        _replacement.cache_clear()
 
 
 _unavailable: set[bytes] = set()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 import trio
@@ -43,8 +44,7 @@ UNUSED_SECONDS = 300.0
 _log = structlog.get_logger("pool")
 
 
-@dataclass(frozen=True, slots=True)
-class PoolKey:
+class PoolKey(NamedTuple):
     """Connections with an equal key may share a tunnel."""
 
     source: SpiffeId

@@ -39,8 +39,9 @@ LINGER = 0.001
 BATCH = 512
 """Ready sockets handled in one turn."""
 
-MERGED = 2
-"""Further batches handled before output is sent: more messages to a record, no waiting for any."""
+FLUSH_WITHIN = 0.0001
+"""Seconds that output may wait for more output of the same turn. Long enough to put many small messages into a record;
+short enough that the next node works on the first of them while this one is busy with the others."""
 
 READ_SIZE = 512 * 1024
 """Most bytes taken from a socket at once: large enough to amortise system calls in bulk, small enough to stay fair."""
@@ -182,13 +183,15 @@ class Engine:
                 self._flush_waiting()
                 return False
             self._in_turn = True
-            self._handle(ready)
-            # What has become ready meanwhile goes into the same records and sends.
-            for _ in range(MERGED):
+            flush_at = time.monotonic() + FLUSH_WITHIN
+            while True:
+                flush_at = self._handle(ready, flush_at)
+                # What has become ready meanwhile goes into the same records and sends, if that takes no time.
+                if time.monotonic() > flush_at:
+                    break
                 ready = poll(0, BATCH)
                 if not ready:
                     break
-                self._handle(ready)
             if self._dirty:
                 self._flush_dirty()
             self._in_turn = False
@@ -198,8 +201,10 @@ class Engine:
                 return True
             timeout = LINGER
 
-    def _handle(self, ready: list[tuple[int, int]]) -> None:
+    def _handle(self, ready: list[tuple[int, int]], flush_at: float) -> float:
+        """Run the handlers of one batch; flush on the way when it is time, and say when it is time again."""
         handlers, gone = self._handlers, self._gone
+        now = time.monotonic
         for fd, events in ready:
             handler = handlers.get(fd)
             if handler is not None and not (gone and fd in gone):
@@ -209,8 +214,12 @@ class Engine:
                     _log.exception("relay handler failed", fd=fd)
                     self._silence(fd)
                     _end(getattr(handler, "__self__", None), error)
+                if self._dirty and now() > flush_at:
+                    self._flush_dirty()
+                    flush_at = now() + FLUSH_WITHIN
         if gone:
             gone.clear()
+        return flush_at
 
     def _silence(self, fd: int) -> None:
         """Stop watching a descriptor whose handler fails, so that it cannot fail for ever."""

@@ -52,6 +52,8 @@ class StreamEnd(DialingEnd):
         self.stream = self.tunnel.machine.open_stream(block, self)
         if not self.closed:
             self.watch(EPOLLIN)
+            # Clients mostly speak first, and have spoken by now: request and first bytes then share a record.
+            self.read_input()
 
     def adopt(self, stream: HboneStream) -> None:
         """Server's node: serve a stream the peer requested. DATA is kept until :meth:`dial` has connected."""

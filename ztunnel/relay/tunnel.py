@@ -37,6 +37,10 @@ PING_TIMEOUT = 20.0
 class TunnelEnd(Protocol):
     """What a tunnel knows of the ends on its streams."""
 
+    @property
+    def received(self) -> int:
+        """Bytes that the peer has sent on the stream."""
+
     def pause_reading(self) -> None:
         """The tunnel takes no data for now."""
 
@@ -64,29 +68,9 @@ class Tunnel:
     """See the module's docstring."""
 
     __slots__ = (
-        "_closing",
-        "_dirty",
-        "_ends",
-        "_events",
-        "_fd",
-        "_incoming",
-        "_leftover",
-        "_next_ping_at",
-        "_outgoing",
-        "_owner",
-        "_pending",
-        "_pinged_at",
-        "_receiving",
-        "_tls",
-        "_waiting",
-        "blocked",
-        "blocked_at",
-        "closed",
-        "engine",
-        "last_used",
-        "machine",
-        "peer_identity",
-        "sock",
+        *("_answered", "_closing", "_dirty", "_ends", "_events", "_fd", "_incoming", "_leftover"),
+        *("_next_ping_at", "_outgoing", "_owner", "_pending", "_pinged_at", "_receiving", "_tls", "_waiting"),
+        *("blocked", "blocked_at", "closed", "engine", "last_used", "machine", "peer_identity", "sock"),
     )
 
     def __init__(
@@ -110,6 +94,8 @@ class Tunnel:
         """Whom the handshake has proven the peer to be; a name that is no SPIFFE id only where one was expected."""
         self._ends: set[TunnelEnd] = set()
         self._waiting: list[TunnelEnd] = []
+        self._answered: list[TunnelEnd] = []
+        """Ends whose answer was sent while a batch was read."""
         self._pending = bytearray()
         """Encrypted, not yet taken by the socket."""
         self._leftover = b""
@@ -150,6 +136,14 @@ class Tunnel:
     def streams(self) -> int:
         """How many ends use this tunnel."""
         return len(self._ends)
+
+    def answer(self, end: TunnelEnd, stream: HboneStream, block: bytes) -> None:
+        """Answer a request. A client that has sent ahead does not wait for it: it may travel with what comes next."""
+        self.machine.respond(stream, block, hurry=False)
+        if self._receiving:
+            self._answered.append(end)
+        elif not end.received:
+            self.output_ready()
 
     def wait_unblocked(self, end: TunnelEnd) -> None:
         """Stop reading this end until the tunnel takes data again."""
@@ -280,6 +274,8 @@ class Tunnel:
                     self.close(ConnectionLost("the peer closed the tunnel") if self._ends else None)
                     return
                 end += size  # type: ignore[operator]
+                if not self._incoming.pending:
+                    break  # all of it: asking again would only raise
                 if end > READ_SIZE:
                     self._parse(end)
                     if self.closed:
@@ -309,6 +305,10 @@ class Tunnel:
         finally:
             self._receiving = False
         self._leftover = bytes(view[taken:end]) if taken < end else b""
+        if self._answered:
+            if not all(end.received for end in self._answered):
+                self.output_ready()
+            self._answered.clear()
         if self._closing is not None:
             self.close(self._closing)
 

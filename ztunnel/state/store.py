@@ -65,6 +65,8 @@ class MeshState:
         self.services = ServiceIndex()
         self.policies = PolicyIndex()
         self._answered: set[str] = set()
+        self.synchronized = False
+        """Whether the control plane has answered for addresses and for policies at least once."""
         self._subscribers: dict[object, Subscriber] = {}
         self._changed = trio.Event()
         # Bound once, as plain dictionary gets: these are asked for every connection.
@@ -85,11 +87,6 @@ class MeshState:
         if AUTHORIZATION_TYPE not in self._answered:
             return NOT_RECEIVED
         return self.policies.set_for(workload)
-
-    @property
-    def synchronized(self) -> bool:
-        """Whether the control plane has answered for addresses and for policies at least once."""
-        return self._answered >= {ADDRESS_TYPE, AUTHORIZATION_TYPE}
 
     async def wait_synchronized(self) -> None:
         """Return once ``synchronized``."""
@@ -178,6 +175,7 @@ class MeshState:
         if type_url in self._answered:
             return
         self._answered.add(type_url)
+        self.synchronized = self._answered >= {ADDRESS_TYPE, AUTHORIZATION_TYPE}
         changes = Changes()
         if type_url == AUTHORIZATION_TYPE:
             # Until now everybody was denied: whoever was judged so is to be judged again.

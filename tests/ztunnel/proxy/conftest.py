@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -168,7 +168,7 @@ class RedirectedPool(TunnelPool):
         return await super().checkout(self._redirected(key))
 
     def _redirected(self, key: PoolKey) -> PoolKey:
-        return replace(key, address=SocketAddress(key.address.ip, self.port))
+        return key._replace(address=SocketAddress(key.address.ip, self.port))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from ztunnel.proxy.admission import check_destination
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.delivery import Deliverer, sockaddr
 from ztunnel.proxy.dials import CONNECT_SECONDS, Dials
-from ztunnel.proxy.local_leg import prepare_local_socket
+from ztunnel.proxy.local_leg import prepare_local_sockets
 from ztunnel.proxy.tls_contexts import TlsContexts
 from ztunnel.relay.dialing_end import DialingEnd
 from ztunnel.relay.engine import Engine
@@ -102,7 +102,7 @@ def test_local_legs_are_not_paced() -> None:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
             except OSError:
                 continue  # this kernel does not have it: nothing to replace
-            prepare_local_socket(sock)
+            prepare_local_sockets([sock])
             left = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
             assert left == (b"cubic" if name == b"bbr" else name)
 
