@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from ebpf import syscall
-from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, Hook, attach_to_cgroup, replace_pin, update_pod_links
+from ebpf.attachment import (
+    CGROUP_HOOKS,
+    POD_HOOK,
+    SPLICE_HOOK,
+    Hook,
+    attach_to_cgroup,
+    attach_to_sockets,
+    replace_pin,
+    update_pod_links,
+)
+from ebpf.kernel_types import offset_macros
 from ebpf.layout import ABI_VERSION, MAPS, Metadata, check
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
@@ -55,13 +65,15 @@ def run(request: LoadRequest) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     os.environ["BCC_KERNEL_SOURCE"] = request.kernel_headers  # bcc reads it when it compiles
     bcc = _import_bcc()
-    hooks = (*CGROUP_HOOKS, POD_HOOK)
+    hooks = (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK)
+    offsets = offset_macros()
     for source in dict.fromkeys(hook.source for hook in hooks):
-        module = _compile(bcc, request, paths, source)
+        module = _compile(bcc, request, paths, source, offsets)
         _check_layout(bcc, module)
         for hook in hooks:
             if hook.source == source:
                 _load(module, hook, paths)
+    attach_to_sockets(paths)
     update_pod_links(paths)
     attach_to_cgroup(paths, Path(request.cgroup))
     digest = bytes.fromhex(request.program_digest)
@@ -80,10 +92,11 @@ def _import_bcc() -> Any:
     return bcc
 
 
-def _compile(bcc: Any, request: LoadRequest, paths: PinPaths, source: str) -> Any:
+def _compile(bcc: Any, request: LoadRequest, paths: PinPaths, source: str, offsets: list[str]) -> Any:
     _say(f"compiling {source} with the headers of {request.kernel_headers}")
     flags = [f"-I{PROGRAMS}", f'-DPIN_DIRECTORY="{paths.maps}/"']
     flags += [f"-DSIZE_{name.upper()}={size}" for name, size in request.map_sizes.items()]
+    flags += offsets
     try:
         return bcc.BPF(src_file=str(PROGRAMS / source), cflags=flags)
     except Exception as error:

@@ -21,6 +21,7 @@ from ebpf.layout import (
     POD_HAS_EXCLUDED_OUTBOUND_PORTS,
     POD_HAS_IPV4,
     POD_HAS_IPV6,
+    POD_TAKES_NO_FAST_PATH,
     Address,
     ExcludedNetwork,
     ExcludedPort,
@@ -54,6 +55,8 @@ class PodEntry:
     addresses: tuple[IpBytes, ...]
     """All its addresses; the first of each family is the source of its captured connections."""
     exclusions: Exclusions = field(default_factory=Exclusions)
+    fast_path: bool = True
+    """Whether its connections on this node may go past ztunnel once ztunnel has admitted the like of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,7 @@ class PodTable:
                     inbound_ports=frozenset(ports.get((cookie, DIRECTION_INBOUND), ())),
                     outbound_cidrs=frozenset(networks.get(cookie, ())),
                 ),
+                fast_path=value is None or not value.flags & POD_TAKES_NO_FAST_PATH,
             )
             with closing(syscall.require_pin(self._paths.pod_link(cookie, uid))) as link:
                 found[uid] = EnrolledPod(cookie, syscall.link_info(link).netns_inode, entry)
@@ -234,6 +238,8 @@ def _pod_value(entry: PodEntry) -> Pod:
         flags |= POD_HAS_EXCLUDED_OUTBOUND_PORTS
     if entry.exclusions.outbound_cidrs:
         flags |= POD_HAS_EXCLUDED_NETWORKS
+    if not entry.fast_path:
+        flags |= POD_TAKES_NO_FAST_PATH
     return Pod(ip_field(ipv4 or _NO_IP), ip_field(ipv6 or _NO_IP), flags)
 
 
