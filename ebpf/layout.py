@@ -51,6 +51,9 @@ FLOW_UNDECIDED = 0
 FLOW_SPLICED = 1
 FLOW_TCP = 2
 
+ABILITY_SPLICE = 1
+ABILITY_READERS = 2
+
 END_NEW = 0
 END_ESTABLISHED = 1
 END_CLOSED = 2
@@ -210,7 +213,7 @@ class FastConnection(ctypes.Structure):
 class Metadata(ctypes.Structure):
     """Value of ``metadata``."""
 
-    _fields_ = (("abi_version", ctypes.c_uint32), ("zero", ctypes.c_uint32), ("program_digest", ctypes.c_uint8 * 32))
+    _fields_ = (("abi_version", ctypes.c_uint32), ("abilities", ctypes.c_uint32), ("program_digest", ctypes.c_uint8 * 32))
 
 
 CData = type[ctypes.Structure] | type[ctypes.c_uint32] | type[ctypes.c_uint64] | type[ctypes.c_int]

@@ -28,7 +28,8 @@ from ebpf.attachment import (
     update_pod_links,
 )
 from ebpf.kernel_types import offset_macros
-from ebpf.layout import ABI_VERSION, MAPS, Metadata, check
+from ebpf.layout import ABI_VERSION, ABILITY_SPLICE, MAPS, Metadata, check
+from ebpf.loader_selftest import run_selftest
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.errors import EnvironmentLacks, MeshError
@@ -76,9 +77,10 @@ def run(request: LoadRequest) -> None:
     attach_to_sockets(paths)
     update_pod_links(paths)
     attach_to_cgroup(paths, Path(request.cgroup))
+    abilities = _find_abilities(bcc, request, offsets)
     digest = bytes.fromhex(request.program_digest)
     with PinnedMap(paths, "metadata", ctypes.c_uint32, Metadata) as metadata:
-        metadata.set(ctypes.c_uint32(0), Metadata(ABI_VERSION, 0, type(Metadata().program_digest)(*digest)))
+        metadata.set(ctypes.c_uint32(0), Metadata(ABI_VERSION, abilities, type(Metadata().program_digest)(*digest)))
 
 
 def _import_bcc() -> Any:
@@ -101,6 +103,17 @@ def _compile(bcc: Any, request: LoadRequest, paths: PinPaths, source: str, offse
         return bcc.BPF(src_file=str(PROGRAMS / source), cflags=flags)
     except Exception as error:
         raise EnvironmentLacks(f"failed compiling {source} with the headers of {request.kernel_headers}") from error
+
+
+def _find_abilities(bcc: Any, request: LoadRequest, offsets: list[str]) -> int:
+    """Try the splice out. What does not work is left out, and said on standard error."""
+    _say("trying the splice out")
+    try:
+        run_selftest(bcc, [f"-I{PROGRAMS}", *offsets])
+    except EnvironmentLacks as error:
+        sys.stderr.write(f"the same-node splice stays off: {error}\n")
+        return 0
+    return ABILITY_SPLICE
 
 
 def _load(module: Any, hook: Hook, paths: PinPaths) -> None:

@@ -170,7 +170,8 @@ class PinnedMap(Generic[Key, Value]):
             if result not in (0, -errno.ENOENT):
                 syscall.fail(-result, f"reading map {self.name}")
             size = int(attributes.count)
-            key_bytes, value_bytes = keys.raw[: size * key_size], values.raw[: size * value_size]
+            key_bytes = ctypes.string_at(keys, size * key_size)
+            value_bytes = ctypes.string_at(values, size * value_size)
             found += [
                 (key_bytes[i * key_size : (i + 1) * key_size], value_bytes[i * value_size : (i + 1) * value_size])
                 for i in range(size)

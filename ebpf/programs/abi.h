@@ -236,10 +236,14 @@ struct fast_connection {
 	__u16 server_end;
 };
 
+/* metadata.abilities */
+#define ABILITY_SPLICE 1  /* sockets can be spliced, and what waits in them is accounted for */
+#define ABILITY_READERS 2 /* calls that the splice cannot serve are seen (readers.bpf.c) */
+
 /* metadata, one element: written last by the loader, so its presence says that loading was complete. */
 struct metadata {
 	__u32 abi_version;
-	__u32 zero;
+	__u32 abilities; /* ABILITY_* that the self-test found */
 	__u8 program_digest[32];
 };
 
