@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-from ebpf.layout import ABILITY_READERS, ABILITY_SPLICE, Metadata
+from ebpf.layout import ABILITY_SPLICE, Metadata
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.errors import EnvironmentLacks
@@ -17,8 +17,6 @@ class Abilities:
 
     splice: bool
     """Payload may go past TCP, with bounded queues. Without, fast connections are plain TCP."""
-    splice_returns: bool
-    """A direction that fell back to TCP may return to the splice: readers whom that would overtake are seen."""
 
 
 def read_abilities(paths: PinPaths) -> Abilities:
@@ -31,4 +29,4 @@ def read_abilities(paths: PinPaths) -> Abilities:
         value = metadata.get(ctypes.c_uint32(0))
     if value is None or value.abi_version == 0:
         raise EnvironmentLacks("the node's programs are being loaded")
-    return Abilities(bool(value.abilities & ABILITY_SPLICE), bool(value.abilities & ABILITY_READERS))
+    return Abilities(bool(value.abilities & ABILITY_SPLICE))

@@ -110,23 +110,22 @@ class FastPathMaps:
     # -- what ztunnel says ---------------------------------------------------------------------------------------------
 
     def stay_alive(
-        self, seconds: float, *, splice: bool = True, may_return: bool = True, queue_limit: int = QUEUE_LIMIT
+        self, seconds: float, *, splice: bool = True, queue_limit: int = QUEUE_LIMIT
     ) -> None:
         """Honour verdicts for so long from now.
 
         Args:
             seconds: how long.
             splice: whether payload may go past TCP.
-            may_return: whether a direction that fell back to TCP may come back.
             queue_limit: bytes that may wait in a receiver's queue before its direction falls back to TCP.
         """
-        flags = FAST_DIAL | (FAST_SPLICE if splice else 0) | (FAST_RETURN if may_return else 0)
+        flags = FAST_DIAL | (FAST_SPLICE | FAST_RETURN if splice else 0)
         until = time.monotonic_ns() + int(seconds * 1e9)
         self._state.set(_ZERO, FastState(until, flags, queue_limit))
 
-    def stop(self, *, splice: bool = True, may_return: bool = True) -> None:
+    def stop(self, *, splice: bool = True) -> None:
         """Honour no verdict from now on. Live connections go on as they are."""
-        flags = (FAST_SPLICE if splice else 0) | (FAST_RETURN if may_return else 0)
+        flags = FAST_SPLICE | FAST_RETURN if splice else 0
         self._state.set(_ZERO, FastState(0, flags, QUEUE_LIMIT))
 
     def clear(self) -> None:

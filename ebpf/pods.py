@@ -8,6 +8,7 @@ the opposite order, so that at no moment does its traffic leave in clear while a
 from __future__ import annotations
 
 import ctypes
+import enum
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,7 @@ from ebpf.layout import (
     POD_HAS_IPV4,
     POD_HAS_IPV6,
     POD_TAKES_NO_FAST_PATH,
+    POD_TAKES_NO_SPLICE,
     Address,
     ExcludedNetwork,
     ExcludedPort,
@@ -48,6 +50,17 @@ class Exclusions:
     outbound_cidrs: frozenset[Cidr] = frozenset()
 
 
+class FastPathUse(enum.Enum):
+    """Whether connections within the node may go past ztunnel, once it has admitted the like of them."""
+
+    SPLICED = "spliced"
+    """Yes, and their payload past TCP."""
+    DIRECT = "direct"
+    """Yes, on TCP: for applications that need what the splice cannot give (MSG_WAITALL, urgent data, splice(2))."""
+    DISABLED = "disabled"
+    """No."""
+
+
 @dataclass(frozen=True, slots=True)
 class PodEntry:
     """One pod as the programs know it."""
@@ -55,8 +68,8 @@ class PodEntry:
     addresses: tuple[IpBytes, ...]
     """All its addresses; the first of each family is the source of its captured connections."""
     exclusions: Exclusions = field(default_factory=Exclusions)
-    fast_path: bool = True
-    """Whether its connections on this node may go past ztunnel once ztunnel has admitted the like of them."""
+    fast_path: FastPathUse = FastPathUse.SPLICED
+    """Both ends of a connection have a say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +178,7 @@ class PodTable:
                     inbound_ports=frozenset(ports.get((cookie, DIRECTION_INBOUND), ())),
                     outbound_cidrs=frozenset(networks.get(cookie, ())),
                 ),
-                fast_path=value is None or not value.flags & POD_TAKES_NO_FAST_PATH,
+                FastPathUse.SPLICED if value is None else _fast_path(value.flags),
             )
             with closing(syscall.require_pin(self._paths.pod_link(cookie, uid))) as link:
                 found[uid] = EnrolledPod(cookie, syscall.link_info(link).netns_inode, entry)
@@ -238,9 +251,17 @@ def _pod_value(entry: PodEntry) -> Pod:
         flags |= POD_HAS_EXCLUDED_OUTBOUND_PORTS
     if entry.exclusions.outbound_cidrs:
         flags |= POD_HAS_EXCLUDED_NETWORKS
-    if not entry.fast_path:
+    if entry.fast_path is FastPathUse.DISABLED:
         flags |= POD_TAKES_NO_FAST_PATH
+    elif entry.fast_path is FastPathUse.DIRECT:
+        flags |= POD_TAKES_NO_SPLICE
     return Pod(ip_field(ipv4 or _NO_IP), ip_field(ipv6 or _NO_IP), flags)
+
+
+def _fast_path(flags: int) -> FastPathUse:
+    if flags & POD_TAKES_NO_FAST_PATH:
+        return FastPathUse.DISABLED
+    return FastPathUse.DIRECT if flags & POD_TAKES_NO_SPLICE else FastPathUse.SPLICED
 
 
 def _split(cookie: int) -> tuple[int, int]:

@@ -172,18 +172,17 @@ class _Ztunnel:
     def _make_fast_path(self, maps: _KernelMaps) -> FastPath | None:
         settings = self.settings.fast_path
         if not settings.enabled:
-            maps.fast_path.stop(splice=False, may_return=False)
+            maps.fast_path.stop(splice=False)
             return None
         abilities = maps.abilities
         splice = settings.splice and abilities.splice
-        _log.info("same-node fast path is on", splice=splice, splice_returns=abilities.splice_returns)
+        _log.info("same-node fast path is on", splice=splice)
         return FastPath(
             maps.fast_path,
             self.state,
             self.metrics,
             self.access_log,
             splice=splice,
-            may_return=abilities.splice_returns,
         )
 
     def _count_all(self) -> None:

@@ -25,6 +25,7 @@
 #define POD_HAS_EXCLUDED_OUTBOUND_PORTS 4
 #define POD_HAS_EXCLUDED_NETWORKS 8
 #define POD_TAKES_NO_FAST_PATH 16
+#define POD_TAKES_NO_SPLICE 32
 
 /* excluded_port.direction */
 #define DIRECTION_OUTBOUND 1
@@ -238,7 +239,6 @@ struct fast_connection {
 
 /* metadata.abilities */
 #define ABILITY_SPLICE 1  /* sockets can be spliced, and what waits in them is accounted for */
-#define ABILITY_READERS 2 /* calls that the splice cannot serve are seen (readers.bpf.c) */
 
 /* metadata, one element: written last by the loader, so its presence says that loading was complete. */
 struct metadata {

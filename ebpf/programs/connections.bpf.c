@@ -164,8 +164,15 @@ static __always_inline u64 given_to_tcp(struct bpf_sock_ops *ctx, struct bpf_soc
 	return ctx->bytes_acked + (u32)(written - ctx->snd_una);
 }
 
+static __always_inline bool takes_splice(u64 netns)
+{
+	struct pod *pod = pods.lookup(&netns);
+	return pod && !(pod->flags & POD_TAKES_NO_SPLICE);
+}
+
 /* Enters one end: its flow, and if payload may be spliced, the socket. Returns the flow. */
-static __always_inline struct fast_flow *enter(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, u64 client)
+static __always_inline struct fast_flow *enter(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, u64 client,
+					       const struct fast_connection *live)
 {
 	u32 zero = 0;
 	struct fast_state *state = fast_state.lookup(&zero);
@@ -174,7 +181,7 @@ static __always_inline struct fast_flow *enter(struct bpf_sock_ops *ctx, struct 
 		return NULL;
 	struct fast_flow flow = {.own = (u64)tcp, .connection = client, .mode = FLOW_TCP, .is_client = cookie == client};
 	flow.acked_before = given_to_tcp(ctx, sk);
-	if (state->flags & FAST_SPLICE)
+	if ((state->flags & FAST_SPLICE) && takes_splice(live->source_netns) && takes_splice(live->destination_netns))
 		flow.mode = FLOW_UNDECIDED;
 	if (fast_flows.update(&cookie, &flow)) {
 		count(REASON_FAST_NO_ROOM);
@@ -207,7 +214,7 @@ static __always_inline void on_dialled(struct bpf_sock_ops *ctx, struct bpf_sock
 	if (!live)
 		return;
 	live->client_end = END_ESTABLISHED;
-	enter(ctx, sk, cookie, cookie);
+	enter(ctx, sk, cookie, cookie, live);
 }
 
 /* The accepting end of a fast connection is established, in the namespace that the verdict named. */
@@ -217,7 +224,7 @@ static __always_inline void join(struct bpf_sock_ops *ctx, struct bpf_sock *sk, 
 	if (!live || live->server_end != END_NEW)
 		return;
 	u64 cookie = bpf_get_socket_cookie(ctx);
-	struct fast_flow *server = enter(ctx, sk, cookie, client);
+	struct fast_flow *server = enter(ctx, sk, cookie, client, live);
 	live->server_cookie = cookie;
 	live->server_end = END_ESTABLISHED;
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);

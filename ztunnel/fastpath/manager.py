@@ -82,7 +82,6 @@ class FastPath:
         metrics: where connections are counted.
         access_log: where they are recorded.
         splice: whether payload may go past TCP.
-        may_return: whether the kernel tells of readers that would be overtaken, so that a direction may come back.
     """
 
     def __init__(
@@ -93,12 +92,10 @@ class FastPath:
         access_log: AccessLog,
         *,
         splice: bool,
-        may_return: bool,
     ) -> None:
         self._maps = maps
         self._state = state
         self._splice = splice
-        self._may_return = may_return
         self.records = FastConnectionRecords(metrics, access_log, self._ends_of)
         self._pods: dict[int, _Serving] = {}
         self._by_ip: dict[IpBytes, _Serving] = {}
@@ -109,7 +106,7 @@ class FastPath:
         self._wake = trio.Event()
         self._cut: dict[int, MeshError] = {}
         self._stopped = False
-        maps.stop(splice=splice, may_return=may_return)
+        maps.stop(splice=splice)
         maps.clear()
         state.subscribe(self._changed)
 
@@ -343,7 +340,7 @@ class FastPath:
     async def _beat(self) -> Never:
         while True:
             if not self._stopped:
-                self._maps.stay_alive(ALIVE_SECONDS, splice=self._splice, may_return=self._may_return)
+                self._maps.stay_alive(ALIVE_SECONDS, splice=self._splice)
             await trio.sleep(HEARTBEAT_SECONDS)
 
     async def _poll(self) -> Never:
@@ -359,4 +356,4 @@ class FastPath:
     def stop(self) -> None:
         """No new fast connections: this ztunnel is going. Live ones stay with the kernel."""
         self._stopped = True
-        self._maps.stop(splice=self._splice, may_return=self._may_return)
+        self._maps.stop(splice=self._splice)
