@@ -36,6 +36,7 @@ CGROUP_HOOKS = (
     Hook("names.bpf.c", "mesh_peername6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_GETPEERNAME),
     Hook("names.bpf.c", "mesh_sockname4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_GETSOCKNAME),
     Hook("names.bpf.c", "mesh_sockname6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_GETSOCKNAME),
+    Hook("options.bpf.c", "mesh_setsockopt", syscall.PROGRAM_CGROUP_SOCKOPT, syscall.ATTACH_SETSOCKOPT),
     Hook("connections.bpf.c", "mesh_sock_ops", syscall.PROGRAM_SOCK_OPS, syscall.ATTACH_SOCK_OPS),
 )
 """Attached from the last to the first: capture begins with the sock_ops program in place."""

@@ -42,6 +42,8 @@ CONNECTION_PROBE = 4
 CONNECTION_ITSELF = 5
 CONNECTION_ACCEPTED = 6
 CONNECTION_FAST = 7
+CONNECTION_SPLICED = 8
+CONNECTION_SPLICED_ACCEPTED = 9
 
 FAST_DIAL = 1
 FAST_SPLICE = 2
@@ -53,6 +55,9 @@ FLOW_SPLICED = 1
 FLOW_TCP = 2
 
 ABILITY_SPLICE = 1
+
+HABIT_NONBLOCKING = 1
+HABIT_BLOCKING = 2
 
 END_NEW = 0
 END_ESTABLISHED = 1
@@ -151,14 +156,14 @@ class FastState(ctypes.Structure):
 
 
 class FastKey(ctypes.Structure):
-    """Key of ``fast_verdicts`` and ``fast_services``."""
+    """Key of ``fast_verdicts``, ``fast_services`` and ``fast_habits``."""
 
     _fields_ = (
-        ("source_netns", ctypes.c_uint64),
+        ("netns", ctypes.c_uint64),
         ("ip", _Ip),
         ("port", ctypes.c_uint16),
-        ("zero", ctypes.c_uint16),
-        ("zero_too", ctypes.c_uint32),
+        ("accepts", ctypes.c_uint16),
+        ("zero", ctypes.c_uint32),
     )
 
 
@@ -213,7 +218,11 @@ class FastConnection(ctypes.Structure):
 class Metadata(ctypes.Structure):
     """Value of ``metadata``."""
 
-    _fields_ = (("abi_version", ctypes.c_uint32), ("abilities", ctypes.c_uint32), ("program_digest", ctypes.c_uint8 * 32))
+    _fields_ = (
+        ("abi_version", ctypes.c_uint32),
+        ("abilities", ctypes.c_uint32),
+        ("program_digest", ctypes.c_uint8 * 32),
+    )
 
 
 CData = type[ctypes.Structure] | type[ctypes.c_uint32] | type[ctypes.c_uint64] | type[ctypes.c_int]
@@ -243,6 +252,7 @@ MAPS: Mapping[str, MapLayout] = {
     "fast_services": MapLayout(FastKey, FastService),
     "fast_connections": MapLayout(ctypes.c_uint64, FastConnection),
     "fast_closed": MapLayout(ctypes.c_uint64, FastConnection),
+    "fast_habits": MapLayout(FastKey, ctypes.c_uint32),
     "fast_flows": MapLayout(ctypes.c_uint64, FastFlow),
     "fast_sockets": MapLayout(ctypes.c_uint64, ctypes.c_uint64),
     "counters": MapLayout(ctypes.c_uint32, ctypes.c_uint64),

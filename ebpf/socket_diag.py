@@ -35,7 +35,7 @@ class SocketKiller:
     def __init__(self, namespace: NetworkNamespace) -> None:
         try:
             with namespace.entered():
-                self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+                self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
         except OSError as error:
             raise EnvironmentLacks(f"no sock_diag sockets: {error.strerror}") from error
         self._socket.settimeout(2.0)
@@ -56,10 +56,8 @@ class SocketKiller:
             EnvironmentLacks: not permitted, or the kernel is built without CONFIG_INET_DIAG_DESTROY.
         """
         family = socket.AF_INET if is_ipv4(local.ip) else socket.AF_INET6
-        addresses = [address.ip[12:].ljust(16, b"\0") if is_ipv4(address.ip) else address.ip for address in (local, remote)]
-        identity = struct.pack(
-            ">HH16s16s", local.port, remote.port, *addresses
-        ) + struct.pack("=III", 0, cookie & 0xFFFFFFFF, cookie >> 32)
+        identity = struct.pack(">HH16s16s", local.port, remote.port, _address(local), _address(remote))
+        identity += struct.pack("=III", 0, cookie & 0xFFFFFFFF, cookie >> 32)
         request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + identity
         self._sequence += 1
         header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DESTROY, _NLM_F_REQUEST_ACK, self._sequence, 0)
@@ -76,3 +74,7 @@ class SocketKiller:
             f"the kernel did not end a connection: {errno.errorcode.get(code, code)}: {os.strerror(code)}; "
             "it needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY"
         )
+
+
+def _address(address: SocketAddress) -> bytes:
+    return address.ip[12:].ljust(16, b"\0") if is_ipv4(address.ip) else address.ip

@@ -48,6 +48,8 @@
 #define CONNECTION_ITSELF 5    /* a pod's socket to its own address: nothing */
 #define CONNECTION_ACCEPTED 6  /* the application's accepted end of a delivery: the true client */
 #define CONNECTION_FAST 7      /* an application's socket dialled directly, by a verdict: the destination it dialled */
+#define CONNECTION_SPLICED 8   /* the same, its payload past TCP */
+#define CONNECTION_SPLICED_ACCEPTED 9 /* the accepting end of such a one: nothing */
 
 /* fast_state.flags, written by ztunnel */
 #define FAST_DIAL 1   /* verdicts are honoured */
@@ -186,13 +188,13 @@ struct fast_state {
 	__u32 queue_limit; /* bytes that may wait in a receiver's queue before a direction falls back to TCP */
 };
 
-/* fast_verdicts and fast_services: who dials, and what. */
+/* fast_verdicts and fast_services: who dials, and what. fast_habits: of whom, and of which of its ends. */
 struct fast_key {
-	__u64 source_netns;
+	__u64 netns;
 	__u32 ip[4];
 	__u16 port;
-	__u16 zero;
-	__u32 zero_too;
+	__u16 accepts; /* fast_habits: it is the address's own namespace, not one that dials it; else 0 */
+	__u32 zero;
 };
 
 struct fast_verdict {
@@ -206,6 +208,13 @@ struct fast_service {
 	__u32 zero;
 	__u32 slots[FAST_SLOTS * 5];
 };
+
+/*
+ * fast_habits -> HABIT_*: how the sockets of a namespace wait that accept at, or dial, an address and port; learnt from
+ * what earlier ones turned out to be.
+ */
+#define HABIT_NONBLOCKING 1
+#define HABIT_BLOCKING 2 /* at least one of them */
 
 /* fast_flows: socket cookie -> one direction of a fast connection, that which this socket sends. */
 struct fast_flow {

@@ -11,11 +11,16 @@
  * header.
  */
 #include <uapi/linux/bpf.h>
+#include <linux/fcntl.h>
 #include <linux/socket.h>
 
 #include "abi.h"
 #include "addresses.h"
+#include "ends.h"
 #include "maps.h"
+
+/* bcc declares it with 32 bits. */
+static u64 (*socket_cookie)(void *) = (void *)BPF_FUNC_get_socket_cookie;
 
 static __always_inline void count(u32 reason)
 {
@@ -32,41 +37,6 @@ static __always_inline bool is_address_of(const u32 *ip, u64 netns)
 	return owner && *owner == netns;
 }
 
-static __always_inline void read_local(struct bpf_sock_ops *ctx, struct socket_address *local)
-{
-	if (ctx->family == AF_INET) {
-		map_ipv4(local->ip, ctx->local_ip4);
-	} else {
-		local->ip[0] = ctx->local_ip6[0];
-		local->ip[1] = ctx->local_ip6[1];
-		local->ip[2] = ctx->local_ip6[2];
-		local->ip[3] = ctx->local_ip6[3];
-	}
-	local->port = ctx->local_port;
-}
-
-static __always_inline void read_remote(struct bpf_sock_ops *ctx, struct socket_address *remote)
-{
-	if (ctx->family == AF_INET) {
-		map_ipv4(remote->ip, ctx->remote_ip4);
-	} else {
-		remote->ip[0] = ctx->remote_ip6[0];
-		remote->ip[1] = ctx->remote_ip6[1];
-		remote->ip[2] = ctx->remote_ip6[2];
-		remote->ip[3] = ctx->remote_ip6[3];
-	}
-	remote->port = bpf_ntohl(ctx->remote_port);
-}
-
-static __always_inline void make_tuple(struct four_tuple *tuple, const struct socket_address *source,
-				       const struct socket_address *destination)
-{
-	copy_ip(tuple->source_ip, source->ip);
-	copy_ip(tuple->destination_ip, destination->ip);
-	tuple->source_port = source->port;
-	tuple->destination_port = destination->port;
-}
-
 static __always_inline void issue_ticket(struct bpf_sock_ops *ctx, struct four_tuple *tuple,
 					 const struct connection *connection)
 {
@@ -75,7 +45,7 @@ static __always_inline void issue_ticket(struct bpf_sock_ops *ctx, struct four_t
 		ticket.has_client = 1;
 		ticket.client = connection->address;
 	} else if (connection->kind == CONNECTION_FAST) {
-		u64 cookie = bpf_get_socket_cookie(ctx);
+		u64 cookie = socket_cookie(ctx);
 		struct fast_connection *live = fast_connections.lookup(&cookie);
 		struct socket_address source = {.port = tuple->source_port};
 		copy_ip(source.ip, tuple->source_ip);
@@ -150,7 +120,15 @@ static __always_inline void before_retransmission(struct bpf_sock_ops *ctx, stru
 	count(REASON_TICKET_RENEWED);
 }
 
-/* -- the ends of fast connections ------------------------------------------------------------------------------------ */
+/*
+ * -- the ends of fast connections ------------------------------------------------------------------------------------
+ *
+ * Only sockets whose owners never wait in the kernel are spliced: of a socket in a sockhash a blocking recv(2) may end
+ * with EAGAIN whenever it is woken without data (a signal, the other side's ACK of a FIN, room to write), and may not
+ * wait for all. When a socket has to be entered, an accepted one has no owner yet and a dialled one may be made blocking
+ * as soon as it is connected. So both are known by what earlier ones turned out to be, once data had been acknowledged
+ * or the state changed; the first fast connection of a pod to a server stays on TCP.
+ */
 
 static void *(*to_tcp_sock)(void *) = (void *)BPF_FUNC_skc_to_tcp_sock;
 
@@ -162,6 +140,57 @@ static __always_inline u64 given_to_tcp(struct bpf_sock_ops *ctx, struct bpf_soc
 		return ctx->bytes_acked;
 	u32 written = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ);
 	return ctx->bytes_acked + (u32)(written - ctx->snd_una);
+}
+
+/* How a socket's owner waits: with O_NONBLOCK or not; 0 if it has no owner (yet, or any more). */
+static __always_inline u32 habit_of(void *tcp)
+{
+	u64 owner = 0, file = 0;
+	u32 flags = 0;
+	bpf_probe_read_kernel(&owner, sizeof(owner), tcp + OFFSET_SOCKET);
+	if (owner)
+		bpf_probe_read_kernel(&file, sizeof(file), (void *)(owner + OFFSET_SOCKET_FILE));
+	if (!file || bpf_probe_read_kernel(&flags, sizeof(flags), (void *)(file + OFFSET_FILE_FLAGS)))
+		return 0;
+	return flags & O_NONBLOCK ? HABIT_NONBLOCKING : HABIT_BLOCKING;
+}
+
+static __always_inline void make_habit_key(struct fast_key *key, bool accepts,
+					   const struct fast_connection *live)
+{
+	key->netns = accepts ? live->destination_netns : live->source_netns;
+	copy_ip(key->ip, live->destination.ip);
+	key->port = live->destination.port;
+	key->accepts = accepts;
+}
+
+static __always_inline u32 known_habit(bool accepts, const struct fast_connection *live)
+{
+	struct fast_key key = {};
+	make_habit_key(&key, accepts, live);
+	u32 *known = fast_habits.lookup(&key);
+	return known ? *known : 0;
+}
+
+/* Remembers how an end of a fast connection waits. */
+static __always_inline void learn(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie)
+{
+	struct fast_flow *flow = fast_flows.lookup(&cookie);
+	void *tcp = to_tcp_sock(sk);
+	u32 habit = tcp ? habit_of(tcp) : 0;
+	if (!habit || !flow)
+		return;
+	u64 client = flow->connection;
+	struct fast_connection *live = fast_connections.lookup(&client);
+	if (!live)
+		return;
+	struct fast_key key = {};
+	make_habit_key(&key, !flow->is_client, live);
+	u32 *known = fast_habits.lookup(&key);
+	if (!known || (*known != habit && *known != HABIT_BLOCKING))
+		fast_habits.update(&key, &habit);
+	/* Once is enough for a connection. */
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
 }
 
 static __always_inline bool takes_splice(u64 netns)
@@ -181,7 +210,8 @@ static __always_inline struct fast_flow *enter(struct bpf_sock_ops *ctx, struct 
 		return NULL;
 	struct fast_flow flow = {.own = (u64)tcp, .connection = client, .mode = FLOW_TCP, .is_client = cookie == client};
 	flow.acked_before = given_to_tcp(ctx, sk);
-	if ((state->flags & FAST_SPLICE) && takes_splice(live->source_netns) && takes_splice(live->destination_netns))
+	if ((state->flags & FAST_SPLICE) && known_habit(cookie != client, live) == HABIT_NONBLOCKING &&
+	    takes_splice(live->source_netns) && takes_splice(live->destination_netns))
 		flow.mode = FLOW_UNDECIDED;
 	if (fast_flows.update(&cookie, &flow)) {
 		count(REASON_FAST_NO_ROOM);
@@ -198,6 +228,11 @@ static __always_inline struct fast_flow *enter(struct bpf_sock_ops *ctx, struct 
 			struct fast_flow *stored = fast_flows.lookup(&cookie);
 			if (stored)
 				stored->mode = FLOW_TCP;
+		} else {
+			struct connection *connection =
+				connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+			if (connection)
+				connection->kind = cookie == client ? CONNECTION_SPLICED : CONNECTION_SPLICED_ACCEPTED;
 		}
 	}
 	return fast_flows.lookup(&cookie);
@@ -209,11 +244,12 @@ static __always_inline void on_dialled(struct bpf_sock_ops *ctx, struct bpf_sock
 	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
 	if (!connection || connection->kind != CONNECTION_FAST)
 		return;
-	u64 cookie = bpf_get_socket_cookie(ctx);
+	u64 cookie = socket_cookie(ctx);
 	struct fast_connection *live = fast_connections.lookup(&cookie);
 	if (!live)
 		return;
 	live->client_end = END_ESTABLISHED;
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
 	enter(ctx, sk, cookie, cookie, live);
 }
 
@@ -223,11 +259,12 @@ static __always_inline void join(struct bpf_sock_ops *ctx, struct bpf_sock *sk, 
 	struct fast_connection *live = fast_connections.lookup(&client);
 	if (!live || live->server_end != END_NEW)
 		return;
-	u64 cookie = bpf_get_socket_cookie(ctx);
+	u64 cookie = socket_cookie(ctx);
 	struct fast_flow *server = enter(ctx, sk, cookie, client, live);
 	live->server_cookie = cookie;
 	live->server_end = END_ESTABLISHED;
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG |
+					       BPF_SOCK_OPS_RTT_CB_FLAG);
 	struct fast_flow *dialled = fast_flows.lookup(&client);
 	if (!server || !dialled || server->mode == FLOW_TCP || dialled->mode == FLOW_TCP) {
 		count(REASON_FAST_NOT_SPLICED);
@@ -253,7 +290,7 @@ static __always_inline void conclude(u64 client, struct fast_connection *live)
 
 static __always_inline void on_state(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
-	u64 cookie = bpf_get_socket_cookie(ctx);
+	u64 cookie = socket_cookie(ctx);
 	struct fast_flow *flow = fast_flows.lookup(&cookie);
 	u64 client = flow ? flow->connection : cookie;
 	u32 former = ctx->args[0], state = ctx->args[1];
@@ -264,8 +301,10 @@ static __always_inline void on_state(struct bpf_sock_ops *ctx, struct bpf_sock *
 			flow->tcp = given_to_tcp(ctx, sk) - flow->acked_before;
 		bytes = flow->spliced + flow->tcp;
 	}
-	if (state != BPF_TCP_CLOSE)
+	if (state != BPF_TCP_CLOSE) {
+		learn(ctx, sk, cookie);
 		return;
+	}
 	struct fast_connection *live = fast_connections.lookup(&client);
 	if (live && client == cookie) {
 		live->sent = bytes;
@@ -343,6 +382,9 @@ int mesh_sock_ops(struct bpf_sock_ops *ctx)
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		on_dialled(ctx, sk);
+		break;
+	case BPF_SOCK_OPS_RTT_CB:
+		learn(ctx, sk, socket_cookie(ctx));
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		on_state(ctx, sk);

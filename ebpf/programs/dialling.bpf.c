@@ -18,6 +18,9 @@
 #include "addresses.h"
 #include "maps.h"
 
+/* bcc declares it with 32 bits. */
+static u64 (*socket_cookie)(void *) = (void *)BPF_FUNC_get_socket_cookie;
+
 static __always_inline void count(u32 reason)
 {
 	u64 *counter = counters.lookup(&reason);
@@ -154,7 +157,7 @@ static __always_inline bool try_fast(struct bpf_sock_addr *ctx, struct bpf_sock 
 		return false;
 	if (!state || !(state->flags & FAST_DIAL) || bpf_ktime_get_ns() >= state->alive_until)
 		return false;
-	struct fast_key key = {.source_netns = netns, .port = to->port};
+	struct fast_key key = {.netns = netns, .port = to->port};
 	copy_ip(key.ip, to->ip);
 	bool mapped = is_mapped(to->ip);
 	struct socket_address endpoint = *to;
@@ -177,7 +180,7 @@ static __always_inline bool try_fast(struct bpf_sock_addr *ctx, struct bpf_sock 
 		count(REASON_FAST_SOURCE);
 		return false;
 	}
-	u64 cookie = bpf_get_socket_cookie(ctx);
+	u64 cookie = socket_cookie(ctx);
 	struct fast_connection live = {
 		.source_netns = netns, .destination_netns = destination, .opened_at = bpf_ktime_get_ns()};
 	live.destination = endpoint;

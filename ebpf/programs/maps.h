@@ -28,6 +28,7 @@ BPF_F_TABLE("hash:" PIN_DIRECTORY "fast_connections", u64, struct fast_connectio
 	    SIZE_FAST_CONNECTIONS, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash:" PIN_DIRECTORY "fast_closed", u64, struct fast_connection, fast_closed, SIZE_FAST_CLOSED,
 	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lru_hash:" PIN_DIRECTORY "fast_habits", struct fast_key, u32, fast_habits, SIZE_FAST_HABITS, 0);
 BPF_F_TABLE("hash:" PIN_DIRECTORY "fast_flows", u64, struct fast_flow, fast_flows, SIZE_FAST_SOCKETS,
 	    BPF_F_NO_PREALLOC);
 
