@@ -100,9 +100,9 @@ def exclusions_of(annotations: Mapping[str, str]) -> tuple[Exclusions, list[str]
 def fast_path_of(annotations: Mapping[str, str], namespace_annotations: Mapping[str, str]) -> FastPathUse:
     """What a pod's annotation says, or else its namespace's; what cannot be read disables it."""
     text = annotations.get(_FAST_PATH, namespace_annotations.get(_FAST_PATH, "")).strip()
-    if text in ("", "enabled", FastPathUse.SPLICED.value):
-        return FastPathUse.SPLICED
-    return FastPathUse.DIRECT if text == FastPathUse.DIRECT.value else FastPathUse.DISABLED
+    if text in ("", "enabled"):
+        return FastPathUse.AUTOMATIC
+    return next((use for use in FastPathUse if use.value == text), FastPathUse.DISABLED)
 
 
 def _entries(annotations: Mapping[str, str], name: str) -> list[str]:

@@ -37,7 +37,7 @@ class PodFacts:
     annotations: Mapping[str, str] = field(default_factory=dict)
     addresses: tuple[IpBytes, ...] = ()
     """Empty until the pod has been given some."""
-    fast_path: FastPathUse = FastPathUse.SPLICED
+    fast_path: FastPathUse = FastPathUse.AUTOMATIC
     """By its annotation or its namespace's."""
     host_network: bool = False
     leaving: bool = False

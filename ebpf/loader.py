@@ -27,7 +27,7 @@ from ebpf.attachment import (
     replace_pin,
     update_pod_links,
 )
-from ebpf.kernel_types import offset_macros
+from ebpf.fastpath.kernel_types import offset_macros
 from ebpf.layout import ABI_VERSION, ABILITY_SPLICE, MAPS, Metadata, check
 from ebpf.loader_selftest import run_selftest
 from ebpf.maps import PinnedMap

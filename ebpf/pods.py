@@ -22,6 +22,7 @@ from ebpf.layout import (
     POD_HAS_EXCLUDED_OUTBOUND_PORTS,
     POD_HAS_IPV4,
     POD_HAS_IPV6,
+    POD_TAKES_ANY_SPLICE,
     POD_TAKES_NO_FAST_PATH,
     POD_TAKES_NO_SPLICE,
     Address,
@@ -53,10 +54,13 @@ class Exclusions:
 class FastPathUse(enum.Enum):
     """Whether connections within the node may go past ztunnel, once it has admitted the like of them."""
 
+    AUTOMATIC = "automatic"
+    """Yes, and the payload of sockets in non-blocking mode past TCP."""
     SPLICED = "spliced"
-    """Yes, and their payload past TCP."""
+    """Yes, and all payload past TCP: only for applications that take EAGAIN from a blocking recv(2) for what it is, do
+    not wait for all (MSG_WAITALL), and use neither urgent data nor splice(2) to read."""
     DIRECT = "direct"
-    """Yes, on TCP: for applications that need what the splice cannot give (MSG_WAITALL, urgent data, splice(2))."""
+    """Yes, on TCP."""
     DISABLED = "disabled"
     """No."""
 
@@ -68,7 +72,7 @@ class PodEntry:
     addresses: tuple[IpBytes, ...]
     """All its addresses; the first of each family is the source of its captured connections."""
     exclusions: Exclusions = field(default_factory=Exclusions)
-    fast_path: FastPathUse = FastPathUse.SPLICED
+    fast_path: FastPathUse = FastPathUse.AUTOMATIC
     """Both ends of a connection have a say."""
 
 
@@ -178,7 +182,7 @@ class PodTable:
                     inbound_ports=frozenset(ports.get((cookie, DIRECTION_INBOUND), ())),
                     outbound_cidrs=frozenset(networks.get(cookie, ())),
                 ),
-                FastPathUse.SPLICED if value is None else _fast_path(value.flags),
+                FastPathUse.AUTOMATIC if value is None else _fast_path(value.flags),
             )
             with closing(syscall.require_pin(self._paths.pod_link(cookie, uid))) as link:
                 found[uid] = EnrolledPod(cookie, syscall.link_info(link).netns_inode, entry)
@@ -255,13 +259,17 @@ def _pod_value(entry: PodEntry) -> Pod:
         flags |= POD_TAKES_NO_FAST_PATH
     elif entry.fast_path is FastPathUse.DIRECT:
         flags |= POD_TAKES_NO_SPLICE
+    elif entry.fast_path is FastPathUse.SPLICED:
+        flags |= POD_TAKES_ANY_SPLICE
     return Pod(ip_field(ipv4 or _NO_IP), ip_field(ipv6 or _NO_IP), flags)
 
 
 def _fast_path(flags: int) -> FastPathUse:
     if flags & POD_TAKES_NO_FAST_PATH:
         return FastPathUse.DISABLED
-    return FastPathUse.DIRECT if flags & POD_TAKES_NO_SPLICE else FastPathUse.SPLICED
+    if flags & POD_TAKES_NO_SPLICE:
+        return FastPathUse.DIRECT
+    return FastPathUse.SPLICED if flags & POD_TAKES_ANY_SPLICE else FastPathUse.AUTOMATIC
 
 
 def _split(cookie: int) -> tuple[int, int]:

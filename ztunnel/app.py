@@ -13,9 +13,9 @@ from importlib.metadata import version
 import structlog
 import trio
 
-from ebpf.abilities import Abilities, read_abilities
+from ebpf.fastpath.abilities import Abilities, read_abilities
 from ebpf.connections import Deliveries, OriginalDestinations
-from ebpf.fastpath import FastPathMaps
+from ebpf.fastpath.tables import FastPathMaps
 from ebpf.listeners import ListenerTable
 from ebpf.paths import PinPaths
 from ebpf.pods import PodTable

@@ -26,6 +26,7 @@
 #define POD_HAS_EXCLUDED_NETWORKS 8
 #define POD_TAKES_NO_FAST_PATH 16
 #define POD_TAKES_NO_SPLICE 32
+#define POD_TAKES_ANY_SPLICE 64 /* blocking sockets, too */
 
 /* excluded_port.direction */
 #define DIRECTION_OUTBOUND 1

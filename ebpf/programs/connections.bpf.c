@@ -168,6 +168,9 @@ static __always_inline u32 known_habit(bool accepts, const struct fast_connectio
 {
 	struct fast_key key = {};
 	make_habit_key(&key, accepts, live);
+	struct pod *pod = pods.lookup(&key.netns);
+	if (pod && (pod->flags & POD_TAKES_ANY_SPLICE))
+		return HABIT_NONBLOCKING;
 	u32 *known = fast_habits.lookup(&key);
 	return known ? *known : 0;
 }

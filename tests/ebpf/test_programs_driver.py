@@ -164,7 +164,7 @@ def test_a_compiler_failure_leaves_nothing_behind(
     (tmp_path / "include/linux").mkdir(parents=True)
     (tmp_path / "include/linux/kconfig.h").touch()
     monkeypatch.setenv("BCC_KERNEL_SOURCE", str(tmp_path))
-    with pytest.raises(EnvironmentLacks, match=r"compiling connections\.bpf\.c with the headers of"):
+    with pytest.raises(EnvironmentLacks, match=r"compiling dialling\.bpf\.c with the headers of"):
         load_programs(replace(node.settings, node="elsewhere"))
     assert [entry.name for entry in node.paths.mesh.iterdir()] == [node.name]
 

@@ -23,9 +23,9 @@ from typing import Never
 import structlog
 import trio
 
-from ebpf.fastpath import FastPathConnection, FastPathMaps
+from ebpf.fastpath.tables import FastPathConnection, FastPathMaps
 from ebpf.layout import FAST_SLOTS
-from ebpf.socket_diag import SocketKiller
+from ebpf.fastpath.socket_diag import SocketKiller
 from mesh.addresses import IpBytes, OriginalDestination, SocketAddress
 from mesh.balance import WeightedPool
 from mesh.errors import ClosedByPolicyChange, ConnectFailed, ConnectionLost, MeshError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 
-from ebpf.fastpath import FastPathConnection
+from ebpf.fastpath.tables import FastPathConnection
 from mesh.addresses import SocketAddress
 from mesh.errors import MeshError
 from mesh.telemetry.access_log import AccessLog, ConnectionRecord, Direction, NoMtls

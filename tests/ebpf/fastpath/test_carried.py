@@ -7,167 +7,31 @@ import ctypes
 import errno
 import hashlib
 import os
-import random
 import select
 import signal
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from ebpf.counters import Counters
-from ebpf.fastpath import FastPathConnection, FastPathMaps
-from ebpf.layout import HABIT_NONBLOCKING, FastKey, ip_field
+from ebpf.fastpath.tables import FastPathMaps
+from ebpf.layout import FastKey
 from ebpf.maps import PinnedMap
 from ebpf.pods import FastPathUse, PodEntry, PodTable
 from ebpf.reasons import Reason
-from ebpf.socket_diag import SocketKiller
-from mesh.addresses import SocketAddress, parse_ip
+from ebpf.fastpath.socket_diag import SocketKiller
+from mesh.testing.conversations import dial, digest_of, echo, exactly, report, say, swallow
 
 pytestmark = pytest.mark.root
 
 PORT = 8080
 VIP = "10.96.0.9"
-GENERATION = 7
 SO_ZEROCOPY = 60
 MSG_ZEROCOPY = 0x4000000
 MSG_ERRQUEUE = 0x2000
-
-
-@pytest.fixture
-def maps(mesh: Any) -> Iterator[FastPathMaps]:
-    """Everything that a dials at b's port is admitted, and a service of that one endpoint."""
-    a, b = mesh.places["a"], mesh.places["b"]
-    with FastPathMaps(mesh.paths) as opened:
-        opened.clear()
-        opened.take_closed()
-        opened.set_generation(b.namespace.cookie(), GENERATION)
-        for host in (b.ipv4, b.ipv6):
-            opened.admit(a.namespace.cookie(), address(host), b.namespace.cookie(), GENERATION)
-        opened.set_service(a.namespace.cookie(), SocketAddress(parse_ip(VIP), 80), [address(b.ipv4)])
-        opened.stay_alive(600)
-        with PinnedMap(mesh.paths, "fast_habits", FastKey, ctypes.c_uint32) as habits:
-            for accepts, place in ((1, b), (0, a)):
-                for host in (b.ipv4, b.ipv6):
-                    key = FastKey(place.namespace.cookie(), ip_field(parse_ip(host)), PORT, accepts, 0)
-                    habits.set(key, ctypes.c_uint32(HABIT_NONBLOCKING))
-        yield opened
-        opened.stop()
-        opened.clear()
-
-
-def address(host: str, port: int = PORT) -> SocketAddress:
-    return SocketAddress(parse_ip(host), port)
-
-
-def counted(node: Any, reason: Reason) -> int:
-    with Counters(node.paths) as counters:
-        return counters.read()[reason]
-
-
-def closed(maps: FastPathMaps, count: int = 1) -> list[FastPathConnection]:
-    """Records of closed connections, waited for; more than that many are a failure."""
-    found: list[FastPathConnection] = []
-    deadline = time.monotonic() + 10
-    while len(found) < count and time.monotonic() < deadline:
-        found += maps.take_closed()
-        time.sleep(0.02)
-    time.sleep(0.05)
-    found += maps.take_closed()
-    assert len(found) == count
-    return found
-
-
-# -- applications ------------------------------------------------------------------------------------------------------
-
-
-def serve(tell: int, handle: Callable[[socket.socket], None], prepare: Callable[[socket.socket], None] | None) -> None:
-    """A dual-stack server: a thread per connection."""
-    listener = socket.socket(socket.AF_INET6)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    if prepare is not None:
-        prepare(listener)
-    listener.bind(("::", PORT))
-    listener.listen(4096)
-    os.write(tell, b"r")
-    while True:
-        accepted, _ = listener.accept()
-        accepted.settimeout(30)  # and so O_NONBLOCK: only such sockets are spliced
-        threading.Thread(target=guarded, args=(handle, accepted), daemon=True).start()
-
-
-def guarded(handle: Callable[[socket.socket], None], accepted: socket.socket) -> None:
-    with accepted, contextlib.suppress(OSError):
-        handle(accepted)
-
-
-def start(
-    place: Any, handle: Callable[[socket.socket], None], prepare: Callable[[socket.socket], None] | None = None
-) -> Any:
-    ready, tell = os.pipe()
-    actor = place.start(serve, tell, handle, prepare)
-    os.close(tell)
-    with os.fdopen(ready, "rb") as pipe:
-        if pipe.read(1) != b"r":
-            actor.join()
-    return actor
-
-
-def dial(host: str, port: int = PORT) -> socket.socket:
-    client = socket.create_connection((host, port), timeout=20)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return client
-
-
-def digest_of(sock: socket.socket, bufsize: int = 1 << 20) -> tuple[int, bytes]:
-    """Reads to the end."""
-    digest, size = hashlib.blake2b(), 0
-    while data := sock.recv(bufsize):
-        digest.update(data)
-        size += len(data)
-    return size, digest.digest()
-
-
-def say(sock: socket.socket, total: int, seed: int) -> bytes:
-    """Sends random bytes in pieces of random sizes; their digest."""
-    source, digest, pool = random.Random(seed), hashlib.blake2b(), os.urandom(1 << 21)
-    while total:
-        start = source.randrange(1 << 20)
-        size = min(total, source.choice((1, 100, 5000, 65536, 1 << 20)) * source.randint(1, 3) % (1 << 20) + 1)
-        piece = pool[start : start + size]
-        digest.update(piece)
-        sock.sendall(piece)
-        total -= size
-    return digest.digest()
-
-
-def report(sock: socket.socket, size: int, digest: bytes) -> None:
-    sock.sendall(struct.pack("=Q", size) + digest)
-
-
-def exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = sock.recv(size - len(data))
-        if not part:
-            break
-        data += part
-    return data
-
-
-def swallow(sock: socket.socket) -> None:
-    """Reads to the end, answers with what it was: the answer follows the client's half close."""
-    report(sock, *digest_of(sock))
-
-
-def echo(sock: socket.socket) -> None:
-    while data := sock.recv(65536):
-        sock.sendall(data)
 
 
 def send_and_compare(host: str, port: int, total: int) -> tuple[Any, Any]:
@@ -180,11 +44,13 @@ def send_and_compare(host: str, port: int, total: int) -> tuple[Any, Any]:
     return names
 
 
-# -- whose payload goes past TCP -----------------------------------------------------------------------------------------
+# -- whose payload goes past TCP ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("waiting", [True, False])
-def test_only_sockets_that_do_not_wait_in_the_kernel_are_spliced(mesh: Any, maps: FastPathMaps, waiting: bool) -> None:
+def test_only_sockets_that_do_not_wait_are_spliced(
+    mesh: Any, maps: FastPathMaps, fast: Any, waiting: bool
+) -> None:
     with PinnedMap(mesh.paths, "fast_habits", FastKey, ctypes.c_uint32) as habits:
         for key in list(habits):
             habits.remove(key)
@@ -195,19 +61,19 @@ def test_only_sockets_that_do_not_wait_in_the_kernel_are_spliced(mesh: Any, maps
         echo(sock)
 
     def client() -> None:
-        with dial("10.244.1.3") as sock:
+        with dial("10.244.1.3", PORT) as sock:
             for _ in range(3):
                 sock.sendall(b"x")
                 assert exactly(sock, 1) == b"x"
 
-    start(mesh.places["b"], server)
-    before = counted(mesh, Reason.FAST_SPLICED), counted(mesh, Reason.FAST_NOT_SPLICED)
+    fast.serve(mesh.places["b"], server)
+    before = fast.counted(mesh, Reason.FAST_SPLICED), fast.counted(mesh, Reason.FAST_NOT_SPLICED)
     for _ in range(3):
         mesh.places["a"].run(client)
-    after = counted(mesh, Reason.FAST_SPLICED), counted(mesh, Reason.FAST_NOT_SPLICED)
+    after = fast.counted(mesh, Reason.FAST_SPLICED), fast.counted(mesh, Reason.FAST_NOT_SPLICED)
     spliced, direct = after[0] - before[0], after[1] - before[1]
     assert (spliced, direct) == ((0, 3) if waiting else (2, 1))
-    assert {(record.sent, record.received) for record in closed(maps, 3)} == {(3, 3)}
+    assert {(record.sent, record.received) for record in fast.closed(maps, 3)} == {(3, 3)}
 
 
 # -- what is carried ---------------------------------------------------------------------------------------------------
@@ -216,18 +82,18 @@ def test_only_sockets_that_do_not_wait_in_the_kernel_are_spliced(mesh: Any, maps
 @pytest.mark.parametrize(
     ("host", "port"), [("10.244.1.3", PORT), ("fd00:10:244:1::3", PORT), ("::ffff:10.244.1.3", PORT), (VIP, 80)]
 )
-def test_order_half_close_names_and_record(mesh: Any, maps: FastPathMaps, host: str, port: int) -> None:
-    start(mesh.places["b"], swallow)
-    before = counted(mesh, Reason.FAST_SPLICED)
+def test_order_half_close_names_and_record(mesh: Any, maps: FastPathMaps, fast: Any, host: str, port: int) -> None:
+    fast.serve(mesh.places["b"], swallow)
+    before = fast.counted(mesh, Reason.FAST_SPLICED)
     total = 300_000_000
     peer, local = mesh.places["a"].run(send_and_compare, host, port, total)
     assert peer == (host, port)
-    assert counted(mesh, Reason.FAST_SPLICED) == before + 1
-    record = closed(maps)[0]
+    assert fast.counted(mesh, Reason.FAST_SPLICED) == before + 1
+    record = fast.closed(maps)[0]
     assert (record.sent, record.received, record.failed) == (total, 72, False)
-    assert record.source == address(local[0], local[1])
+    assert record.source == fast.address(local[0], local[1])
     assert record.destination.port == PORT
-    assert record.dialled == address(host, port)
+    assert record.dialled == fast.address(host, port)
     assert maps.live() == []
 
 
@@ -236,43 +102,35 @@ def both_ways(sock: socket.socket) -> None:
     sent: list[bytes] = []
     sender = threading.Thread(target=lambda: sent.append(say(sock, 200_000_000, 2)))
     sender.start()
-    digest = hashlib.blake2b(exactly_long(sock, 200_000_000))
+    digest = hashlib.blake2b(exactly(sock, 200_000_000))
     sender.join()
     sock.sendall(digest.digest() + sent[0])
 
 
-def exactly_long(sock: socket.socket, size: int) -> bytes:
-    buffer, filled = bytearray(size), 0
-    view = memoryview(buffer)
-    while filled < size:
-        filled += sock.recv_into(view[filled : filled + (1 << 20)]) or size
-    return bytes(buffer)
-
-
-def test_both_directions_at_once(mesh: Any, maps: FastPathMaps) -> None:
-    start(mesh.places["b"], both_ways)
+def test_both_directions_at_once(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
+    fast.serve(mesh.places["b"], both_ways)
 
     def client() -> None:
-        with dial("10.244.1.3") as sock:
+        with dial("10.244.1.3", PORT) as sock:
             mine: list[bytes] = []
             sender = threading.Thread(target=lambda: mine.append(say(sock, 200_000_000, 3)))
             sender.start()
-            received = hashlib.blake2b(exactly_long(sock, 200_000_000)).digest()
+            received = hashlib.blake2b(exactly(sock, 200_000_000)).digest()
             sender.join()
             assert exactly(sock, 128) == mine[0] + received
 
     mesh.places["a"].run(client)
-    record = closed(maps)[0]
+    record = fast.closed(maps)[0]
     assert (record.sent, record.received) == (200_000_000, 200_000_128)
 
 
-def test_a_reset_is_a_reset(mesh: Any, maps: FastPathMaps) -> None:
+def test_a_reset_is_a_reset(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
     def reset(sock: socket.socket) -> None:
         sock.recv(1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def client() -> str:
-        with dial("10.244.1.3") as sock:
+        with dial("10.244.1.3", PORT) as sock:
             sock.sendall(b"x")
             try:
                 sock.recv(1)
@@ -280,14 +138,14 @@ def test_a_reset_is_a_reset(mesh: Any, maps: FastPathMaps) -> None:
                 return errno.errorcode[error.errno or 0]
             return "end"
 
-    start(mesh.places["b"], reset)
+    fast.serve(mesh.places["b"], reset)
     assert mesh.places["a"].run(client) == "ECONNRESET"
-    assert closed(maps)[0].sent == 1
+    assert fast.closed(maps)[0].sent == 1
 
 
-def test_sending_to_a_closed_end_fails_as_tcp_does(mesh: Any, maps: FastPathMaps) -> None:
+def test_sending_to_a_closed_end_fails_as_tcp_does(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
     def client() -> str:
-        with dial("10.244.1.3") as sock:
+        with dial("10.244.1.3", PORT) as sock:
             sock.sendall(b"x")
             assert sock.recv(1) == b""
             time.sleep(0.05)
@@ -299,16 +157,16 @@ def test_sending_to_a_closed_end_fails_as_tcp_does(mesh: Any, maps: FastPathMaps
                 return errno.errorcode[error.errno or 0]
             return "nothing"
 
-    start(mesh.places["b"], lambda sock: exactly(sock, 1) and None)
+    fast.serve(mesh.places["b"], lambda sock: exactly(sock, 1))
     assert mesh.places["a"].run(client) in ("EPIPE", "ECONNRESET")
-    closed(maps)
+    fast.closed(maps)
 
 
-def test_a_killed_server_ends_its_connections(mesh: Any, maps: FastPathMaps) -> None:
-    server = start(mesh.places["b"], echo)
+def test_a_killed_server_ends_its_connections(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
+    server = fast.serve(mesh.places["b"], echo)
 
     def client(tell: int) -> bytes:
-        with dial("10.244.1.3") as sock:
+        with dial("10.244.1.3", PORT) as sock:
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
             os.write(tell, b"r")
@@ -324,12 +182,12 @@ def test_a_killed_server_ends_its_connections(mesh: Any, maps: FastPathMaps) -> 
         pipe.read(1)
     os.kill(server.pid, signal.SIGKILL)
     assert actor.join() == b""
-    closed(maps)
+    fast.closed(maps)
 
 
 @pytest.mark.parametrize("how", ["sendfile", "splice", "zerocopy", "zerocopy before"])
-def test_senders_that_do_not_copy(mesh: Any, maps: FastPathMaps, how: str, tmp_path: Any) -> None:
-    start(mesh.places["b"], swallow)
+def test_senders_that_do_not_copy(mesh: Any, maps: FastPathMaps, fast: Any, how: str, tmp_path: Any) -> None:
+    fast.serve(mesh.places["b"], swallow)
     total = 20_000_000
     path = tmp_path / "payload"
     path.write_bytes(os.urandom(total))
@@ -363,7 +221,7 @@ def test_senders_that_do_not_copy(mesh: Any, maps: FastPathMaps, how: str, tmp_p
 
     completions = mesh.places["a"].run(client)
     assert completions == (20 if "zerocopy" in how else 0)
-    assert closed(maps)[0].sent == total
+    assert fast.closed(maps)[0].sent == total
 
 
 def zerocopy(sock: socket.socket, data: bytes) -> int:
@@ -371,7 +229,8 @@ def zerocopy(sock: socket.socket, data: bytes) -> int:
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
     except OSError as error:
-        assert error.errno == errno.EOPNOTSUPP  # said, so that applications copy instead
+        if error.errno != errno.EOPNOTSUPP:  # said, so that applications copy instead
+            raise
         sock.sendall(data)
         return 20
     sent = named = 0
@@ -388,7 +247,7 @@ def zerocopy(sock: socket.socket, data: bytes) -> int:
     return 20 if named == sent else named
 
 
-def test_low_water_mark_is_kept(mesh: Any, maps: FastPathMaps) -> None:
+def test_low_water_mark_is_kept(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
     def server(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000)
         sock.sendall(b"g")
@@ -400,25 +259,25 @@ def test_low_water_mark_is_kept(mesh: Any, maps: FastPathMaps) -> None:
         sock.sendall(b"%d%d" % (len(early), len(late)))
 
     def client() -> bytes:
-        with dial("10.244.1.3") as sock:
+        with dial("10.244.1.3", PORT) as sock:
             assert exactly(sock, 1) == b"g"
             sock.sendall(b"x" * 600)
             assert exactly(sock, 1) == b"w"
             sock.sendall(b"x" * 600)
             return exactly(sock, 2)
 
-    start(mesh.places["b"], server)
+    fast.serve(mesh.places["b"], server)
     assert mesh.places["a"].run(client) == b"01"
 
 
-def test_a_reader_that_does_not_read_costs_bounded_memory_and_loses_nothing(mesh: Any, maps: FastPathMaps) -> None:
+def test_a_reader_that_does_not_read_costs_bounded_memory(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
     def lazy(sock: socket.socket) -> None:
         exactly(sock, 1)
         time.sleep(1.5)
         report(sock, *digest_of(sock))
 
     def client() -> int:
-        with dial("10.244.1.3") as sock:
+        with dial("10.244.1.3", PORT) as sock:
             sock.sendall(b"x")
             sock.setblocking(False)
             data, digest, accepted = os.urandom(1 << 16), hashlib.blake2b(), 0
@@ -439,13 +298,13 @@ def test_a_reader_that_does_not_read_costs_bounded_memory_and_loses_nothing(mesh
             assert rest
             return accepted
 
-    start(mesh.places["b"], lazy)
+    fast.serve(mesh.places["b"], lazy)
     accepted = mesh.places["a"].run(client)
     assert accepted < 64 << 20
-    assert counted(mesh, Reason.FAST_FELL_BACK) > 0
+    assert fast.counted(mesh, Reason.FAST_FELL_BACK) > 0
 
 
-def test_edge_triggered_server(mesh: Any, maps: FastPathMaps) -> None:
+def test_edge_triggered_server(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
     def edge(sock: socket.socket) -> None:
         sock.setblocking(False)
         with select.epoll() as epoll:
@@ -463,20 +322,20 @@ def test_edge_triggered_server(mesh: Any, maps: FastPathMaps) -> None:
                         sock.setblocking(False)
 
     def client() -> None:
-        with dial("10.244.1.3") as sock:
+        with dial("10.244.1.3", PORT) as sock:
             for size in [*range(1, 2000, 7), 100_000, 5_000_000] * 2:
                 data = os.urandom(size)
                 sender = threading.Thread(target=sock.sendall, args=(data,))
                 sender.start()
-                assert exactly_long(sock, size) == data
+                assert exactly(sock, size) == data
                 sender.join()
 
-    start(mesh.places["b"], edge)
+    fast.serve(mesh.places["b"], edge)
     mesh.places["a"].run(client)
-    closed(maps)
+    fast.closed(maps)
 
 
-def test_urgent_data_and_waiting_for_all_on_a_pod_that_asks_for_tcp(mesh: Any, maps: FastPathMaps) -> None:
+def test_urgent_data_and_waiting_for_all_on_a_pod_that_asks_for_tcp(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
     def server(sock: socket.socket) -> None:
         sock.settimeout(None)
         sock.sendall(b"g")
@@ -488,7 +347,7 @@ def test_urgent_data_and_waiting_for_all_on_a_pod_that_asks_for_tcp(mesh: Any, m
         sock.sendall(b"%d%s" % (len(whole), urgent))
 
     def client() -> bytes:
-        with dial("10.244.1.3") as sock:
+        with dial("10.244.1.3", PORT) as sock:
             assert exactly(sock, 1) == b"g"
             for _ in range(5):
                 sock.sendall(b"x" * 1000)
@@ -500,22 +359,22 @@ def test_urgent_data_and_waiting_for_all_on_a_pod_that_asks_for_tcp(mesh: Any, m
     with PodTable(mesh.paths) as table:
         entry = PodEntry(b.addresses, fast_path=FastPathUse.DIRECT)
         table.enrol(b.namespace.cookie(), entry, b.namespace, b.uid)
-    start(b, server)
-    before = counted(mesh, Reason.FAST_NOT_SPLICED)
+    fast.serve(b, server)
+    before = fast.counted(mesh, Reason.FAST_NOT_SPLICED)
     assert mesh.places["a"].run(client) == b"5000!"
-    assert counted(mesh, Reason.FAST_NOT_SPLICED) == before + 1
-    record = closed(maps)[0]
+    assert fast.counted(mesh, Reason.FAST_NOT_SPLICED) == before + 1
+    record = fast.closed(maps)[0]
     assert (record.sent, record.received) == (5001, 6)
 
 
-def test_thousands_of_connections(mesh: Any, maps: FastPathMaps) -> None:
+def test_thousands_of_connections(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
     count = 3000
 
     def server(sock: socket.socket) -> None:
         echo(sock)
 
     def client() -> None:
-        socks = [dial("10.244.1.3") for _ in range(count)]
+        socks = [dial("10.244.1.3", PORT) for _ in range(count)]
         for number, sock in enumerate(socks):
             sock.sendall(b"%08d" % number)
         for number, sock in enumerate(socks):
@@ -523,32 +382,32 @@ def test_thousands_of_connections(mesh: Any, maps: FastPathMaps) -> None:
         for sock in socks:
             sock.close()
 
-    start(mesh.places["b"], server)
+    fast.serve(mesh.places["b"], server)
     mesh.places["a"].run(client)
-    assert {(record.sent, record.received) for record in closed(maps, count)} == {(8, 8)}
+    assert {(record.sent, record.received) for record in fast.closed(maps, count)} == {(8, 8)}
 
 
-def test_a_refused_dial_is_recorded_as_failed(mesh: Any, maps: FastPathMaps) -> None:
+def test_a_refused_dial_is_recorded_as_failed(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
     def client() -> str:
         try:
-            dial("10.244.1.3").close()
+            dial("10.244.1.3", PORT).close()
         except OSError as error:
             return errno.errorcode[error.errno or 0]
         return "connected"
 
     assert mesh.places["a"].run(client) == "ECONNREFUSED"
-    record = closed(maps)[0]
+    record = fast.closed(maps)[0]
     assert (record.failed, record.sent, record.received) == (True, 0, 0)
 
 
-def test_a_destroyed_connection_is_over_at_both_ends_and_others_go_on(mesh: Any, maps: FastPathMaps) -> None:
+def test_a_destroyed_connection_is_over_at_both_ends_and_others_go_on(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
     a, b = mesh.places["a"], mesh.places["b"]
-    start(b, echo)
+    fast.serve(b, echo)
     tell_read, tell = os.pipe()
     go, go_write = os.pipe()
 
     def client() -> list[str]:
-        socks = [dial("10.244.1.3"), dial("10.244.1.3")]
+        socks = [dial("10.244.1.3", PORT), dial("10.244.1.3", PORT)]
         for sock in socks:
             sock.sendall(b"x")
             exactly(sock, 1)
@@ -574,6 +433,6 @@ def test_a_destroyed_connection_is_over_at_both_ends_and_others_go_on(mesh: Any,
         killer.end(victim.destination, victim.source, victim.server_cookie)
     os.write(go_write, b"g")
     assert actor.join() == ["ECONNABORTED", "y"]
-    assert sorted(record.sent for record in closed(maps, 2)) == [1, 2]
+    assert sorted(record.sent for record in fast.closed(maps, 2)) == [1, 2]
     for descriptor in (tell_read, tell, go, go_write):
         os.close(descriptor)

@@ -174,7 +174,7 @@ def offset_macros(source: Path = VMLINUX) -> list[str]:
     try:
         types = KernelTypes(source.read_bytes())
     except OSError as error:
-        raise EnvironmentLacks(f"no kernel type information at {source}: use a kernel with CONFIG_DEBUG_INFO_BTF") from error
+        raise EnvironmentLacks(f"no type information at {source}: use a kernel with CONFIG_DEBUG_INFO_BTF") from error
     macros = [f"-D{macro}={types.offset(*field)}" for macro, field in _FIELDS.items()]
     macros.append(f"-DFLAG_ZEROCOPY={types.constant('sock_flags', 'SOCK_ZEROCOPY')}")
     return macros
