@@ -19,12 +19,21 @@ demo: setup ## Show the main job, with evidence for each line (root)
 lab: setup ## Bring the lab up and leave it running (root); .venv/bin/ambimesh lab down ends it
 	@.venv/bin/ambimesh lab up
 
-check: setup ## Lint, types, import rules
-	$(PYTHON) -m ruff check
-	$(PYTHON) -m mypy
-	.venv/bin/lint-imports
+# Each of check and test does all it has to do, and fails at the end if a part failed: the first fault hides no other.
+CHECKS := "$(PYTHON) -m ruff check" "$(PYTHON) -m mypy" ".venv/bin/lint-imports --no-logo"
+TIERS := unit root lab
 
-test: test-unit test-root test-lab ## Every test tier, in order of cost
+check: setup ## Lint, types, import rules
+	@failed=(); for check in $(CHECKS); do \
+	    echo "== $$check"; $$check || failed+=("$$check"); \
+	done; \
+	[[ $${#failed[@]} == 0 ]] || { printf 'check: failed: %s\n' "$${failed[@]}" >&2; exit 1; }
+
+test: setup ## Every test tier, in order of cost
+	@failed=(); for tier in $(TIERS); do \
+	    echo "== test-$$tier"; $(MAKE) --no-print-directory test-$$tier || failed+=("$$tier"); \
+	done; \
+	[[ $${#failed[@]} == 0 ]] || { printf 'test: failed tier: %s\n' "$${failed[@]}" >&2; exit 1; }
 
 test-unit: setup ## Tests that need no privilege
 	$(PYTEST) -m "not root and not lab"

@@ -9,8 +9,8 @@ import typer
 from ambimesh.commands import lab, ztunnel_config
 from ambimesh.commands.check import check
 from ambimesh.commands.demo import demo
-from ambimesh.commands.output import remark
 from ambimesh.commands.version import version
+from ambimesh.output import remark
 from mesh.errors import MeshError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -106,7 +106,7 @@ def update_pod_links(paths: PinPaths) -> None:
 
 
 def attach_to_sockets(paths: PinPaths) -> None:
-    """Put the pinned splice program behind the map of fast sockets. The attachment is the map's own, and ends with it."""
+    """Put the pinned splice program behind the map of fast sockets; the attachment ends with that map."""
     with (
         closing(syscall.require_pin(paths.programs / SPLICE_HOOK.function)) as program,
         closing(syscall.require_pin(paths.maps / "fast_sockets")) as sockets,

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from ebpf.layout import LISTENER_HBONE, LISTENER_PLAINTEXT, ListenerKey, ip_field
+from ebpf.layout import LISTENER_HBONE, LISTENER_OUTBOUND, LISTENER_PLAINTEXT, ListenerKey, ip_field
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.addresses import IpBytes, is_ipv4
@@ -31,6 +31,8 @@ class ListenerKind(enum.IntEnum):
     """Everything that arrives without a ticket, on any port; the socket's own address is the one that was dialled."""
     HBONE = LISTENER_HBONE
     """Port 15008."""
+    OUTBOUND = LISTENER_OUTBOUND
+    """What the pod's applications dial; the listener is on the pod's loopback, ``addresses`` are the pod's own."""
 
 
 class ListenerTable:

@@ -18,6 +18,8 @@ from ebpf.attachment import POD_HOOK, closing, remove_pinned_link
 from ebpf.layout import (
     DIRECTION_INBOUND,
     DIRECTION_OUTBOUND,
+    NETWORK_AS_WRITTEN,
+    NETWORK_OF_IPV6,
     POD_HAS_EXCLUDED_NETWORKS,
     POD_HAS_EXCLUDED_OUTBOUND_PORTS,
     POD_HAS_IPV4,
@@ -40,6 +42,7 @@ from mesh.netns import NetworkNamespace
 
 _NO_IP = IpBytes(bytes(16))
 _COOKIE_BITS = 64
+_MAPPED_BITS = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +224,8 @@ class PodTable:
             if port_key.netns == cookie and (port_key.direction, port_key.port) not in ports:
                 self._ports.remove(port_key)
         for cidr in wanted.outbound_cidrs:
-            self._networks.set(_network_key(cookie, cidr), ctypes.c_uint32(1))
+            kind = NETWORK_OF_IPV6 if cidr.length < _MAPPED_BITS else NETWORK_AS_WRITTEN
+            self._networks.set(_network_key(cookie, cidr), ctypes.c_uint32(kind))
         low, high = _split(cookie)
         for key in list(self._networks):
             cidr = Cidr(read_ip(key.ip), key.prefix_length - _COOKIE_BITS)

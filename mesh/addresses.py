@@ -41,7 +41,8 @@ class Cidr(NamedTuple):
     def __str__(self) -> str:
         if is_ipv4(self.ip) and self.length >= 96:
             return f"{format_ip(self.ip)}/{self.length - 96}"
-        return f"{format_ip(self.ip)}/{self.length}"
+        # Not format_ip: as IPv4 an address that was not cut to so short a network would show another network.
+        return f"{socket.inet_ntop(socket.AF_INET6, self.ip)}/{self.length}"
 
     def __contains__(self, ip: object) -> bool:
         # In the 16-byte form ::/0 would hold every IPv4 address too, but who writes it means IPv6.

@@ -82,11 +82,20 @@ class NetworkNamespace:
         Raises:
             EnvironmentLacks: no permission to enter, or the family is not there.
         """
+        return self.sockets(family, kind, proto)[0]
+
+    def sockets(self, family: int, kind: int, proto: int = 0, count: int = 1) -> list[sockets.socket]:
+        """Make several sockets inside, entering only once. Raises as :meth:`socket`; then none is left open."""
+        made: list[sockets.socket] = []
         with self.entered():
             try:
-                return sockets.socket(family, kind, proto)
+                while len(made) < count:
+                    made.append(sockets.socket(family, kind, proto))
             except OSError as error:
+                for each in made:
+                    each.close()
                 raise EnvironmentLacks(f"no socket in network namespace {self._name}: {error.strerror}") from error
+        return made
 
     @contextmanager
     def entered(self) -> Iterator[None]:

@@ -11,10 +11,17 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from mesh.testing.leftovers import Inventory, children, take_inventory
 
 REQUIRE_ALL = os.environ.get("CI") == "true" or os.environ.get("AMBIMESH_REQUIRE_ALL") == "1"
+# Sweeps say what is right, not how fast it is: a busy machine must fail none. Where everything must run they take the
+# same examples each time, so that a failure there is the change's and can be had again.
+settings.register_profile(
+    "ambimesh", deadline=None, derandomize=REQUIRE_ALL, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ambimesh")
 _SKIPPED = "skipped where everything must run (CI=true or AMBIMESH_REQUIRE_ALL=1): {reason}"
 _NEEDS_ROOT = (
     "{kind} tests need root: run `make test-{kind}` as root, or only the tier without privileges with `make test-unit`"

@@ -32,52 +32,68 @@ def run(
     )
 
 
-def test_an_async_test_really_runs(tmp_path: Path) -> None:
-    done = run(tmp_path, "async def test_x():\n    await trio.sleep(0)\n    assert 1 == 2")
-    assert done.returncode == 1
-    assert "assert 1 == 2" in done.stdout
-    assert "1 failed" in done.stdout
+ORDINARY = """
+async def test_async():
+    await trio.sleep(0)
+    assert 1 == 2
+
+def test_warning():
+    import warnings
+    warnings.warn('old', stacklevel=1)
+
+def test_skip():
+    pytest.skip('no tool')
+
+@pytest.mark.skipif(True, reason='no kernel')
+def test_mark():
+    pass
+"""
 
 
-def test_a_warning_fails_a_test(tmp_path: Path) -> None:
-    done = run(tmp_path, "import warnings\ndef test_x():\n    warnings.warn('old', stacklevel=1)")
-    assert "1 failed" in done.stdout
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    return run(tmp_path_factory.mktemp("ordinary"), ORDINARY)
 
 
-IN_THE_TEST = "def test_x():\n    pytest.skip('no tool')"
-AS_A_MARK = "@pytest.mark.skipif(True, reason='no tool')\ndef test_x():\n    pass"
-OF_A_MODULE = "pytest.skip('no tool', allow_module_level=True)"
+def test_an_async_test_really_runs(ordinary: subprocess.CompletedProcess[str]) -> None:
+    assert ordinary.returncode == 1
+    assert "assert 1 == 2" in ordinary.stdout
+    assert "FAILED test_inner.py::test_async" in ordinary.stdout
 
 
-@pytest.mark.parametrize(
-    ("test", "variable", "value"),
-    [
-        (IN_THE_TEST, "CI", "true"),
-        (AS_A_MARK, "AMBIMESH_REQUIRE_ALL", "1"),
-        (OF_A_MODULE, "CI", "true"),
-    ],
-)
-def test_a_skip_fails_where_everything_must_run(test: str, variable: str, value: str, tmp_path: Path) -> None:
-    done = run(tmp_path, test, environment={variable: value})
+def test_a_warning_fails_a_test(ordinary: subprocess.CompletedProcess[str]) -> None:
+    assert "FAILED test_inner.py::test_warning - UserWarning: old" in ordinary.stdout
+
+
+def test_a_skip_elsewhere_is_shown(ordinary: subprocess.CompletedProcess[str]) -> None:
+    assert "2 failed, 2 skipped" in ordinary.stdout
+    assert sorted(line.rpartition(": ")[2] for line in ordinary.stdout.splitlines() if line.startswith("SKIPPED")) == [
+        "no kernel",
+        "no tool",
+    ]
+
+
+@pytest.mark.parametrize(("variable", "value"), [("CI", "true"), ("AMBIMESH_REQUIRE_ALL", "1")])
+def test_a_skip_fails_where_everything_must_run(variable: str, value: str, tmp_path: Path) -> None:
+    done = run(tmp_path, ORDINARY, environment={variable: value})
+    assert "3 failed, 1 error" in done.stdout  # a mark skips while the test is set up
+    assert done.stdout.count("\nskipped where everything must run") == 2
+    assert [reason for reason in ("no tool", "no kernel") if reason not in done.stdout] == []
+
+
+def test_a_module_that_skips_itself_fails_there_too(tmp_path: Path) -> None:
+    done = run(tmp_path, "pytest.skip('no tool', allow_module_level=True)", environment={"CI": "true"})
     assert done.returncode != 0
     assert "skipped where everything must run" in done.stdout
     assert "no tool" in done.stdout
 
 
-def test_a_skip_elsewhere_is_shown(tmp_path: Path) -> None:
-    done = run(tmp_path, IN_THE_TEST)
-    assert done.returncode == 0
-    assert "SKIPPED" in done.stdout
-    assert "no tool" in done.stdout
-
-
-@pytest.mark.parametrize("kind", ["root", "lab"])
-def test_missing_privileges_fail_with_a_remedy(kind: str, tmp_path: Path) -> None:
-    done = run(
-        tmp_path, f"@pytest.mark.{kind}\ndef test_x():\n    pass", conftest="\nos.geteuid = lambda: 1000\n"
-    )
-    assert done.returncode == 1
-    assert f"make test-{kind}" in done.stdout
+def test_missing_privileges_fail_with_a_remedy(tmp_path: Path) -> None:
+    kinds = ("root", "lab")
+    tests = [f"@pytest.mark.{kind}\ndef test_{kind}():\n    pass\n" for kind in kinds]
+    done = run(tmp_path, "\n".join(tests), conftest="\nos.geteuid = lambda: 1000\n")
+    assert "2 errors" in done.stdout
+    assert [kind for kind in kinds if f"make test-{kind}" not in done.stdout] == []
 
 
 def test_an_unknown_mark_is_an_error(tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ import random
 import resource
 import signal
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import structlog
 import trio
 
-from ebpf.fastpath.abilities import Abilities, read_abilities
 from ebpf.connections import Deliveries, OriginalDestinations
+from ebpf.fastpath.abilities import Abilities, read_abilities
 from ebpf.fastpath.tables import FastPathMaps
 from ebpf.listeners import ListenerTable
 from ebpf.paths import PinPaths
@@ -115,34 +116,41 @@ class _Ztunnel:
             nursery.start_soon(self._stop_on_signal)
             metrics = XdsMetrics(self.registry)
             nursery.start_soon(follow_control_plane, self.settings, self.state, metrics)
-            maps = await _open_maps(PinPaths(self.settings.bpf.bpffs, self.settings.node.name))
-            self.fast_path = self._make_fast_path(maps)
-            pods = PodManager(
-                self._proxies(maps),
-                maps.pods,
-                self.descriptions,
-                self.identities,
-                self.settings.node.trust_domain,
-                WorkloadManagerMetrics(self.registry),
-                nursery,
-            )
-            readiness = Readiness(self.state, pods)
-            await self._serve_admin(nursery, pods, readiness)
-            nursery.start_soon(run_zds_client, self.settings.zds_socket, pods)
-            nursery.start_soon(pods.retry_pending)
-            nursery.start_soon(self._tick, pods)
-            if self.fast_path is not None:
-                nursery.start_soon(self.fast_path.run)
-            gc.freeze()
-            await self.stopping.wait()
-            readiness.draining = True
-            if self.fast_path is not None:
-                self.fast_path.stop()
-            await self._drain(pods)
+            maps = await _open_maps(PinPaths(self.settings.bpf.bpffs, self.settings.node.name), self.stopping)
+            if maps is not None:
+                await self._serve(nursery, maps)
             nursery.cancel_scope.cancel()
         engine.close()
         self.output.close()
         _log.info("stopped")
+
+    async def _serve(self, nursery: trio.Nursery, maps: _KernelMaps) -> None:
+        """Serve pods until told to stop, then drain."""
+        self.fast_path = self._make_fast_path(maps)
+        proxies = self._proxies(maps)
+        pods = PodManager(
+            proxies,
+            maps.pods,
+            self.descriptions,
+            self.identities,
+            self.settings.node.trust_domain,
+            WorkloadManagerMetrics(self.registry),
+            nursery,
+        )
+        readiness = Readiness(self.state, pods)
+        await self._serve_admin(nursery, pods, readiness)
+        nursery.start_soon(run_zds_client, self.settings.zds_socket, pods)
+        nursery.start_soon(pods.retry_pending)
+        nursery.start_soon(self._tick, pods, proxies.deliverer)
+        if self.fast_path is not None:
+            nursery.start_soon(self.fast_path.run)
+        gc.collect()
+        gc.freeze()
+        await self.stopping.wait()
+        readiness.draining = True
+        if self.fast_path is not None:
+            self.fast_path.stop()
+        await self._drain(pods)
 
     async def _stop_on_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -159,6 +167,7 @@ class _Ztunnel:
             contexts=TlsContexts(self.identities, ContextCache()),
             listener_table=maps.listeners,
             connections=table,
+            deliverer=deliverer,
             outbound=OutboundProxy(
                 engine, state, descriptions, maps.originals, table, self.dials, baggage, self.fast_path
             ),
@@ -203,12 +212,16 @@ class _Ztunnel:
         await serve("::", admin.metrics_port, metrics_routes(metrics_page(self.registry), self._count_all))
         await serve("::", admin.readiness_port, readiness_routes(readiness.answer))
 
-    async def _tick(self, pods: PodManager) -> None:
+    async def _tick(self, pods: PodManager, deliverer: Deliverer) -> None:
         while True:
             await trio.sleep(1)
             now = self.engine.now = time.monotonic()
-            pods.tick(now)
-            self.dials.tick(now)
+            try:
+                pods.tick(now)
+                self.dials.tick(now)
+                deliverer.tick()
+            except Exception:  # a bug in the upkeep of one tunnel must not stop the node's traffic
+                _log.exception("upkeep failed")
 
     async def _drain(self, pods: PodManager) -> None:
         """Take nothing new, let what is established end, and end the rest when the time is up."""
@@ -235,24 +248,30 @@ class _KernelMaps:
     abilities: Abilities
 
 
-async def _open_maps(paths: PinPaths) -> _KernelMaps:
-    """Open the pinned maps, waiting for the agent to load its programs."""
+async def _open_maps(paths: PinPaths, stopping: trio.Event) -> _KernelMaps | None:
+    """Open the pinned maps, waiting for the agent to load its programs; None when we are to stop before that."""
     told = False
-    while True:
-        try:
-            return _KernelMaps(
-                OriginalDestinations(paths),
-                Deliveries(paths),
-                ListenerTable(paths),
-                PodTable(paths),
-                FastPathMaps(paths),
-                read_abilities(paths),
-            )
-        except EnvironmentLacks as error:
-            if not told:
-                _log.warning("waiting for the node agent to load its eBPF programs", error=str(error))
-                told = True
-            await trio.sleep(_MAPS_RETRY_SECONDS)
+    while not stopping.is_set():
+        with ExitStack() as opened:
+            try:
+                maps = _KernelMaps(
+                    opened.enter_context(OriginalDestinations(paths)),
+                    opened.enter_context(Deliveries(paths)),
+                    opened.enter_context(ListenerTable(paths)),
+                    opened.enter_context(PodTable(paths)),
+                    opened.enter_context(FastPathMaps(paths)),
+                    read_abilities(paths),
+                )
+            except EnvironmentLacks as error:
+                if not told:
+                    _log.warning("waiting for the node agent to load its eBPF programs", error=str(error))
+                    told = True
+            else:
+                opened.pop_all()
+                return maps
+        with trio.move_on_after(_MAPS_RETRY_SECONDS):
+            await stopping.wait()
+    return None
 
 
 def raise_descriptor_limit() -> int:

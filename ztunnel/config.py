@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from mesh.addresses import parse_port
 from mesh.config import Port, Seconds, Settings
 from mesh.errors import ConfigurationError
 
@@ -47,10 +48,11 @@ class ControlPlaneGroup(Settings, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: it is not of that form.
         """
-        host, separator, port = self.address.rpartition(":")
-        if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        host, _, text = self.address.rpartition(":")
+        port = parse_port(text)
+        if not host or not port:
             raise ConfigurationError(f"$.control_plane.address {self.address!r}: give host:port, as 10.96.0.15:15012")
-        return host.strip("[]"), int(port)
+        return host.strip("[]"), port
 
 
 class AdminGroup(Settings, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from mesh.model.workload import Workload
 from mesh.netns import NetworkNamespace
 from mesh.rbac import PolicySet
 from mesh.zds.codec import WorkloadInfo
+from ztunnel import ports
 from ztunnel.relay.engine import Engine
 
 Arguments = TypeVarTuple("Arguments")
@@ -63,7 +64,10 @@ class PodTasks:
 class Pod:
     """What does not change about a served pod, and what the control plane last said of it."""
 
-    __slots__ = ("addresses", "cookie", "identity", "info", "namespace", "policies", "tasks", "uid", "workload")
+    __slots__ = (
+        *("_ipv4", "_ipv6", "addresses", "cookie", "identity", "info", "mesh_ports", "namespace"),
+        *("policies", "tasks", "uid", "workload"),
+    )
 
     def __init__(
         self,
@@ -82,7 +86,11 @@ class Pod:
         """As enrolled by the agent, which has checked that they are this namespace's."""
         self.identity = SpiffeId(trust_domain, info.namespace, info.service_account)
         """Known from the agent before the control plane has said anything of this pod."""
+        self._ipv4 = next((ip for ip in self.addresses if is_ipv4(ip)), None)
+        self._ipv6 = next((ip for ip in self.addresses if not is_ipv4(ip)), None)
         self.tasks = tasks
+        self.mesh_ports = ports.IN_POD
+        """Where ztunnel listens in it: never what a connection is for, as a delivery there would come back to us."""
         self.workload: Workload | None = None
         """None until the control plane has described it."""
         self.policies: PolicySet | None = None
@@ -95,4 +103,4 @@ class Pod:
 
     def address(self, *, ipv4: bool) -> IpBytes | None:
         """The pod's address of a family, None when it has none."""
-        return next((ip for ip in self.addresses if is_ipv4(ip) == ipv4), None)
+        return self._ipv4 if ipv4 else self._ipv6

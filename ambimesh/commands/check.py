@@ -5,10 +5,10 @@ from __future__ import annotations
 import typer
 from rich.text import Text
 
-from ambimesh.commands import output
+from ambimesh import output
 from ambimesh.commands.options import Output
-from ambimesh.commands.output import OutputFormat, console
 from ambimesh.lab import preflight
+from ambimesh.output import OutputFormat, console
 from ebpf.features import FeatureCheck
 
 

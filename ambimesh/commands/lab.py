@@ -8,16 +8,19 @@ from typing import Annotated
 import trio
 import typer
 
-from ambimesh.commands import lab_processes, lab_status, output
+from ambimesh import output
+from ambimesh.commands import lab_processes, lab_status
 from ambimesh.commands.options import Files, LabName, Output
-from ambimesh.commands.output import OutputFormat, remark, say
-from ambimesh.lab import manifests, pods, readiness, record
+from ambimesh.lab import findings, manifests, pods, readiness, record
 from ambimesh.lab.bring_up import Wish, bring_up
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
 from ambimesh.lab.programs import run_in_foreground
 from ambimesh.lab.record import DEFAULT_CERTIFICATE_SECONDS, Lab, LabRecord
 from ambimesh.lab.take_down import take_down
+from ambimesh.output import OutputFormat, remark, say
+from mesh.errors import ConnectFailed, ConnectionLost, InvalidMessage
 from resources.folder_store import FolderStore, key_of
+from resources.objects import ObjectKey
 
 app = typer.Typer(no_args_is_help=True, help="A cluster in network namespaces on this machine, without Kubernetes.")
 
@@ -56,6 +59,7 @@ async def _up(wish: Wish, paths: list[Path]) -> None:
     for pod, reason in unready:
         remark("not ready", "yellow", f"{pod}: {reason}")
     say(f"lab {lab.layout.name} is up; see: ambimesh lab status")
+    report.findings = await _findings(lab, [key for key, _ in report.done])
     _finish(report, quiet=True)
 
 
@@ -94,6 +98,7 @@ def apply(
     """Create or update the objects of manifests."""
     found = record.require(LabLayout.named(lab))
     report = manifests.apply(FolderStore(found.layout.cluster), filename)
+    report.findings = trio.run(_findings, found, [key for key, _ in report.done])
     if wait > 0:
         for pod, reason in trio.run(readiness.wait_for_pods, found, wait):
             report.problems.append(f"pod {pod} is not ready after {wait:g} s: {reason}")
@@ -142,6 +147,7 @@ def _patch(lab: str, kind: str, name: str, texts: list[str], what: str) -> None:
     else:
         store.patch_metadata(type_, space, bare, annotations=changes)
     say(f"{type_.__name__} {name}: {what}s set")
+    _warn(trio.run(_findings, found, [ObjectKey(type_.__name__, space, bare)]))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -156,11 +162,25 @@ def exec(  # noqa: A001 -- the command's name
     raise typer.Exit(run_in_foreground(command, pods.place_of(found, target), pods.environment_of(target)))
 
 
+async def _findings(lab: Lab, keys: list[ObjectKey]) -> list[str]:
+    """What of these objects has no effect; that this is not known is said as well, since nobody would look."""
+    try:
+        return [str(finding) for finding in await findings.findings_of(lab, keys)]
+    except (ConnectFailed, ConnectionLost, InvalidMessage) as error:
+        return [f"whether all of this has an effect is not known: {error}; see: ambimesh lab logs operator"]
+
+
+def _warn(texts: list[str]) -> None:
+    for text in texts:
+        remark("warning", "yellow", text)
+
+
 def _finish(report: manifests.Report, quiet: bool = False) -> None:
     """Print what became of manifests; exit 1 when something was wrong with them."""
     for key, what in report.done:
         if not quiet:
             say(f"{key} {what}")
+    _warn(report.findings)
     for notice in report.notices:
         remark("notice", "yellow", notice)
     for problem in report.problems:

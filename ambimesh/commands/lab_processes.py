@@ -10,13 +10,13 @@ import trio
 import typer
 
 from ambimesh.commands.options import LabName
-from ambimesh.commands.output import console, say
 from ambimesh.lab import capture as wire
 from ambimesh.lab import pods, record
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
 from ambimesh.lab.processes import Processes
 from ambimesh.lab.readiness import wait_for_process
 from ambimesh.lab.record import Lab
+from ambimesh.output import console, say
 from mesh.errors import ConfigurationError
 
 ProcessName = Annotated[str, typer.Argument(help="Such as operator, agent-node1, ztunnel-node2.")]

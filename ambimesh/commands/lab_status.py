@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ambimesh.commands import output
-from ambimesh.commands.output import OutputFormat, console
+from ambimesh import output
 from ambimesh.lab.processes import Processes
 from ambimesh.lab.record import Lab
+from ambimesh.output import OutputFormat, console
 from resources.folder_store import FolderStore
 from resources.objects import SERVICE_NAME_LABEL, EndpointSlice, Namespace, Pod, Service
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ambimesh.commands.output import OutputFormat
+from ambimesh.output import OutputFormat
 
 LabName = Annotated[str, typer.Option("--lab", envvar="AMBIMESH_LAB", help="Which lab.")]
 Files = Annotated[list[Path], typer.Option("--filename", "-f", help="A manifest, or a folder of them. Repeatable.")]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version as installed
 
-from ambimesh.commands import output
+from ambimesh import output
 from ambimesh.commands.options import Output
-from ambimesh.commands.output import OutputFormat, say
+from ambimesh.output import OutputFormat, say
 from ebpf.layout import ABI_VERSION
 
 

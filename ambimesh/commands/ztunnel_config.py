@@ -8,23 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-import msgspec
 import trio
 import typer
 
-from ambimesh.commands import output
+from ambimesh import output
 from ambimesh.commands.options import LabName, Output
-from ambimesh.commands.output import OutputFormat, console
 from ambimesh.lab import record
-from ambimesh.lab.http_client import get
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
-from ambimesh.lab.mesh_processes import ZTUNNEL_ADMIN_PORT
-from ambimesh.lab.record import Lab
-from mesh.errors import ConfigurationError, InvalidMessage
+from ambimesh.lab.ztunnel_admin import Dump, fetch
+from ambimesh.output import OutputFormat, console
+from mesh.errors import InvalidMessage
 
 app = typer.Typer(no_args_is_help=True, help="Show what a node's ztunnel works from.")
 
-Dump = dict[str, Any]
 Item = dict[str, Any]
 NodeName = Annotated[str, typer.Option("--node", help="Whose ztunnel; every node's when left out.")]
 
@@ -186,24 +182,3 @@ def plain(sections: Sequence[Section], dumps: dict[str, Dump]) -> Any:
 
     by_node = {name: of_node(dump) for name, dump in dumps.items()}
     return next(iter(by_node.values())) if len(by_node) == 1 else by_node
-
-
-async def fetch(lab: Lab, node: str) -> Dump:
-    """The ``/config_dump`` of a node's ztunnel.
-
-    Raises:
-        ConfigurationError: the lab runs without the mesh.
-        ConnectFailed: ztunnel does not answer.
-        InvalidMessage: its answer is not a dump.
-    """
-    if not lab.record.mesh:
-        raise ConfigurationError(f"lab {lab.layout.name} runs without the mesh: there is no ztunnel in it")
-    answer = await get(lab.node(node).netns, ZTUNNEL_ADMIN_PORT, "/config_dump", timeout=10.0)
-    try:
-        dump = msgspec.json.decode(answer.body)
-    except msgspec.DecodeError as error:
-        said = f"{answer.status} and no JSON: {answer.body[:100]!r}"
-        raise InvalidMessage(f"ztunnel of {node} answered {said}") from error
-    if answer.status != 200 or not isinstance(dump, dict):
-        raise InvalidMessage(f"ztunnel of {node} answered {answer.status} to /config_dump")
-    return dump

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import trio
 
-from ambimesh.commands.ztunnel_config import fetch
 from ambimesh.demo.clients import Client
 from ambimesh.demo.lines_identity import CLIENT_IDENTITY, SERVER_IDENTITY
 from ambimesh.demo.stage import Stage, require
 from ambimesh.lab.mesh_processes import ztunnel_name
+from ambimesh.lab.ztunnel_admin import fetch
 
 CLIENT = "client-a"
 _PORT = 9000

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import trio
 
-from ambimesh.commands import output
-from ambimesh.commands.output import console, progress_console
+from ambimesh import output
 from ambimesh.demo import lines_capture, lines_identity, lines_policy, lines_resilience, pod_state
 from ambimesh.demo.stage import NotShown, Stage, require
 from ambimesh.lab import manifests, pods, readiness
@@ -18,6 +17,7 @@ from ambimesh.lab.bring_up import Wish, bring_up
 from ambimesh.lab.layout import LabLayout
 from ambimesh.lab.record import Lab
 from ambimesh.lab.take_down import take_down
+from ambimesh.output import console, progress_console
 from mesh.errors import MeshError
 from resources.folder_store import FolderStore
 

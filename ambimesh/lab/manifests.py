@@ -27,6 +27,8 @@ class Report:
     done: list[tuple[ObjectKey, str]] = field(default_factory=list)
     """Each object and ``created``, ``configured``, ``unchanged``, ``replaced``, ``deleted`` or ``not found``."""
     problems: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    """What of the sound ones has no effect in the mesh."""
     notices: list[str] = field(default_factory=list)
 
 

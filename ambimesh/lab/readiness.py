@@ -49,22 +49,27 @@ async def wait_for_pods(lab: Lab, seconds: float) -> list[tuple[str, str]]:
         seconds: how long to wait at most.
     """
     source = FolderSource(lab.layout.cluster)
+    nodes = frozenset(node.name for node in lab.nodes)
     unready: list[tuple[str, str]] = []
     with trio.move_on_after(seconds):
         async with source.open():
             while True:
                 objects = await source.wait_change()
+                waiting = [
+                    pod for pod in objects.of_kind(Pod) if not pod.status.ready and pod.status.phase != "Succeeded"
+                ]
                 unready = sorted(
-                    (f"{pod.metadata.namespace}/{pod.metadata.name}", _reason(pod))
-                    for pod in objects.of_kind(Pod)
-                    if not pod.status.ready and pod.status.phase != "Succeeded"
+                    (f"{pod.metadata.namespace}/{pod.metadata.name}", _reason(pod, nodes)) for pod in waiting
                 )
-                if not unready:
-                    return []
+                # A pod for a node that is not there is not waited for: nobody will ever start it.
+                if all(pod.spec.node_name and pod.spec.node_name not in nodes for pod in waiting):
+                    break
     return unready
 
 
-def _reason(pod: Pod) -> str:
+def _reason(pod: Pod, nodes: frozenset[str]) -> str:
+    if pod.spec.node_name and pod.spec.node_name not in nodes:
+        return f"the lab has no node {pod.spec.node_name}"
     if pod.status.message:
         return pod.status.message
     for status in pod.status.container_statuses or ():

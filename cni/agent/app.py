@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 from contextlib import closing
+from functools import partial
 
 import structlog
 import trio
@@ -26,11 +27,13 @@ from cni.agent.enroller import Enroller
 from cni.agent.folder_pods import FolderPods
 from cni.agent.metrics import AgentMetrics
 from cni.agent.namespace_finder import NamespaceFinder
+from cni.agent.program_metrics import ProgramMetrics, watch_maps
 from cni.agent.reconciler import Reconciler
 from cni.agent.sandboxes import SandboxRegister
 from cni.enrolment import REDIRECTION_ANNOTATION
 from cni.installer.driver import keep_installed, uninstall_once
 from cni.plugin_server import serve_plugin
+from ebpf.counters import Counters, map_usage
 from ebpf.pods import PodTable
 from ebpf.programs_driver import detach_all, load_programs
 from mesh.errors import ConfigurationError, MeshError
@@ -51,10 +54,10 @@ async def run(settings: AgentSettings) -> None:
         MeshError: the agent cannot start; what it found captured is still so.
     """
     await trio.to_thread.run_sync(load_programs, settings.node_settings())
-    with PodTable(settings.pin_paths) as table:
+    with PodTable(settings.pin_paths) as table, Counters(settings.pin_paths) as counters:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_signal, nursery.cancel_scope)
-            await _Agent(settings, table).start(nursery)
+            await _Agent(settings, table, counters).start(nursery)
 
 
 async def _until_signal(scope: trio.CancelScope) -> None:
@@ -68,10 +71,12 @@ async def _until_signal(scope: trio.CancelScope) -> None:
 class _Agent:
     """All parts of one agent."""
 
-    def __init__(self, settings: AgentSettings, table: PodTable) -> None:
+    def __init__(self, settings: AgentSettings, table: PodTable, counters: Counters) -> None:
         self._settings = settings
         self._table = table
         self._metrics = AgentMetrics()
+        self._programs = ProgramMetrics(counters)
+        self._metrics.registry.register(self._programs)
         self._source = FolderPods(settings.source.folder, settings.node.name)
         self._sandboxes = SandboxRegister(settings.state_directory / _SANDBOXES)
         self._namespaces = NamespaceFinder(settings.pod_cgroups, settings.proc)
@@ -114,6 +119,7 @@ class _Agent:
         await nursery.start(self._serve_plugin)
         nursery.start_soon(self._reconciler.run)
         nursery.start_soon(keep_caller_roles, settings.node_settings())
+        nursery.start_soon(watch_maps, partial(map_usage, settings.pin_paths), self._programs.found)
         if settings.cni.install:
             nursery.start_soon(keep_installed, settings.installation(), self._metrics.installed)
         self._serving = True

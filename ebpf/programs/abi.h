@@ -32,6 +32,10 @@
 #define DIRECTION_OUTBOUND 1
 #define DIRECTION_INBOUND 2
 
+/* Values of excluded_nets. In 16 bytes ::/0 holds every mapped IPv4 address too, but who writes it means IPv6. */
+#define NETWORK_AS_WRITTEN 1
+#define NETWORK_OF_IPV6 2
+
 /* Values of the map caller_roles, whose key is a cgroup id. */
 #define ROLE_ZTUNNEL 1
 #define ROLE_KUBELET 2
@@ -39,6 +43,7 @@
 /* listener_key.kind */
 #define LISTENER_PLAINTEXT 1
 #define LISTENER_HBONE 2
+#define LISTENER_OUTBOUND 3 /* on the pod's loopback; keyed by the source of captured connections, the pod's address */
 
 /* connection.kind: what connection.address means for this socket. */
 #define CONNECTION_UNTOUCHED 0 /* nothing */
@@ -133,7 +138,7 @@ struct excluded_port {
 	__u32 zero;
 };
 
-/* excluded_nets, a longest-prefix trie: 64 bits of cookie before the network. The value is unused. */
+/* excluded_nets, a longest-prefix trie: 64 bits of cookie before the network. One shorter than ::ffff:0:0/96 is IPv6. */
 struct excluded_network {
 	__u32 prefix_length;
 	__u32 netns[2];

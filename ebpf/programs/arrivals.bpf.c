@@ -5,6 +5,7 @@
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/in.h>
 #include <linux/socket.h>
+#include <linux/errno.h>
 
 #include "abi.h"
 #include "addresses.h"
@@ -29,6 +30,20 @@ static __always_inline int refuse(u32 reason)
 	return SK_DROP; /* the client gets a reset */
 }
 
+/*
+ * To this very socket of ztunnel's: a process of the pod that listens beside it with SO_REUSEPORT gets no share.
+ * Returns a negative number if there is none.
+ */
+static __always_inline long assign(struct bpf_sk_lookup *ctx, struct listener_key *key)
+{
+	struct bpf_sock *listener = (struct bpf_sock *)listeners.lookup(key);
+	if (!listener)
+		return -ENOENT;
+	long error = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_NO_REUSEPORT);
+	bpf_sk_release(listener);
+	return error;
+}
+
 /* Runs in an enrolled pod's namespace for every TCP segment that no connection claims, so mostly SYNs. */
 int mesh_sk_lookup(struct bpf_sk_lookup *ctx)
 {
@@ -48,8 +63,15 @@ int mesh_sk_lookup(struct bpf_sk_lookup *ctx)
 		tuple.destination_ip[2] = ctx->local_ip6[2];
 		tuple.destination_ip[3] = ctx->local_ip6[3];
 	}
-	if (is_loopback(tuple.destination_ip)) /* never comes from outside: such a packet is a martian */
+	struct listener_key key = {};
+	if (is_loopback(tuple.destination_ip)) { /* never comes from outside: such a packet is a martian */
+		if (tuple.destination_port == ZTUNNEL_OUTBOUND_PORT) {
+			key.kind = LISTENER_OUTBOUND;
+			copy_ip(key.ip, tuple.source_ip);
+			assign(ctx, &key); /* else as usual: who dialled the port itself meets whoever listens */
+		}
 		return SK_PASS;
+	}
 
 	struct ticket *ticket = tickets.lookup(&tuple);
 	if (ticket) {
@@ -67,7 +89,7 @@ int mesh_sk_lookup(struct bpf_sk_lookup *ctx)
 	if (!netns)
 		return refuse(REASON_INBOUND_REFUSED_FOREIGN_ADDRESS);
 
-	struct listener_key key = {.kind = LISTENER_PLAINTEXT};
+	key.kind = LISTENER_PLAINTEXT;
 	copy_ip(key.ip, tuple.destination_ip);
 	if (tuple.destination_port == ZTUNNEL_HBONE_PORT) {
 		key.kind = LISTENER_HBONE;
@@ -75,13 +97,9 @@ int mesh_sk_lookup(struct bpf_sk_lookup *ctx)
 		count(REASON_INBOUND_EXCLUDED_PORT);
 		return SK_PASS;
 	}
-	struct bpf_sock *listener = (struct bpf_sock *)listeners.lookup(&key);
-	if (!listener)
-		return refuse(REASON_INBOUND_REFUSED_NO_LISTENER);
-	long error = bpf_sk_assign(ctx, listener, 0);
-	bpf_sk_release(listener);
+	long error = assign(ctx, &key);
 	if (error)
-		return refuse(REASON_INBOUND_REFUSED_ASSIGNMENT);
+		return refuse(error == -ENOENT ? REASON_INBOUND_REFUSED_NO_LISTENER : REASON_INBOUND_REFUSED_ASSIGNMENT);
 	count(key.kind == LISTENER_HBONE ? REASON_INBOUND_HBONE : REASON_INBOUND_PLAINTEXT);
 	return SK_PASS;
 }

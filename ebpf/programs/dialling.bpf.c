@@ -42,6 +42,15 @@ static __always_inline bool is_excluded_port(u64 netns, u16 port, u16 direction)
 	return excluded_ports.lookup(&key) != NULL;
 }
 
+static __always_inline bool is_in_excluded_network(u64 netns, const u32 *ip)
+{
+	struct excluded_network key = {.prefix_length = 64 + 128, .netns = {(u32)netns, (u32)(netns >> 32)}};
+	copy_ip(key.ip, ip);
+	u32 *kind = excluded_nets.lookup(&key);
+	/* IPv4 networks are the longer ones, so for an IPv4 address they are found first. */
+	return kind && !(*kind == NETWORK_OF_IPV6 && is_mapped(ip));
+}
+
 /* -- connect(2) --------------------------------------------------------------------------------------------------- */
 
 enum verdict { LEAVE, CAPTURE, REFUSE, DIAL_FAST };
@@ -65,13 +74,9 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, const struct socket
 		count(REASON_OUTBOUND_EXCLUDED_PORT);
 		return LEAVE;
 	}
-	if (pod->flags & POD_HAS_EXCLUDED_NETWORKS) {
-		struct excluded_network key = {.prefix_length = 64 + 128, .netns = {(u32)netns, (u32)(netns >> 32)}};
-		copy_ip(key.ip, to->ip);
-		if (excluded_nets.lookup(&key)) {
-			count(REASON_OUTBOUND_EXCLUDED_NETWORK);
-			return LEAVE;
-		}
+	if ((pod->flags & POD_HAS_EXCLUDED_NETWORKS) && is_in_excluded_network(netns, to->ip)) {
+		count(REASON_OUTBOUND_EXCLUDED_NETWORK);
+		return LEAVE;
 	}
 	if (is_ipv6_link_local(to->ip)) {
 		count(REASON_OUTBOUND_REFUSED_LINK_LOCAL);

@@ -7,10 +7,15 @@ or the peer opened a window. The reader never waits for a call: back-pressure to
 It only waits for the writer when answers to the peer's control frames pile up.
 
 The first failure ends the connection: it is kept, calls are told, the socket is closed.
+
+Closing a socket over bytes that nobody read makes the kernel send a reset, and a reset takes back what the peer had not
+read yet: the GOAWAY, the status of the last calls. So an end that has something to say is said, then our half is
+closed, and what still arrives is read and dropped for a bounded moment.
 """
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
@@ -28,6 +33,9 @@ MachineT = TypeVar("MachineT", bound=ConnectionMachine)
 
 _READ_BYTES = 128 * 1024
 _UNANSWERED_BYTES = 1024 * 1024
+_LAST_WORDS_SECONDS = 1.0
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 16 * 1024 * 1024
 
 
 class Connection(Generic[MachineT]):
@@ -153,7 +161,8 @@ class Connection(Generic[MachineT]):
             self._received_at = trio.current_time()
             try:
                 self._handle(bytes(data))
-            except ProtocolViolation:
+            except ProtocolViolation as error:
+                self.fail(error)
                 await self._last_words()
                 raise
             self.wake_writer()
@@ -163,9 +172,23 @@ class Connection(Generic[MachineT]):
     async def _last_words(self) -> None:
         # The writer may be at work: it then takes the GOAWAY along, and gets a moment to do so.
         self.wake_writer()
-        with trio.move_on_after(1):
+        with trio.move_on_after(_LAST_WORDS_SECONDS):
             while self._writing or self.machine.backlog:
                 await self._writable.park()
+        raw = self._close_our_half()
+        dropped = 0
+        with trio.move_on_after(_LINGER_SECONDS):
+            while dropped < _LINGER_BYTES and (data := await raw.receive_some(_READ_BYTES)):
+                dropped += len(data)
+
+    def _close_our_half(self) -> trio.SocketStream:
+        # Below TLS, which has no half-close: whoever speaks HTTP/2 takes the end of the bytes for the end.
+        raw = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
+        try:
+            raw.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer has reset the connection: there is nobody to tell
+        return raw
 
     async def _write(self) -> None:
         while True:
@@ -204,3 +227,10 @@ class Connection(Generic[MachineT]):
         with trio.move_on_after(seconds):
             while (self._writing or self.machine.backlog) and not self.ended.is_set():
                 await self._writable.park()
+
+    async def finish(self, seconds: float) -> None:
+        """Send what is queued, close our half and wait for the peer's end: together at most that many seconds."""
+        with trio.move_on_after(seconds):
+            await self.flush(seconds)
+            self._close_our_half()
+            await self.ended.wait()

@@ -257,7 +257,7 @@ class _ServerConnection:
         for stream_id, (_, scope) in tuple(self._calls.items()):
             self._machine.finish(stream_id, StatusCode.UNAVAILABLE, why)
             scope.cancel()
-        await self._connection.flush(1.0)
+        await self._connection.finish(1.0)
 
     def _handle(self, data: bytes) -> None:
         for event in self._machine.receive(data, trio.current_time()):

@@ -208,6 +208,13 @@ class ControlFrames:
         self.outgoing += frame(FrameType.PING, 0, 0, payload)
         self.owner.output_ready()
 
+    def announce_going_away(self) -> None:
+        """Ask for no new streams, but go on taking those that the peer opens before it has read this; ``go_away``
+        follows some round trips later (RFC 9113 section 6.8).
+        """
+        self.outgoing += frame(FrameType.GOAWAY, 0, 0, struct.pack(">II", MAX_STREAM_ID, ErrorCode.NO_ERROR))
+        self.owner.output_ready()
+
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Take no new streams; those that are open go on."""
         self.draining = True

@@ -41,6 +41,14 @@ class TestAuthority:
             self._issuer_key = key
             self._intermediates = (_pem(self._issuer),)
 
+    @classmethod
+    def holding(cls, key: ec.EllipticCurvePrivateKey, root: x509.Certificate, trust_domain: str) -> TestAuthority:
+        """An authority with somebody else's key and root certificate, to issue in its name."""
+        made = cls(trust_domain)
+        made.roots = _pem(root)
+        made._issuer, made._issuer_key = root, key
+        return made
+
     def identity(self, namespace: str, service_account: str) -> SpiffeId:
         """An identity of this authority's trust domain."""
         return SpiffeId(self.trust_domain, namespace, service_account)

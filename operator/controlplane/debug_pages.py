@@ -18,6 +18,7 @@ from mesh.model.policy import Policy
 from mesh.telemetry.exposition import CONTENT_TYPE, render
 from mesh.telemetry.http_endpoint import Handler, HttpRequest, HttpResponse, json_response, text_response
 from mesh.xds.server_driver import SnapshotStore, XdsServer
+from resources.objects import ObjectKey
 
 _SLICE = 200
 """Resources rendered between two looks at other tasks."""
@@ -58,7 +59,12 @@ def routes(
             }
             for finding in pipeline.findings()
         ]
-        return json_response({"findings": found, "problems": [str(problem) for problem in pipeline.source.problems]})
+        page: dict[str, Any] = {"findings": found, "problems": [str(problem) for problem in pipeline.source.problems]}
+        key = ObjectKey(*(request.query.get(name, "") for name in ("kind", "namespace", "name")))
+        if (asked := pipeline.translator.objects.get(key)) is not None:
+            # Whoever has just written the object sees by this whether the findings are of what was written.
+            page["resourceVersion"] = asked.metadata.resource_version
+        return json_response(page)
 
     async def snapshot(request: HttpRequest) -> HttpResponse:
         resources: list[dict[str, Any]] = []

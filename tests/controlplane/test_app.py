@@ -263,12 +263,16 @@ async def test_pages(operator: Operator) -> None:
         "---\napiVersion: v1\nkind: Service\nmetadata: {nam: x}\n"
     )
     async with reading(operator) as reader:  # whoever has the later change shows that the earlier one was taken up
-        (operator.cluster / "policy.yaml").write_text(POLICY)
+        policy = POLICY.replace("{name: allow-a,", '{name: allow-a, resourceVersion: "7",')
+        (operator.cluster / "policy.yaml").write_text(policy)
         await reader.until(lambda: reader.names() != ())
     _, text = await operator.page("/debug/findings")
     shown = json.loads(text)
     assert shown["findings"][0]["condition"] == "NotApplied"
     assert "$.metadata.nam" in shown["problems"][0]
+    assert "resourceVersion" not in shown
+    _, text = await operator.page("/debug/findings?kind=AuthorizationPolicy&namespace=shop&name=allow-a")
+    assert json.loads(text) == {**shown, "resourceVersion": "7"}
     status, text = await operator.page("/debug/snapshot")
     assert status == 200
     resources = {resource["name"]: resource for resource in json.loads(text)["resources"]}

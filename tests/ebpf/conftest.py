@@ -204,6 +204,7 @@ class FakeZtunnel:
                     outbound = _listen(pod.namespace, family, loopback, 15001)
                     plaintext = _listen(pod.namespace, family, wildcard, 15006)
                     hbone = _listen(pod.namespace, family, wildcard, 15008)
+                    self.listeners.register(pod.addresses, ListenerKind.OUTBOUND, outbound.fileno(), family)
                     self.listeners.register(pod.addresses, ListenerKind.PLAINTEXT, plaintext.fileno(), family)
                     self.listeners.register(pod.addresses, ListenerKind.HBONE, hbone.fileno(), family)
                     nursery.start_soon(self.accept, nursery, outbound, self.outbound, pod)
@@ -256,6 +257,7 @@ def run_fake_ztunnel(paths: PinPaths, pods: list[Place], tell: int) -> None:
 def _listen(namespace: NetworkNamespace, family: int, host: str, port: int) -> trio.socket.SocketType:
     listener = namespace.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as the real one, for its successor
     if family == socket.AF_INET6:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     listener.bind((host, port))

@@ -239,3 +239,41 @@ def test_two_thousand_connections_at_once_are_not_mixed_up(mesh: Any, kit: Any) 
     with os.fdopen(ready, "rb") as pipe:
         assert pipe.read(1) == b"r"
     assert mesh.places["a"].run(call_at_once) == []
+
+
+def _steal(host: str, port: int, seconds: float) -> int:
+    """A process of the pod listens beside ztunnel; how many connections it gets."""
+    with socket.socket(socket.AF_INET) as beside:
+        beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        beside.bind((host, port))
+        beside.listen(64)
+        beside.settimeout(seconds)
+        got = 0
+        try:
+            while True:
+                beside.accept()[0].close()
+                got += 1
+        except TimeoutError:
+            return got
+
+
+@pytest.mark.parametrize("port", [15006, 15008])
+def test_a_listener_beside_ztunnels_gets_no_share(mesh: Any, kit: Any, port: int) -> None:
+    kit.start_server(mesh.places["b"], 8080)
+    thief = mesh.places["b"].start(_steal, "0.0.0.0", port, 3.0)
+    time.sleep(0.5)
+    target = 15008 if port == 15008 else 8080
+    expected = "hbone" if port == 15008 else "plaintext"
+    for _ in range(40):
+        assert mesh.places["c"].run(kit.call, "10.244.1.3", target).answer.startswith(expected)
+    assert thief.join() == 0
+
+
+def test_a_listener_beside_ztunnels_gets_no_outgoing_connection(mesh: Any, kit: Any) -> None:
+    kit.start_server(mesh.places["b"], 8080)
+    thief = mesh.places["a"].start(_steal, "127.0.0.1", 15001, 3.0)
+    time.sleep(0.5)
+    for _ in range(40):
+        assert mesh.places["a"].run(kit.call, "10.244.1.3", 8080).peer == ("10.244.1.3", 8080)
+    assert thief.join() == 0

@@ -118,6 +118,22 @@ def test_excluded_destinations_are_dialled_directly(
         assert counted(mesh, Reason.OUTBOUND_CAPTURED) == captured + 1
 
 
+def test_all_of_ipv6_excluded_leaves_ipv4_captured(mesh: Any, kit: Any) -> None:
+    everything, documentation = parse_cidr("::/0"), parse_cidr("198.51.100.0/24")
+    mesh.enrol("a", Exclusions(outbound_cidrs=frozenset({everything, documentation})))
+    with PodTable(mesh.paths) as table:
+        assert everything in table.enrolled()[mesh.places["a"].uid].entry.exclusions.outbound_cidrs
+    kit.start_server(mesh.places["b"], 8080, socket.AF_INET, "0.0.0.0")
+    kit.start_server(mesh.places["b"], 8081, socket.AF_INET6, "::")
+    excluded, captured = counted(mesh, Reason.OUTBOUND_EXCLUDED_NETWORK), counted(mesh, Reason.OUTBOUND_CAPTURED)
+    mesh.places["a"].run(kit.call, "10.244.1.3", 8080)
+    assert counted(mesh, Reason.OUTBOUND_CAPTURED) == captured + 1
+    assert counted(mesh, Reason.OUTBOUND_EXCLUDED_NETWORK) == excluded
+    mesh.places["a"].run(kit.call, mesh.places["b"].ipv6, 8081, socket.AF_INET6)
+    assert counted(mesh, Reason.OUTBOUND_CAPTURED) == captured + 1
+    assert counted(mesh, Reason.OUTBOUND_EXCLUDED_NETWORK) == excluded + 1
+
+
 def test_another_pods_exclusions_are_not_mine(mesh: Any, kit: Any) -> None:
     mesh.enrol("b", Exclusions(frozenset({8080}), frozenset({8080}), frozenset({parse_cidr("0.0.0.0/0")})))
     kit.start_server(mesh.places["c"], 8080, socket.AF_INET, "0.0.0.0")

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.addresses import (
+    Cidr,
     IpBytes,
     SocketAddress,
     format_ip,
@@ -89,6 +90,13 @@ def test_networks_agree_with_the_standard_library(
         assert str(cidr) == str(network)
     for ip in (asked, ip_from_packed(network.broadcast_address.packed), ip_from_packed(address.packed)):
         assert (ip in cidr) == (ipaddress.ip_address(format_ip(ip)) in ipaddress.ip_network(str(cidr)))
+
+
+def test_a_short_network_is_shown_as_the_ipv6_network_it_is() -> None:
+    cidr = Cidr(parse_ip("10.0.0.1"), 64)
+    assert str(cidr) == "::ffff:10.0.0.1/64"
+    assert parse_ip("::1") in cidr
+    assert parse_ip("::1") in parse_cidr(str(cidr))
 
 
 def test_ipv6_networks_hold_no_ipv4_address() -> None:

@@ -2,5 +2,5 @@
 
 What belongs here: which connections may be remembered (``decisions``, pure), the verdicts kept current and the live
 connections judged again (``manager``), and the metrics and access records of connections that never came through this
-process (``records``). What does not: maps and programs (``ebpf.fastpath.tables``), the authorization decision (``mesh.rbac``).
+process (``records``). What does not: maps and programs (``ebpf.fastpath``), the authorization decision (``mesh.rbac``).
 """

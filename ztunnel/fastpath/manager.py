@@ -23,9 +23,9 @@ from typing import Never
 import structlog
 import trio
 
+from ebpf.fastpath.socket_diag import SocketKiller
 from ebpf.fastpath.tables import FastPathConnection, FastPathMaps
 from ebpf.layout import FAST_SLOTS
-from ebpf.fastpath.socket_diag import SocketKiller
 from mesh.addresses import IpBytes, OriginalDestination, SocketAddress
 from mesh.balance import WeightedPool
 from mesh.errors import ClosedByPolicyChange, ConnectFailed, ConnectionLost, MeshError
@@ -119,7 +119,10 @@ class FastPath:
         self._gone.pop(pod.cookie, None)
         for ip in pod.addresses:
             self._by_ip[ip] = serving
-        self._maps.set_generation(pod.cookie, serving.generation)
+        try:
+            self._maps.set_generation(pod.cookie, serving.generation)
+        except MeshError as error:  # without a generation no verdict about it holds
+            _log.warning("pod has no fast path", pod=pod.name, error=str(error))
         self._ask_recheck({pod.cookie})
 
     def pod_stopped(self, pod: Pod) -> None:
@@ -173,6 +176,14 @@ class FastPath:
     # -- changes -------------------------------------------------------------------------------------------------------
 
     def _changed(self, _changes: Changes) -> None:
+        try:
+            self._follow_changes()
+        except MeshError as error:
+            _log.error("the fast path is off: the kernel's maps cannot be kept true", error=str(error))
+            self._stopped = True
+            self._maps.stop(splice=self._splice)
+
+    def _follow_changes(self) -> None:
         others = set()
         for cookie, serving in self._pods.items():
             if self._standing(serving.pod) != serving.standing:
@@ -242,7 +253,10 @@ class FastPath:
             destinations, self._recheck = self._recheck, set()
             for pause in _RECHECK_AGAIN_SECONDS:
                 await trio.sleep(pause)
-                await self._judge(destinations)
+                try:
+                    await self._judge(destinations)
+                except MeshError as error:
+                    _log.error("live fast connections cannot be judged", error=str(error))
 
     async def _judge(self, destinations: set[int]) -> None:
         for number, connection in enumerate(self._maps.live(), 1):
@@ -347,7 +361,12 @@ class FastPath:
         swept = trio.current_time()
         while True:
             await trio.sleep(POLL_SECONDS)
-            self.collect()
+            try:
+                self.collect()
+            except MeshError as error:
+                _log.error("records of fast connections cannot be read", error=str(error))
+                await trio.sleep(_SWEEP_SECONDS)
+                continue
             if trio.current_time() - swept > _SWEEP_SECONDS:
                 swept = trio.current_time()
                 self.collect()

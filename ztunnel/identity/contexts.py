@@ -1,8 +1,8 @@
 """TLS contexts, made once per credentials.
 
-Building a context parses certificates and roots, some 0.3 ms; connections are made far more often than certificates. A
-context lives as long as its credentials do: rotation brings new credentials, and the old ones take their contexts along
-once the last connection lets go of them.
+Building a context parses certificates and roots, 1.1 to 1.5 ms; connections are made far more often than
+certificates. A context lives as long as its credentials do: rotation brings new credentials, and the old ones take
+their contexts along once the last connection lets go of them.
 """
 
 from __future__ import annotations

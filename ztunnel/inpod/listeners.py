@@ -1,29 +1,37 @@
 """The listening sockets inside a pod.
 
-Outbound listens on the pod's loopback, where the connect programs send what applications dial. Plaintext and HBONE
-arrivals are taken to their listeners by the sk_lookup program, which finds them in a map of sockets: an entry is gone
-the moment its socket is closed, and then arrivals are refused.
+Outbound listens on the pod's loopback, where the connect programs send what applications dial; plaintext and HBONE take
+what arrives. All are found by the sk_lookup program in a map of sockets, not by their ports: a process of the pod that
+listens on the same port gets nothing, and an entry is gone the moment its socket is closed, when arrivals are refused.
 
 Every listener has SO_REUSEPORT, so that a new ztunnel can listen beside the one it replaces.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
+
+import structlog
 
 from ebpf.listeners import ListenerKind, ListenerTable
 from mesh.errors import EnvironmentLacks
 from ztunnel import ports
 from ztunnel.pod import Pod
+from ztunnel.proxy.local_leg import prepare_local_socket
 
 BACKLOG = 4096
+_KEEPALIVE_SECONDS = 180
+"""A client whose machine has died leaves its connection after nine probes."""
+
+_log = structlog.get_logger("inpod")
 
 
 class PodListeners:
     """All listeners of one pod, open and registered.
 
     Raises:
-        EnvironmentLacks: the namespace cannot be entered, or a port is taken.
+        EnvironmentLacks: the namespace cannot be entered, or descriptors have run out.
     """
 
     def __init__(self, pod: Pod, table: ListenerTable) -> None:
@@ -52,7 +60,11 @@ class PodListeners:
                 self._table.register(self._pod.addresses, kind, listener.fileno(), family)
 
     def _registered(self) -> tuple[tuple[ListenerKind, list[socket.socket]], ...]:
-        return (ListenerKind.PLAINTEXT, self.plaintext), (ListenerKind.HBONE, self.hbone)
+        return (
+            (ListenerKind.OUTBOUND, self.outbound),
+            (ListenerKind.PLAINTEXT, self.plaintext),
+            (ListenerKind.HBONE, self.hbone),
+        )
 
     def _listen(self, family: int, host: str, port: int) -> socket.socket:
         sock = self._pod.namespace.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -61,17 +73,33 @@ class PodListeners:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             # Accepted sockets inherit it: no system call per connection.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if port == ports.OUTBOUND:
+                prepare_local_socket(sock)  # inherited, too
+            if port == ports.PLAINTEXT:  # a tunnel has its own PINGs, and an application on this pod cannot vanish
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_SECONDS)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((host, port))
+            self._bind(sock, host, port)
             sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
             raise EnvironmentLacks(
-                f"cannot listen on {host} port {port} inside pod {self._pod.name}: {error.strerror}; a process of "
-                "the pod may hold the port"
+                f"cannot listen on {host} inside pod {self._pod.name}: {error.strerror}"
             ) from error
         return sock
+
+    def _bind(self, sock: socket.socket, host: str, port: int) -> None:
+        """On our port, or, when a process of the pod holds it, on any: arrivals are led to the socket, not the port."""
+        try:
+            sock.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            sock.bind((host, 0))
+            self._pod.mesh_ports |= {sock.getsockname()[1]}
+            _log.warning("a process of the pod holds a port of the mesh", pod=self._pod.name, host=host, port=port)
 
     def close(self) -> None:
         """Refuse what arrives from now on."""

@@ -84,8 +84,9 @@ class PodManager:
         try:
             self._start(uid, info, namespace)
         except MeshError as error:
+            kept = _duplicate(namespace)
             self._discard_pending(uid)
-            self._pending[uid] = (info, NetworkNamespace.from_fd(_duplicate(namespace)))
+            self._pending[uid] = (info, kept)
             self._metrics.pending.set(len(self._pending))
             _log.error("pod cannot be served yet", pod=f"{info.namespace}/{info.name}", uid=uid, error=str(error))
             raise
@@ -131,6 +132,9 @@ class PodManager:
         pod = Pod(uid, info, namespace, enrolled.entry.addresses, self._trust_domain, tasks)
         try:
             server = PodServer(pod, self._proxies)
+        except OSError as error:
+            tasks.stop()
+            raise EnvironmentLacks(f"pod {pod.name} cannot be served: {error.strerror or error}") from error
         except BaseException:
             tasks.stop()
             raise
@@ -212,6 +216,9 @@ class PodManager:
             self._discard_pending(uid)
 
 
-def _duplicate(namespace: NetworkNamespace) -> int:
+def _duplicate(namespace: NetworkNamespace) -> NetworkNamespace:
     """The driver closes its descriptor after a failure; ours stays."""
-    return os.dup(namespace.fd)
+    try:
+        return NetworkNamespace.from_fd(os.dup(namespace.fd))
+    except OSError as error:
+        raise EnvironmentLacks(f"no descriptor for a pod's network namespace: {error.strerror}") from error

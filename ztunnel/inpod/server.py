@@ -12,6 +12,7 @@ from ztunnel.fastpath.manager import FastPath
 from ztunnel.inpod.listeners import PodListeners
 from ztunnel.pod import Pod
 from ztunnel.proxy.connections import ConnectionTable
+from ztunnel.proxy.delivery import Deliverer
 from ztunnel.proxy.inbound import InboundProxy
 from ztunnel.proxy.outbound import OutboundProxy
 from ztunnel.proxy.plaintext import PlaintextProxy
@@ -30,6 +31,7 @@ class Proxies:
     contexts: TlsContexts
     listener_table: ListenerTable
     connections: ConnectionTable
+    deliverer: Deliverer
     outbound: OutboundProxy
     inbound: InboundProxy
     plaintext: PlaintextProxy
@@ -50,11 +52,19 @@ class PodServer:
         self.pool = TunnelPool(engine, pod, proxies.contexts)
         self.terminator = Terminator(engine, pod, proxies.contexts, proxies.inbound, proxies.connections)
         listeners = PodListeners(pod, proxies.listener_table)
-        self._acceptors = [
-            *(Acceptor(engine, listener, self._outbound) for listener in listeners.outbound),
-            *(Acceptor(engine, listener, self._plaintext) for listener in listeners.plaintext),
-            *(Acceptor(engine, listener, self.terminator.accepted) for listener in listeners.hbone),
-        ]
+        self._acceptors: list[Acceptor] = []
+        try:
+            for accepted, sockets in (
+                (self._outbound, listeners.outbound),
+                (self._plaintext, listeners.plaintext),
+                (self.terminator.accepted, listeners.hbone),
+            ):
+                self._acceptors += [Acceptor(engine, listener, accepted) for listener in sockets]
+        except BaseException:
+            for acceptor in self._acceptors:
+                acceptor.close()
+            listeners.close()
+            raise
 
     def _outbound(self, sock: socket.socket, peer: PeerAddress) -> None:
         self._proxies.outbound.accepted(self.pod, self.pool, sock, peer)
@@ -70,7 +80,7 @@ class PodServer:
     @property
     def idle(self) -> bool:
         """Whether nothing of the pod is left to be served."""
-        return not self._proxies.connections.of_pod(self.pod)
+        return self.terminator.settled(self._proxies.engine.now) and not self._proxies.connections.of_pod(self.pod)
 
     def tick(self, now: float) -> None:
         """Once per second."""
@@ -92,10 +102,11 @@ class PodServer:
         """End everything."""
         self.drain()
         self.pod.tasks.stop()
-        error = Draining("ztunnel is shutting down") if not self.idle else None
+        error = Draining("ztunnel is shutting down") if self._proxies.connections.of_pod(self.pod) else None
         self.terminator.close(error)
         self.pool.close(error)
         for connection in self._proxies.connections.of_pod(self.pod):
             if connection.end is not None:
                 connection.end.cut(error or ConnectionLost("the pod is no longer served"))
+        self._proxies.deliverer.forget(self.pod)
         self.pod.namespace.close()

@@ -2,6 +2,6 @@
 
 ``outbound`` takes what applications dial, ``inbound`` what peers ask for inside tunnels, ``plaintext`` what reaches a
 pod without one. ``pool`` keeps the tunnels this node opened, ``terminator`` those it accepted, ``delivery`` makes the
-sockets that dial applications, ``connections`` is the table of all that is alive, which ``recheck`` walks when a policy
-changes. Bytes are moved by ``ztunnel.relay``.
+sockets that dial applications, ``connections`` is the table of all that is alive, which ``descriptions`` walks when a
+policy changes. Bytes are moved by ``ztunnel.relay``.
 """

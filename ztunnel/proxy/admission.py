@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import structlog
+
 from mesh.addresses import SocketAddress
 from mesh.errors import DestinationMismatch, PolicyDenied, SelfCall, UnknownWorkload
 from mesh.rbac import ConnectionFacts, Deny, decide
-from ztunnel import ports
 from ztunnel.pod import Pod
 from ztunnel.proxy.connections import Connection
+
+_log = structlog.get_logger("policy")
 
 
 def check_destination(pod: Pod, destination: SocketAddress, what: str) -> None:
@@ -19,7 +22,7 @@ def check_destination(pod: Pod, destination: SocketAddress, what: str) -> None:
     """
     if destination.ip not in pod.addresses:
         raise DestinationMismatch(f"{what} to {destination}, which is not an address of pod {pod.name}")
-    if destination.port in ports.IN_POD:
+    if destination.port in pod.mesh_ports:
         raise SelfCall(f"{what} to port {destination.port}, which is the mesh's own")
 
 
@@ -35,5 +38,15 @@ def judge(connection: Connection, facts: ConnectionFacts) -> None:
         raise UnknownWorkload(f"the control plane has not described pod {pod.name}")
     connection.facts = facts
     decision = decide(facts, pod.policies)
+    for report in decision.dry_run:
+        _log.debug(
+            "dry-run policy",
+            pod=pod.name,
+            policy=report.policy,
+            action=report.action.name,
+            matched=report.matched,
+            identity=str(facts.source_identity or "none"),
+            port=facts.destination_port,
+        )
     if isinstance(decision, Deny):
         raise PolicyDenied(decision.reason)

@@ -11,12 +11,24 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+import structlog
+
 from mesh.addresses import SocketAddress
-from mesh.errors import MeshError
+from mesh.errors import InternalError, MeshError
 from mesh.rbac import ConnectionFacts
 from mesh.telemetry.access_log import AccessLog, ConnectionRecord, Direction
 from mesh.telemetry.metrics import ConnectionHandles, L4Labels, L4Metrics, Reporter, ServiceLabels, WorkloadLabels
 from ztunnel.pod import Pod
+
+_log = structlog.get_logger("proxy")
+
+
+def unexpected(error: Exception) -> InternalError:
+    """A bug met while a connection was being set up: logged here, and the reason for which that connection fails, so
+    that it does not stay in the table for ever.
+    """
+    _log.exception("connection failed unexpectedly", exc_info=error)
+    return InternalError(f"a bug of this proxy: {error!r}")
 
 
 class Relayed(Protocol):

@@ -3,30 +3,39 @@
 The socket is made inside the pod's network namespace and bound to a loopback address, so that the application's answers
 come back to it and nowhere else. The kernel programs are told the true client first: they issue the ticket that lets
 this one connection past the pod's gate, and show the application its client's own address.
+
+Entering a namespace costs more than making a socket there, so a few are made at a time and kept for the next
+connections of the same pod.
 """
 
 from __future__ import annotations
 
 import itertools
 import socket
-from dataclasses import dataclass
 
 from ebpf.connections import Deliveries
 from mesh.addresses import SocketAddress, format_ip, is_ipv4
 from mesh.errors import ConnectFailed
 from ztunnel.pod import Pod
+from ztunnel.proxy.local_leg import prepare_local_socket
 
 # Spread over many source addresses: each has ephemeral ports of its own, so that sockets in TIME_WAIT after a burst of
 # short connections do not make the kernel search for a free one. 127.0.0.6 and up, out of the way of 127.0.0.1.
 _SOURCES = itertools.cycle([f"127.{high}.{low}.6" for high in range(16, 20) for low in range(64)])
 _IP_BIND_ADDRESS_NO_PORT = 24
+_MADE_AT_ONCE = 6
 
 
-@dataclass(frozen=True, slots=True)
 class Deliverer:
     """Makes delivery sockets."""
 
-    deliveries: Deliveries
+    def __init__(self, deliveries: Deliveries) -> None:
+        self._deliveries = deliveries
+        self._spare: dict[tuple[Pod, bool], list[socket.socket]] = {}
+        """By pod and whether IPv4. Not by uid: that of a pod whose sandbox was replaced is the same, its namespace not.
+        """
+        self._used: set[tuple[Pod, bool]] = set()
+        """Whose spares were asked for since the last tick."""
 
     def socket_for(self, pod: Pod, destination: SocketAddress, client: SocketAddress) -> socket.socket:
         """A non-blocking socket inside ``pod``, announced, ready to connect to ``destination``.
@@ -36,13 +45,13 @@ class Deliverer:
             ConnectFailed: no local port is free.
         """
         ipv4 = is_ipv4(destination.ip)
-        family = socket.AF_INET if ipv4 else socket.AF_INET6
-        sock = pod.namespace.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        key = pod, ipv4
+        self._used.add(key)
+        spare = self._spare.get(key)
+        sock = spare.pop() if spare else self._make(pod, ipv4=ipv4)
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((next(_SOURCES), 0) if ipv4 else ("::1", 0))
-            self.deliveries.announce(sock.fileno(), client)
+            self._deliveries.announce(sock.fileno(), client)
         except OSError as error:
             sock.close()
             raise ConnectFailed(f"no delivery socket for pod {pod.name}: {error.strerror or error}") from error
@@ -50,6 +59,33 @@ class Deliverer:
             sock.close()
             raise
         return sock
+
+    def _make(self, pod: Pod, *, ipv4: bool) -> socket.socket:
+        """One socket to use now; the others are kept."""
+        family = socket.AF_INET if ipv4 else socket.AF_INET6
+        made = pod.namespace.sockets(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, count=_MADE_AT_ONCE)
+        for sock in made:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            prepare_local_socket(sock)
+        taken = made.pop()
+        self._spare[pod, ipv4] = made
+        return taken
+
+    def tick(self) -> None:
+        """Once per second: keep no sockets for pods that nobody calls."""
+        for key in self._spare.keys() - self._used:
+            self._drop(key)
+        self._used.clear()
+
+    def forget(self, pod: Pod) -> None:
+        """The pod is no longer served."""
+        self._drop((pod, True))
+        self._drop((pod, False))
+
+    def _drop(self, key: tuple[Pod, bool]) -> None:
+        for sock in self._spare.pop(key, ()):
+            sock.close()
 
 
 def sockaddr(address: SocketAddress) -> tuple[str, int]:

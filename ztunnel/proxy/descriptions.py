@@ -32,19 +32,21 @@ class Descriptions:
     def __init__(self, state: MeshState, table: ConnectionTable) -> None:
         self._state = state
         self._table = table
-        self._pods: dict[str, Pod] = {}
-        self._recheck: set[str] = set()
+        # By themselves, not by uid: a pod that is enrolled again, or whose sandbox was replaced, has the uid of one
+        # whose connections may still live.
+        self._pods: set[Pod] = set()
+        self._recheck: set[Pod] = set()
         self._wake = trio.Event()
         state.subscribe(self._changed)
 
     def follow(self, pod: Pod) -> None:
         """Keep this pod's description current."""
-        self._pods[pod.uid] = pod
+        self._pods.add(pod)
         self._describe(pod)
 
     def forget(self, pod: Pod) -> None:
         """The pod is no longer served. Its connections, if any still end, keep the last description."""
-        self._pods.pop(pod.uid, None)
+        self._pods.discard(pod)
 
     async def ready(self, pod: Pod) -> None:
         """Wait until ``pod.workload`` and ``pod.policies`` are there.
@@ -79,9 +81,9 @@ class Descriptions:
         return changed
 
     def _changed(self, _changes: Changes) -> None:
-        for pod in self._pods.values():
+        for pod in self._pods:
             if self._describe(pod):
-                self._recheck.add(pod.uid)
+                self._recheck.add(pod)
         if self._recheck:
             self._wake.set()
 
@@ -91,7 +93,7 @@ class Descriptions:
             await self._wake.wait()
             self._wake = trio.Event()
             pods, self._recheck = self._recheck, set()
-            await self._judge([c for c in self._table if c.pod.uid in pods and c.facts is not None])
+            await self._judge([c for c in self._table if c.pod in pods and c.facts is not None])
 
     async def _judge(self, connections: Iterable[Connection]) -> None:
         for number, connection in enumerate(connections, 1):

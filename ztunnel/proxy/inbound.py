@@ -22,7 +22,7 @@ from ztunnel.fastpath.manager import FastPath
 from ztunnel.pod import Pod
 from ztunnel.proxy.admission import check_destination, judge
 from ztunnel.proxy.baggage import BaggageCache
-from ztunnel.proxy.connections import Connection, ConnectionTable
+from ztunnel.proxy.connections import Connection, ConnectionTable, unexpected
 from ztunnel.proxy.delivery import Deliverer, sockaddr
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
@@ -102,9 +102,17 @@ class InboundProxy:
                 # The end is made first: it keeps what the peer sends ahead, within the stream's window.
                 pod.tasks.start(self._deliver_later, request, self._make_end(request))
         except MeshError as error:
-            tunnel.machine.respond(stream, encode_response(error.http_status), end=True)
-            tunnel.machine.reset_stream(stream, ErrorCode.NO_ERROR)
-            self._describe(connection)
+            self._turn_down(tunnel, stream, connection, error)
+        except Exception as error:
+            self._turn_down(tunnel, stream, connection, unexpected(error))
+
+    def _turn_down(self, tunnel: Tunnel, stream: HboneStream, connection: Connection, error: MeshError) -> None:
+        tunnel.machine.respond(stream, encode_response(error.http_status), end=True)
+        tunnel.machine.reset_stream(stream, ErrorCode.NO_ERROR)
+        self._describe(connection)
+        if connection.end is not None:
+            connection.end.cut(error)
+        else:
             self._table.finished(connection, error)
 
     def _judge(self, request: _Request) -> None:
@@ -132,6 +140,8 @@ class InboundProxy:
         except trio.Cancelled:
             _refuse(request, end, ConnectFailed("the pod is no longer served"))
             raise
+        except Exception as error:
+            _refuse(request, end, unexpected(error))
 
     def _deliver(self, request: _Request, end: StreamEnd) -> None:
         def dialled(error: MeshError | None) -> None:

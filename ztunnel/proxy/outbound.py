@@ -22,7 +22,7 @@ from ztunnel import ports
 from ztunnel.fastpath.manager import FastPath
 from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
-from ztunnel.proxy.connections import Connection, ConnectionTable
+from ztunnel.proxy.connections import Connection, ConnectionTable, unexpected
 from ztunnel.proxy.delivery import sockaddr
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
@@ -63,45 +63,47 @@ class OutboundProxy:
 
     def accepted(self, pod: Pod, pool: TunnelPool, sock: socket.socket, peer: PeerAddress) -> None:
         """An application of ``pod`` has dialled something; its socket is ours now."""
-        original = self._originals.take(sock.fileno())
-        if original is None or (is_loopback(original.ip) and original.port in ports.IN_POD):
-            # Nobody was redirected here: the application dialled the listener itself.
-            connection = self._table.begin(pod, "outbound", peer, original or peer)
-            self._fail(sock, connection, SelfCall("the application dialled a port of the mesh itself"))
-            return
-        connection = self._table.begin(pod, "outbound", peer, original)
-        chosen = self._originals.chosen
-        if self._descriptions.is_ready(pod):
-            self._route(pod, pool, sock, connection, chosen)
-        else:
-            pod.tasks.start(self._route_later, pod, pool, sock, connection, chosen)
+        connection = self._table.begin(pod, "outbound", peer, peer)
+        try:
+            original = self._originals.take(sock.fileno())
+            chosen = self._originals.chosen
+            if original is not None:
+                connection.record.destination = original
+            if original is None or (is_loopback(original.ip) and original.port in ports.IN_POD):
+                # Nobody was redirected here: the application dialled the listener itself.
+                raise SelfCall("the application dialled a port of the mesh itself")
+            if self._descriptions.is_ready(pod):
+                self._route(pod, pool, sock, connection, chosen)
+            else:
+                pod.tasks.start(self._route_later, pod, pool, sock, connection, chosen)
+        except MeshError as error:
+            self._fail(sock, connection, error)
+        except Exception as error:
+            self._fail(sock, connection, unexpected(error))
 
     async def _route_later(
         self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection, chosen: SocketAddress | None
     ) -> None:
         try:
             await self._descriptions.ready(pod)
+            self._route(pod, pool, sock, connection, chosen)
         except MeshError as error:
             self._fail(sock, connection, error)
         except trio.Cancelled:
             self._fail(sock, connection, ConnectFailed("the pod is no longer served"))
             raise
-        else:
-            self._route(pod, pool, sock, connection, chosen)
+        except Exception as error:
+            self._fail(sock, connection, unexpected(error))
 
     def _route(
         self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection, chosen: SocketAddress | None
     ) -> None:
         record = connection.record
+        if pod.workload is None:
+            raise UnknownWorkload(f"the control plane has not described pod {pod.name}")
         record.source_workload = pod.workload
-        try:
-            if pod.workload is None:
-                raise UnknownWorkload(f"the control plane has not described pod {pod.name}")
-            original = OriginalDestination(record.destination)
-            upstream = choose_upstream(self._state, pod.workload, original, self._random, chosen)
-        except MeshError as error:
-            self._fail(sock, connection, error)
-            return
+        original = OriginalDestination(record.destination)
+        upstream = choose_upstream(self._state, pod.workload, original, self._random, chosen)
         if isinstance(upstream, Passthrough):
             record.no_mtls = NoMtls.DESTINATION_UNKNOWN
             self._table.described(connection, ServiceLabels())
@@ -121,9 +123,7 @@ class OutboundProxy:
         record.hbone_target = str(upstream.target)
         source_ip = pod.address(ipv4=is_ipv4(upstream.tunnel.ip))
         if source_ip is None:
-            reason = f"pod {pod.name} has no address of the family of {upstream.tunnel}"
-            self._fail(sock, connection, ConnectFailed(reason))
-            return
+            raise ConnectFailed(f"pod {pod.name} has no address of the family of {upstream.tunnel}")
         key = PoolKey(pod.identity, source_ip, upstream.expected_identities, upstream.tunnel)
         tunnel = pool.ready(key)
         if tunnel is None:
@@ -136,14 +136,15 @@ class OutboundProxy:
     ) -> None:
         try:
             tunnel = await pool.checkout(key)
+            self._open_stream(tunnel, upstream, sock, connection)
         except MeshError as error:
             self._describe(connection, upstream)
             self._fail(sock, connection, error)
         except trio.Cancelled:
             self._fail(sock, connection, ConnectFailed("the pod is no longer served"))
             raise
-        else:
-            self._open_stream(tunnel, upstream, sock, connection)
+        except Exception as error:
+            self._fail(sock, connection, unexpected(error))
 
     def _open_stream(
         self, tunnel: Tunnel, upstream: ToWorkload, sock: socket.socket, connection: Connection
@@ -166,12 +167,8 @@ class OutboundProxy:
         end.open(block)
 
     def _dial_plain(self, pod: Pod, sock: socket.socket, connection: Connection, address: SocketAddress) -> None:
-        try:
-            family = socket.AF_INET if is_ipv4(address.ip) else socket.AF_INET6
-            dialled = pod.namespace.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except MeshError as error:
-            self._fail(sock, connection, error)
-            return
+        family = socket.AF_INET if is_ipv4(address.ip) else socket.AF_INET6
+        dialled = pod.namespace.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         dialled.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         pair = PlainPair(self._engine, sock, dialled, lambda pair: self._table.finished(connection, pair.error))
@@ -183,5 +180,8 @@ class OutboundProxy:
         self._table.described(connection, ServiceLabels.of(None if service is None else service.service))
 
     def _fail(self, sock: socket.socket, connection: Connection, error: MeshError) -> None:
+        if connection.end is not None:
+            connection.end.cut(error)
+            return
         reset_socket(sock)
         self._table.finished(connection, error)

@@ -13,7 +13,7 @@ from mesh.telemetry.access_log import NoMtls
 from mesh.telemetry.metrics import ServiceLabels
 from ztunnel.pod import Pod
 from ztunnel.proxy.admission import check_destination, judge
-from ztunnel.proxy.connections import Connection, ConnectionTable
+from ztunnel.proxy.connections import Connection, ConnectionTable, unexpected
 from ztunnel.proxy.delivery import Deliverer, sockaddr
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
@@ -62,6 +62,8 @@ class PlaintextProxy:
                 pod.tasks.start(self._deliver_later, pod, sock, connection, local, peer)
         except MeshError as error:
             self._fail(sock, connection, error)
+        except Exception as error:
+            self._fail(sock, connection, unexpected(error))
 
     async def _deliver_later(
         self, pod: Pod, sock: socket.socket, connection: Connection, local: SocketAddress, peer: PeerAddress
@@ -74,6 +76,8 @@ class PlaintextProxy:
         except trio.Cancelled:
             self._fail(sock, connection, ConnectFailed("the pod is no longer served"))
             raise
+        except Exception as error:
+            self._fail(sock, connection, unexpected(error))
 
     def _deliver(
         self, pod: Pod, sock: socket.socket, connection: Connection, local: SocketAddress, peer: PeerAddress
@@ -90,6 +94,9 @@ class PlaintextProxy:
         self._table.described(connection, ServiceLabels())
 
     def _fail(self, sock: socket.socket, connection: Connection, error: MeshError) -> None:
+        if connection.end is not None:
+            connection.end.cut(error)
+            return
         reset_socket(sock)
         self._describe(connection)
         self._table.finished(connection, error)

@@ -98,13 +98,12 @@ class TunnelPool:
                 return tunnel
             entry = self._entries.setdefault(key, _Entry())
             if entry.dialling is None:
-                await self._dial(key, entry)
-            else:
-                await entry.dialling.wait()
+                return await self._dial(key, entry)
+            await entry.dialling.wait()
             if entry.failure is not None:
                 raise entry.failure
 
-    async def _dial(self, key: PoolKey, entry: _Entry) -> None:
+    async def _dial(self, key: PoolKey, entry: _Entry) -> Tunnel:
         event = entry.dialling = trio.Event()
         entry.failure = None
         try:
@@ -112,8 +111,14 @@ class TunnelPool:
             entry.tunnels.append(tunnel)
             self._keys[tunnel] = key
             tunnel.start()
+            if tunnel.closed or tunnel.machine.free_streams <= 0:
+                # Whoever asked would dial again at once, and so without end.
+                tunnel.close(None)
+                raise ConnectFailed(f"{key.address} ended the tunnel, or took no connection on it, as soon as it stood")
+            return tunnel
         except MeshError as error:
             entry.failure = error
+            raise
         except trio.Cancelled:
             entry.failure = ConnectFailed("the pod is no longer served")
             raise
@@ -163,10 +168,14 @@ class TunnelPool:
     # -- upkeep --------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Once per second: keep tunnels alive, close the unused."""
-        for tunnel in list(self._keys):
+        """Once per second: keep tunnels alive, close the unused and, once they are empty, the retired."""
+        for tunnel, key in list(self._keys.items()):
             tunnel.tick(now)
-            if not tunnel.closed and not tunnel.streams and now - tunnel.last_used > UNUSED_SECONDS:
+            if tunnel.closed or tunnel.streams or not tunnel.idle:
+                continue
+            entry = self._entries.get(key)
+            retired = entry is None or tunnel not in entry.tunnels
+            if retired or now - tunnel.last_used > UNUSED_SECONDS:
                 tunnel.drain()
                 tunnel.close(None)
 
@@ -174,8 +183,6 @@ class TunnelPool:
         """The pod's certificate was renewed: new streams go to tunnels made with the new one."""
         for tunnel in list(self._keys):
             self._retire(tunnel)
-            if not tunnel.streams:
-                tunnel.close(None)
 
     def __len__(self) -> int:
         return len(self._keys)

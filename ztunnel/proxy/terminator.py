@@ -1,7 +1,7 @@
 """Tunnels that peers open to this node's pods: handshake, identity, and then the relay.
 
-Until a peer has proven an identity of the trust domain it is given little: a bounded number of handshakes at a time per
-pod, each with a deadline, and no word of HTTP/2 is read from it.
+Until a peer has proven an identity of the trust domain it is given little: a bounded number of handshakes at a time,
+per pod and per address, each with a deadline, and no word of HTTP/2 is read from it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import socket
 import structlog
 import trio
 
-from mesh.addresses import PeerAddress, SocketAddress, from_sockaddr
-from mesh.errors import MeshError, TlsFailure
+from mesh.addresses import IpBytes, PeerAddress, SocketAddress, from_sockaddr
+from mesh.errors import ConnectFailed, MeshError, TlsFailure
 from mesh.hbone.contract import HboneStream, Role
 from mesh.tls.handshake_driver import handshake
 from mesh.tls.peer import verify_server_side
 from ztunnel.pod import Pod
-from ztunnel.proxy.connections import ConnectionTable
+from ztunnel.proxy.connections import ConnectionTable, unexpected
 from ztunnel.proxy.inbound import InboundProxy, ServedTunnel
 from ztunnel.proxy.tls_contexts import TlsContexts
 from ztunnel.relay.engine import Engine
@@ -27,6 +27,12 @@ from ztunnel.relay.tunnel import Tunnel
 HANDSHAKE_SECONDS = 10.0
 MAX_HANDSHAKES = 256
 """At a time, per pod."""
+MAX_HANDSHAKES_PER_PEER = 32
+"""At a time, per pod, from one address: whoever leaves handshakes unfinished does not take the place of others."""
+UNUSED_SECONDS = 900.0
+"""A tunnel without streams is closed after this time: a client that means well does so earlier."""
+SETTLE_SECONDS = 2.0
+"""How long requests that cross our GOAWAY are still taken."""
 
 _log = structlog.get_logger("inbound")
 
@@ -43,23 +49,40 @@ class Terminator:
         self._inbound = inbound
         self._table = table
         self._handshakes = 0
+        self._of_peer: dict[IpBytes, int] = {}
+        """Handshakes in progress by the peer's address."""
         self._served: dict[Tunnel, ServedTunnel] = {}
-        self._draining = False
+        self._draining_since: float | None = None
 
     def accepted(self, sock: socket.socket, peer: PeerAddress) -> None:
         """A connection to port 15008."""
-        if self._handshakes >= MAX_HANDSHAKES or self._draining:
-            reset_socket(sock)
-            _log.warning("tunnel refused", pod=self._pod.name, peer=str(peer), handshakes=self._handshakes)
-            return
-        self._handshakes += 1
-        self._pod.tasks.start(self._terminate, sock, peer)
-
-    async def _terminate(self, plain: socket.socket, peer: PeerAddress) -> None:
-        sock = trio.socket.from_stdlib_socket(plain)
-        local = SocketAddress(peer.ip, 0)
         try:
             local = from_sockaddr(sock.getsockname())
+        except OSError:
+            sock.close()
+            return
+        of_peer = self._of_peer.get(peer.ip, 0)
+        if self._handshakes >= MAX_HANDSHAKES or of_peer >= MAX_HANDSHAKES_PER_PEER:
+            reset_socket(sock)
+            self._failed(peer, local, TlsFailure(
+                f"too many unfinished TLS handshakes: {of_peer} of this peer, {self._handshakes} in all"
+            ))
+            return
+        self._handshakes += 1
+        self._of_peer[peer.ip] = of_peer + 1
+        self._pod.tasks.start(self._terminate, sock, peer, local)
+
+    def _handshake_over(self, ip: IpBytes) -> None:
+        self._handshakes -= 1
+        left = self._of_peer[ip] - 1
+        if left:
+            self._of_peer[ip] = left
+        else:
+            del self._of_peer[ip]
+
+    async def _terminate(self, plain: socket.socket, peer: PeerAddress, local: SocketAddress) -> None:
+        sock = trio.socket.from_stdlib_socket(plain)
+        try:
             context = await self._contexts.server(self._pod.identity)
             deadline = trio.current_time() + HANDSHAKE_SECONDS
             tls = await handshake(sock, context, server_side=True, deadline=deadline)
@@ -68,16 +91,22 @@ class Terminator:
             sock.close()
             self._failed(peer, local, error)
             return
-        except BaseException:
+        except BaseException as error:
             sock.close()
+            if isinstance(error, Exception):
+                self._failed(peer, local, unexpected(error))
+                return
+            self._failed(peer, local, ConnectFailed("the pod is no longer served"))
             raise
         finally:
-            self._handshakes -= 1
+            self._handshake_over(peer.ip)
         raw = socket.socket(fileno=sock.detach())
         raw.setblocking(False)
         tunnel = Tunnel(self._engine, raw, tls, Role.SERVER, self, identity)
         self._served[tunnel] = ServedTunnel(self._pod, peer, local, identity)
         tunnel.start()
+        if self._draining_since is not None:
+            tunnel.ask_to_leave()
 
     def _failed(self, peer: PeerAddress, local: SocketAddress, error: MeshError | OSError) -> None:
         connection = self._table.begin(self._pod, "inbound", peer, local)
@@ -90,16 +119,31 @@ class Terminator:
 
     def tick(self, now: float) -> None:
         """Once per second."""
+        settled = self.settled(now)
         for tunnel in list(self._served):
             tunnel.tick(now)
-            if self._draining and not tunnel.closed and not tunnel.streams:
+            if tunnel.closed:
+                continue
+            if settled:
+                tunnel.drain()
+            unused = not tunnel.streams and tunnel.idle
+            if unused and (settled or now - tunnel.last_used > UNUSED_SECONDS):
                 tunnel.close(None)
 
     def drain(self) -> None:
         """Tell peers to take their new connections elsewhere."""
-        self._draining = True
-        for tunnel in list(self._served):
-            tunnel.drain()
+        if self._draining_since is None:
+            self._draining_since = self._engine.now
+            for tunnel in list(self._served):
+                tunnel.ask_to_leave()
+
+    def settled(self, now: float) -> bool:
+        """Whether peers have had the time to read that we are going away."""
+        return (
+            self._draining_since is not None
+            and not self._handshakes
+            and now - self._draining_since > SETTLE_SECONDS
+        )
 
     def __len__(self) -> int:
         return len(self._served)

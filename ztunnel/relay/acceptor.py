@@ -15,8 +15,16 @@ from ztunnel.relay.engine import Engine
 BATCH = 64
 """Connections accepted from one listener before others get their turn."""
 
+QUEUE = 4096
+"""Most connections that wait in a listener's queue; what it was told to keep."""
+
 _log = structlog.get_logger("relay")
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# What accept(2) reports of the connection it was about to hand out, which is gone then; the listener is well.
+_OF_THE_CONNECTION = (
+    *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET),
+)
 
 
 class Acceptor:
@@ -42,7 +50,10 @@ class Acceptor:
         return self._listener
 
     def _on_ready(self, _events: int) -> None:
-        for _ in range(BATCH):
+        self._accept(BATCH)
+
+    def _accept(self, most: int) -> None:
+        for _ in range(most):
             try:
                 sock, address = self._listener.accept()
             except BlockingIOError:
@@ -51,11 +62,13 @@ class Acceptor:
                 if error.errno in _OUT_OF_DESCRIPTORS:
                     self._refuse_one()
                     return
-                if error.errno == errno.ECONNABORTED:
+                if error.errno in _OF_THE_CONNECTION:
                     continue
                 raise
-            sock.setblocking(False)
-            self._accepted(sock, PeerAddress(from_sockaddr(address)))
+            try:
+                self._accepted(sock, PeerAddress(from_sockaddr(address)))
+            except Exception:  # one connection's bug must not stop the listener; whoever holds the socket closes it
+                _log.exception("an accepted connection was lost to a bug", peer=str(address))
 
     def _refuse_one(self) -> None:
         Acceptor.out_of_descriptors += 1
@@ -70,7 +83,8 @@ class Acceptor:
             pass  # still none to be had: the next turn tries again
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening. Those who have connected already are still taken: to them nothing was refused."""
+        self._accept(QUEUE)
         self._engine.unregister(self._listener.fileno())
         self._listener.close()
         if self._reserve is not None:

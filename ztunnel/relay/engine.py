@@ -23,10 +23,12 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import structlog
 import trio
+
+from mesh.errors import InternalError, MeshError
 
 MAX_STAY = 0.002
 """Seconds between two visits to trio while traffic flows."""
@@ -37,6 +39,9 @@ LINGER = 0.001
 BATCH = 512
 """Ready sockets handled in one turn."""
 
+MERGED = 2
+"""Further batches handled before output is sent: more messages to a record, no waiting for any."""
+
 READ_SIZE = 512 * 1024
 """Most bytes taken from a socket at once: large enough to amortise system calls in bulk, small enough to stay fair."""
 
@@ -44,7 +49,7 @@ FRAME_ROOM = 9
 """Bytes kept free in front of :attr:`Engine.read_buffer`, so that a DATA header can be put before what was read."""
 
 Handler = Callable[[int], None]
-"""Called with the epoll events of its descriptor."""
+"""Called with the epoll events of its descriptor; a method of what is to be told when it fails."""
 
 _log = structlog.get_logger("relay")
 
@@ -56,6 +61,14 @@ class Flushable(Protocol):
         """Encrypt and send what has collected."""
 
 
+@runtime_checkable
+class Crashable(Protocol):
+    """Something that can be ended when a handler of its fails: not watched any more, it would else stay for ever."""
+
+    def crashed(self, error: MeshError) -> None:
+        """End the connection, and whatever depends on it."""
+
+
 class Engine:
     """One epoll set and its buffers, which all its connections share: memory does not grow with connections."""
 
@@ -63,6 +76,7 @@ class Engine:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._dirty: list[Flushable] = []
+        self._gone: set[int] = set()
         self._in_turn = False
         self._handed_over = False
         self._token: trio.lowlevel.TrioToken | None = None
@@ -88,7 +102,15 @@ class Engine:
     def unregister(self, fd: int) -> None:
         """Stop watching; to be called before the descriptor is closed, since the kernel may give its number away."""
         if self._handlers.pop(fd, None) is not None:
+            if self._in_turn:
+                # The batch at hand may hold events of this descriptor, and its number may be somebody else's by then.
+                self._gone.add(fd)
             self._epoll.unregister(fd)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching a descriptor that is closed right after: the kernel then takes it out of the set by itself."""
+        if self._handlers.pop(fd, None) is not None and self._in_turn:
+            self._gone.add(fd)
 
     @property
     def watched(self) -> int:
@@ -113,8 +135,9 @@ class Engine:
             for item in dirty:
                 try:
                     item.flush()
-                except Exception:  # one connection's bug must not stop the node's traffic
+                except Exception as error:  # one connection's bug must not stop the node's traffic
                     _log.exception("flush failed")
+                    _end(item, error)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -134,7 +157,6 @@ class Engine:
     def _stay(self) -> bool:
         """Take turns until it is time for trio; returns whether more is ready."""
         poll = self._epoll.poll
-        handlers = self._handlers
         self.now = time.monotonic()
         leave_at = self.now + MAX_STAY
         timeout = 0.0
@@ -144,14 +166,13 @@ class Engine:
             if not ready:
                 return False
             self._in_turn = True
-            for fd, events in ready:
-                handler = handlers.get(fd)
-                if handler is not None:
-                    try:
-                        handler(events)
-                    except Exception:  # one connection's bug must not stop the node's traffic
-                        _log.exception("relay handler failed", fd=fd)
-                        self._silence(fd)
+            self._handle(ready)
+            # What has become ready meanwhile goes into the same records and sends.
+            for _ in range(MERGED):
+                ready = poll(0, BATCH)
+                if not ready:
+                    break
+                self._handle(ready)
             if self._dirty:
                 self._flush_dirty()
             self._in_turn = False
@@ -159,6 +180,20 @@ class Engine:
             if self._handed_over or self.now > leave_at:
                 return True
             timeout = LINGER
+
+    def _handle(self, ready: list[tuple[int, int]]) -> None:
+        handlers, gone = self._handlers, self._gone
+        for fd, events in ready:
+            handler = handlers.get(fd)
+            if handler is not None and not (gone and fd in gone):
+                try:
+                    handler(events)
+                except Exception as error:  # one connection's bug must not stop the node's traffic
+                    _log.exception("relay handler failed", fd=fd)
+                    self._silence(fd)
+                    _end(getattr(handler, "__self__", None), error)
+        if gone:
+            gone.clear()
 
     def _silence(self, fd: int) -> None:
         """Stop watching a descriptor whose handler fails, so that it cannot fail for ever."""
@@ -171,3 +206,12 @@ class Engine:
         """Release the epoll set; its sockets belong to their ends."""
         self._epoll.close()
         self._handlers.clear()
+
+
+def _end(item: object, error: Exception) -> None:
+    """End what has failed, so that its peers, the connection table and a drain do not wait for it."""
+    if isinstance(item, Crashable):
+        try:
+            item.crashed(InternalError(f"a bug of this proxy: {error!r}"))
+        except Exception:
+            _log.exception("a failed connection could not be ended")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from mesh.errors import MeshError
 from ztunnel.relay.dialing_end import DialingEnd
 from ztunnel.relay.engine import READ_SIZE, Engine
-from ztunnel.relay.socket_end import EPOLLIN
+from ztunnel.relay.socket_end import DONT_WAIT, EPOLLIN, LOOKED_AWAY
 
 
 class PlainEnd(DialingEnd):
@@ -28,7 +28,7 @@ class PlainEnd(DialingEnd):
             self.pause_reading()
             return
         try:
-            size = self.sock.recv_into(self.engine.payload_view, READ_SIZE)
+            size = self.sock.recv_into(self.engine.payload_view, READ_SIZE, DONT_WAIT)
         except BlockingIOError:
             return
         except OSError as error:
@@ -45,7 +45,7 @@ class PlainEnd(DialingEnd):
         """Let the other side read again once everything was taken."""
         if self.backlog is None:
             other = self.other
-            if not other.closed and not other.events & EPOLLIN:
+            if not other.closed and (other.events == LOOKED_AWAY or not other.events & EPOLLIN):
                 other.resume_reading()
 
     def ended(self) -> None:

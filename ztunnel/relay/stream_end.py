@@ -16,7 +16,7 @@ from mesh.hbone.codec import ErrorCode, error_name, response_status
 from mesh.hbone.contract import HboneStream
 from ztunnel.relay.dialing_end import DialingEnd
 from ztunnel.relay.engine import FRAME_ROOM, READ_SIZE, Engine
-from ztunnel.relay.socket_end import EPOLLIN
+from ztunnel.relay.socket_end import DONT_WAIT, EPOLLIN
 from ztunnel.relay.tunnel import DIRECT_SIZE, Tunnel
 
 BEFORE_ANSWER = 64 * 1024
@@ -43,14 +43,15 @@ class StreamEnd(DialingEnd):
         """Bytes received from the tunnel."""
         self._on_closed = on_closed
 
-    # -- beginnings
-    # ------------------------------------------------------------------------------------------------------
+    # -- beginnings --------------------------------------------------------------------------------------------------
 
     def open(self, block: bytes) -> None:
         """Client's node: open a stream with this header block and start reading the application."""
-        self.stream = self.tunnel.machine.open_stream(block, self)
+        # Joined first: should the tunnel break while the request is put into it, this end is told like all others.
         self.tunnel.join(self)
-        self.watch(EPOLLIN)
+        self.stream = self.tunnel.machine.open_stream(block, self)
+        if not self.closed:
+            self.watch(EPOLLIN)
 
     def adopt(self, stream: HboneStream) -> None:
         """Server's node: serve a stream the peer requested. DATA is kept until :meth:`dial` has connected."""
@@ -60,8 +61,7 @@ class StreamEnd(DialingEnd):
         self.tunnel.join(self)
         self.expect_dial()
 
-    # -- socket to stream
-    # ------------------------------------------------------------------------------------------------
+    # -- socket to stream --------------------------------------------------------------------------------------------
 
     def read_input(self) -> None:
         """Turn what the application sent into a DATA frame."""
@@ -84,7 +84,7 @@ class StreamEnd(DialingEnd):
                 return
         engine = self.engine
         try:
-            size = self.sock.recv_into(engine.payload_view, limit)
+            size = self.sock.recv_into(engine.payload_view, limit, DONT_WAIT)
         except BlockingIOError:
             return
         except OSError as error:
@@ -103,12 +103,11 @@ class StreamEnd(DialingEnd):
             tunnel.output_ready()
 
     def input_failed(self, error: OSError) -> None:
-        """The application reset its connection: tell the peer, as a reset."""
-        self.tunnel.machine.reset_stream(self.stream, ErrorCode.CANCEL)
+        """The application reset its connection: tell the peer, as a reset (RFC 9113 section 8.5)."""
+        self.tunnel.machine.reset_stream(self.stream, ErrorCode.CONNECT_ERROR)
         super().input_failed(error)
 
-    # -- stream to socket (mesh.hbone.contract.StreamOwner)
-    # --------------------------------------------------------------
+    # -- stream to socket (mesh.hbone.contract.StreamOwner) ----------------------------------------------------------
 
     def stream_data(self, payload: memoryview) -> None:
         """DATA from the peer."""
@@ -132,16 +131,18 @@ class StreamEnd(DialingEnd):
     def stream_ended(self) -> None:
         """The peer's application sent its FIN."""
         if not self.answered:
-            self.abort(ConnectionLost("the peer ended the stream without an answer"))
+            self.cut(ConnectionLost("the peer ended the stream without an answer"))
             return
         self.finish_writing()
 
     def stream_reset(self, code: int) -> None:
         """The peer's application, or the peer, gave up."""
-        if code in (ErrorCode.NO_ERROR, ErrorCode.CANCEL):
+        if self.answered and code in (ErrorCode.NO_ERROR, ErrorCode.CONNECT_ERROR):
             self.abort(None)
-            return
-        self.abort(ConnectionLost(f"the peer reset the stream ({error_name(code)})"))
+        elif self.answered and code == ErrorCode.CANCEL:
+            self.abort(ConnectionLost("the peer's proxy ended the connection: by a policy there, or because it stops"))
+        else:
+            self.abort(ConnectionLost(f"the peer reset the stream ({error_name(code)})"))
 
     def stream_writable(self) -> None:
         """The stream's window has opened."""
@@ -151,13 +152,16 @@ class StreamEnd(DialingEnd):
         """The tunnel under this stream is gone."""
         self.abort(error)
 
-    # -- the end
-    # ---------------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------------------------
 
     def cut(self, error: MeshError, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """End the connection from this side, both ways, now."""
         self.tunnel.machine.reset_stream(self.stream, code)
         self.abort(error)
+
+    def crashed(self, error: MeshError) -> None:
+        """A handler failed (``ztunnel.relay.engine.Crashable``)."""
+        self.cut(error, ErrorCode.INTERNAL_ERROR)
 
     def ended(self) -> None:
         """Leave the tunnel and report."""

@@ -300,16 +300,15 @@ class Tunnel:
         except Http2Violation as violation:
             self._receiving = False
             self.machine.go_away(violation.code)
-            self._encrypt_outgoing()
             self.close(violation)
             return
-        self._receiving = False
+        finally:
+            self._receiving = False
         self._leftover = bytes(view[taken:end]) if taken < end else b""
         if self._closing is not None:
             self.close(self._closing)
 
-    # -- mesh.hbone.contract.ConnectionOwner
-    # ----------------------------------------------------------------------------
+    # -- mesh.hbone.contract.ConnectionOwner -------------------------------------------------------------------------
 
     def stream_requested(self, stream: HboneStream, headers: list[tuple[str, str]]) -> None:
         """Pass a request to the owner."""
@@ -327,8 +326,7 @@ class Tunnel:
         """The peer lives."""
         self._pinged_at = None
 
-    # -- keeping alive and ending
-    # ----------------------------------------------------------------------------------------
+    # -- keeping alive and ending ------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Once per second: refill the abuse budget, send PINGs, notice a dead peer."""
@@ -343,10 +341,19 @@ class Tunnel:
         elif now - self._pinged_at > PING_TIMEOUT:
             self.close(ConnectionLost(f"the peer has not answered a PING for {PING_TIMEOUT:.0f} s"))
 
-    def drain(self) -> None:
-        """Ask the peer to open no more streams here."""
+    def ask_to_leave(self) -> None:
+        """Ask the peer to open no more streams here; those that are on their way are still taken."""
         if not self.closed:
+            self.machine.announce_going_away()
+
+    def drain(self) -> None:
+        """Take no more streams."""
+        if not self.closed and not self.machine.draining:
             self.machine.go_away()
+
+    def crashed(self, error: MeshError) -> None:
+        """A handler failed (``ztunnel.relay.engine.Crashable``)."""
+        self.close(error)
 
     def close_later(self, error: MeshError) -> None:
         """Close as soon as the bytes at hand have been read."""
@@ -366,6 +373,11 @@ class Tunnel:
         self.engine.unregister(self._fd)
         if not self._pending:
             try:
+                outgoing = self.machine.outgoing
+                if outgoing:  # a GOAWAY, say, that explains this end
+                    with memoryview(outgoing) as view:
+                        self._encrypt(view)
+                    outgoing.clear()
                 self._tls.unwrap()
             except ssl.SSLError:
                 pass  # the peer has not said good-bye, and need not

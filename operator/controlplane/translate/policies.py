@@ -1,15 +1,17 @@
 """AuthorizationPolicy to the policies that ztunnels evaluate.
 
 Only layer 4 exists there. What a rule says about requests cannot be decided, so the rule is changed in the direction
-that grants no more than its author wrote: an ALLOW rule with such a field is dropped whole (it allows nothing). Of a
-DENY rule the layer-4 part is kept; an alternative that has none matches nothing. Both are told as findings.
+that grants no more than its author wrote: an ALLOW rule with such a field is dropped whole (it allows nothing). A DENY
+rule is enforced without the field, so it denies more; an alternative with no other field always matches, and a rule
+with nothing else denies every connection. Both are told as findings, and so are values that nobody can ever match.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from controlplane.translate.finding import Condition, Finding
+from controlplane.translate.policy_values import Value, namespace, principal, service_account
 from controlplane.translate.settings import MeshSettings
 from mesh.addresses import Cidr, parse_cidr
 from mesh.model.policy import (
@@ -21,7 +23,6 @@ from mesh.model.policy import (
     Rule,
     ServiceAccountMatch,
     StringMatch,
-    StringMatchKind,
 )
 from resources.objects import AuthorizationPolicy, ObjectKey
 from resources.security import AuthorizationRule, Operation, Source, When, WorkloadSelector
@@ -44,7 +45,14 @@ _OPERATION_LAYER_7 = {
     "paths": "paths",
     "not_paths": "notPaths",
 }
-_NOTHING = Match()
+_NO_FIELD = Match()
+_EFFECT_OF_NOBODY = {
+    # By whether the policy allows and whether the field is a ``not...`` one.
+    (True, False): "admits nobody",
+    (True, True): "keeps nobody out",
+    (False, False): "denies nobody",
+    (False, True): "spares nobody",
+}
 
 
 def translate_authorization_policy(
@@ -53,12 +61,15 @@ def translate_authorization_policy(
     """One AuthorizationPolicy; None for those that are not for ztunnels."""
     spec = source.spec
     if spec.target_ref is not None or spec.target_refs:
-        message = "policies with targetRefs are enforced by waypoints only, and waypoints are not served yet"
+        message = (
+            "policies with targetRefs are for waypoints, which are not served yet: this policy is NOT enforced; "
+            "restrict access by a policy with a selector"
+        )
         return None, (Finding(source.key, Condition.NOT_APPLIED, message),)
     if not enforced_by_ztunnels(source):
         message = f"the action {spec.action} is not supported; ALLOW and DENY are"
         return None, (Finding(source.key, Condition.NOT_APPLIED, message),)
-    converter = _Converter(source.key, spec.action == "ALLOW")
+    converter = _Converter(source.key, spec.action == "ALLOW", settings.trust_domain)
     rules = [converter.rule(rule, f"rules[{index}]") for index, rule in enumerate(spec.rules)]
     policy = Policy(
         name=source.metadata.name,
@@ -98,13 +109,16 @@ def selects(
 class _Converter:
     """Turns the rules of one policy, and notes what could not be."""
 
-    def __init__(self, key: ObjectKey, allow: bool) -> None:
+    def __init__(self, key: ObjectKey, allow: bool, trust_domain: str) -> None:
         self._key = key
         self._allow = allow
+        self._trust_domain = trust_domain
+        self._undecidable = False
+        """Whether the rule at hand has a field that only a waypoint could decide."""
         self.findings: list[Finding] = []
 
     def rule(self, rule: AuthorizationRule, place: str) -> Rule | None:
-        before = len(self.findings)
+        self._undecidable = False
         clauses: list[Clause] = []
         if rule.from_:
             matches = [self._source(one.source, f"{place}.from[{i}].source") for i, one in enumerate(rule.from_)]
@@ -114,32 +128,36 @@ class _Converter:
             clauses.append(Clause(tuple(matches)))
         for index, condition in enumerate(rule.when or ()):
             clauses.append(Clause((self._condition(condition, f"{place}.when[{index}]"),)))
-        if self._allow and len(self.findings) > before:
+        if not self._undecidable:
+            return Rule(tuple(clauses))
+        if self._allow:
             return None
-        if any(all(match == _NOTHING for match in clause.matches) for clause in clauses):
-            message = f"{place} matches nothing: it has an alternative without any layer-4 field"
-            self.findings.append(Finding(self._key, Condition.UNSUPPORTED_VALUE, message))
-            return None
-        return Rule(tuple(clauses))
+        # On the wire an alternative without fields never matches; left out, its clause always does.
+        kept = tuple(clause for clause in clauses if _NO_FIELD not in clause.matches)
+        if not kept:
+            self._tell(f"{place} denies every connection: without a waypoint nothing of it narrows what it denies")
+        return Rule(kept)
 
     def _source(self, source: Source | None, place: str) -> Match:
         if source is None:
-            return _NOTHING
+            return _NO_FIELD
         self._note_layer_7(source, _SOURCE_LAYER_7, place)
         return Match(
-            namespaces=_texts(source.namespaces),
-            not_namespaces=_texts(source.not_namespaces),
-            principals=_texts(source.principals),
-            not_principals=_texts(source.not_principals),
+            namespaces=self._namespaces(source.namespaces, f"{place}.namespaces"),
+            not_namespaces=self._namespaces(source.not_namespaces, f"{place}.notNamespaces", negative=True),
+            principals=self._principals(source.principals, f"{place}.principals"),
+            not_principals=self._principals(source.not_principals, f"{place}.notPrincipals", negative=True),
             source_ips=_networks(source.ip_blocks),
             not_source_ips=_networks(source.not_ip_blocks),
-            service_accounts=self._accounts(source.service_accounts),
-            not_service_accounts=self._accounts(source.not_service_accounts),
+            service_accounts=self._accounts(source.service_accounts, f"{place}.serviceAccounts"),
+            not_service_accounts=self._accounts(
+                source.not_service_accounts, f"{place}.notServiceAccounts", negative=True
+            ),
         )
 
     def _operation(self, operation: Operation | None, place: str) -> Match:
         if operation is None:
-            return _NOTHING
+            return _NO_FIELD
         self._note_layer_7(operation, _OPERATION_LAYER_7, place)
         return Match(
             destination_ports=_ports(operation.ports), not_destination_ports=_ports(operation.not_ports)
@@ -147,26 +165,60 @@ class _Converter:
 
     def _condition(self, condition: When, place: str) -> Match:
         values, not_values = condition.values, condition.not_values
+        positive, negative = f"{place}.values", f"{place}.notValues"
         match condition.key:
             case "source.ip":
                 return Match(source_ips=_networks(values), not_source_ips=_networks(not_values))
             case "source.namespace":
-                return Match(namespaces=_texts(values), not_namespaces=_texts(not_values))
+                return Match(
+                    namespaces=self._namespaces(values, positive),
+                    not_namespaces=self._namespaces(not_values, negative, negative=True),
+                )
             case "source.principal":
-                return Match(principals=_texts(values), not_principals=_texts(not_values))
+                return Match(
+                    principals=self._principals(values, positive),
+                    not_principals=self._principals(not_values, negative, negative=True),
+                )
             case "destination.ip":
                 return Match(destination_ips=_networks(values), not_destination_ips=_networks(not_values))
             case "destination.port":
                 return Match(destination_ports=_ports(values), not_destination_ports=_ports(not_values))
         self._unsupported(f"{place}.key {condition.key[:64]!r}")
-        return _NOTHING
+        return _NO_FIELD
 
-    def _accounts(self, values: tuple[str, ...] | None) -> tuple[ServiceAccountMatch, ...]:
-        return tuple(self._account(text) for text in values or ())
+    def _principals(
+        self, values: Iterable[str] | None, place: str, *, negative: bool = False
+    ) -> tuple[StringMatch, ...]:
+        return self._texts(values, lambda text: principal(text, self._trust_domain), place, negative)
 
-    def _account(self, text: str) -> ServiceAccountMatch:
-        namespace, separator, name = text.rpartition("/")
-        return ServiceAccountMatch(namespace if separator else self._key.namespace, name)
+    def _namespaces(
+        self, values: Iterable[str] | None, place: str, *, negative: bool = False
+    ) -> tuple[StringMatch, ...]:
+        return self._texts(values, namespace, place, negative)
+
+    def _texts(
+        self, values: Iterable[str] | None, read: Callable[[str], Value], place: str, negative: bool
+    ) -> tuple[StringMatch, ...]:
+        matches = []
+        for index, text in enumerate(values or ()):
+            match, never = read(text)
+            self._note_nobody(never, f"{place}[{index}]", text, negative)
+            matches.append(match)
+        return tuple(matches)
+
+    def _accounts(
+        self, values: Iterable[str] | None, place: str, *, negative: bool = False
+    ) -> tuple[ServiceAccountMatch, ...]:
+        matches = []
+        for index, text in enumerate(values or ()):
+            match, never = service_account(text, self._key.namespace)
+            self._note_nobody(never, f"{place}[{index}]", text, negative)
+            matches.append(match)
+        return tuple(matches)
+
+    def _note_nobody(self, never: str, place: str, text: str, negative: bool) -> None:
+        if never:
+            self._tell(f"{place} {text[:128]!r} {_EFFECT_OF_NOBODY[self._allow, negative]}: {never}")
 
     def _note_layer_7(self, part: Source | Operation, names: dict[str, str], place: str) -> None:
         for name, spelt in names.items():
@@ -174,23 +226,12 @@ class _Converter:
                 self._unsupported(f"{place}.{spelt}")
 
     def _unsupported(self, what: str) -> None:
-        effect = "the rule is dropped and allows nothing" if self._allow else "the rule is enforced without it"
-        message = f"{what} needs a waypoint: {effect}"
+        self._undecidable = True
+        effect = "dropped and allows nothing" if self._allow else "enforced without it and denies more than it says"
+        self._tell(f"{what} needs a waypoint: the rule is {effect}")
+
+    def _tell(self, message: str) -> None:
         self.findings.append(Finding(self._key, Condition.UNSUPPORTED_VALUE, message))
-
-
-def _texts(values: Iterable[str] | None) -> tuple[StringMatch, ...]:
-    return tuple(_text(value) for value in values or ())
-
-
-def _text(value: str) -> StringMatch:
-    if value == "*":
-        return StringMatch(StringMatchKind.PRESENCE)
-    if value.startswith("*"):
-        return StringMatch(StringMatchKind.SUFFIX, value[1:])
-    if value.endswith("*"):
-        return StringMatch(StringMatchKind.PREFIX, value[:-1])
-    return StringMatch(StringMatchKind.EXACT, value)
 
 
 def _networks(values: Iterable[str] | None) -> tuple[Cidr, ...]:

@@ -92,7 +92,10 @@ def waypoint_findings(key: ObjectKey, labels: dict[str, str]) -> list[Finding]:
     name = labels.get(USE_WAYPOINT_LABEL, "none")
     if name == "none":
         return []
-    message = f"label {USE_WAYPOINT_LABEL}={name}: waypoints are not served yet"
+    message = (
+        f"label {USE_WAYPOINT_LABEL}={name}: waypoints are not served yet, so traffic is NOT routed through one and "
+        "layer-7 policy is NOT enforced; remove the label, and restrict access by layer-4 policies"
+    )
     return [Finding(key, Condition.UNSUPPORTED_VALUE, message)]
 
 

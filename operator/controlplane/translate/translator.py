@@ -54,6 +54,11 @@ class Translator:
         self._static_strict = False
 
     @property
+    def objects(self) -> ObjectSet:
+        """What all results and findings are of."""
+        return self._objects
+
+    @property
     def findings(self) -> Iterator[Finding]:
         """All findings, by object."""
         for key in sorted(self._findings):

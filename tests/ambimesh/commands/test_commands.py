@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
+from ambimesh import output
 from ambimesh.__main__ import app, main
-from ambimesh.commands import check, lab_processes, lab_status, output, version, ztunnel_config
+from ambimesh.commands import check, lab_processes, lab_status, version, ztunnel_config
 from ambimesh.commands.demo import DEMO_LAB
 from ambimesh.commands.lab import SHIPPED_MANIFESTS
 from ambimesh.commands.options import LabName
-from ambimesh.commands.output import OutputFormat
 from ambimesh.demo.stage import POLICIES
 from ambimesh.lab import manifests
 from ambimesh.lab.layout import LabLayout
@@ -86,19 +85,6 @@ def test_checks_show_what_is_missing_first_with_its_remedy() -> None:
     found = [FeatureCheck("a", True, "yes", ""), FeatureCheck("b", False, "no [b]", "install b")]
     lines = rendered(["CHECK", "RESULT", "FOUND", "REMEDY"], check.rows(found)).splitlines()
     assert [line.split() for line in lines[1:]] == [["b", "missing", "no", "[b]", "install", "b"], ["a", "ok", "yes"]]
-
-
-def test_tables_are_never_cut_and_brackets_are_no_markup() -> None:
-    text = rendered(["A", "B"], [["x" * 300, "[fd00::1]:80"], ["", "[bold]"]])
-    assert "x" * 300 + "  [fd00::1]:80" in text
-    assert "[bold]" in text
-
-
-def test_values_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_value({"a": ["b" * 200]}, OutputFormat.YAML)
-    assert yaml.safe_load(capsys.readouterr().out) == {"a": ["b" * 200]}
-    output.print_value({"a": ["b" * 200]}, OutputFormat.JSON)
-    assert json.loads(capsys.readouterr().out) == {"a": ["b" * 200]}
 
 
 # -- ztunnel-config ----------------------------------------------------------------------------------------------------

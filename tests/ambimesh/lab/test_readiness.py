@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -57,6 +58,14 @@ async def test_those_that_do_not_are_listed_with_the_reason(lab: Lab) -> None:
         ("n/b", "CrashLoopBackOff: restarting in 2 s"),
         ("n/c", "it is on no node yet"),
     ]
+
+
+async def test_a_pod_for_a_node_that_is_not_there_is_not_waited_for(lab: Lab) -> None:
+    elsewhere = pod("a")
+    spec = msgspec.structs.replace(elsewhere.spec, node_name="node9")
+    FolderStore(lab.layout.cluster).replace(msgspec.structs.replace(elsewhere, spec=spec))
+    with trio.fail_after(5):
+        assert await wait_for_pods(lab, 60) == [("n/a", "the lab has no node node9")]
 
 
 async def test_a_daemon_ends_when_told_with_its_work_undone() -> None:

@@ -105,6 +105,8 @@ async def test_a_pod_is_enrolled_before_it_starts_and_freed_when_it_goes(agent_n
     assert 'istio_cni_plugin_requests_total{code="0",command="ADD"} 1.0' in page
     assert "istio_cni_install_ready 1.0" in page
     assert 'istio_cni_installs_total{result="SUCCESS"} 1.0' in page
+    assert 'ambimesh_ebpf_events_total{reason="outbound_captured"} 1.0' in page
+    assert 'ambimesh_ebpf_map_capacity{map="tickets"} 8192.0' in page
 
 
 async def test_many_pods_leave_no_descriptor_behind(agent_node: Any) -> None:

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from controlplane.translate.peer_authentication import static_strict_policy
 from controlplane.translate.settings import MeshSettings
 from controlplane.translate.translator import Translator
 from mesh.addresses import parse_ip
@@ -56,6 +57,10 @@ class Mesh:
     def admits(self, port: int, *, identity: SpiffeId | None = None) -> bool:
         facts = ConnectionFacts(parse_ip("10.0.0.2"), identity, parse_ip("10.0.0.1"), port)
         return isinstance(decide(facts, self._set), Allow)
+
+
+def test_the_static_policy_is_called_what_others_call_it() -> None:
+    assert static_strict_policy(MeshSettings()).key == STATIC
 
 
 def effective(*levels: str) -> bool:

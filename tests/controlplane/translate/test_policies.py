@@ -5,7 +5,8 @@ import pytest
 from controlplane.translate.finding import Condition
 from controlplane.translate.policies import translate_authorization_policy
 from controlplane.translate.settings import MeshSettings
-from mesh.addresses import parse_cidr
+from mesh.addresses import parse_cidr, parse_ip
+from mesh.identity import SpiffeId
 from mesh.model.policy import (
     Clause,
     Match,
@@ -17,6 +18,7 @@ from mesh.model.policy import (
     StringMatch,
     StringMatchKind,
 )
+from mesh.rbac import ConnectionFacts, Deny, PolicySet, compile_policy, decide
 from resources.decode import decode_documents
 from resources.objects import AuthorizationPolicy
 
@@ -93,7 +95,8 @@ def test_fields_become_clauses() -> None:
         ("*", StringMatch(StringMatchKind.PRESENCE)),
         ("*/sa/web", StringMatch(StringMatchKind.SUFFIX, "/sa/web")),
         ("cluster.local/*", StringMatch(StringMatchKind.PREFIX, "cluster.local/")),
-        ("a", StringMatch(StringMatchKind.EXACT, "a")),
+        ("cluster.local/ns/a/sa/b", exact("cluster.local/ns/a/sa/b")),
+        ("spiffe://cluster.local/ns/a/sa/b", exact("cluster.local/ns/a/sa/b")),
     ],
 )
 def test_string_matches(text: str, expected: StringMatch) -> None:
@@ -147,25 +150,71 @@ def test_layer_7_drops_an_allow_rule_whole(rule: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        ("to: [{operation: {hosts: [a]}}]", ()),
+        ("to: [{operation: {hosts: [a]}}]", Rule()),
+        ("when: [{key: 'request.headers[x]', notValues: [y]}]", Rule()),
+        ("to: [{operation: {paths: [/a], ports: ['80']}}]", Rule((Clause((Match(destination_ports=(80,)),)),))),
+        ("from: [{source: {namespaces: [a], requestPrincipals: ['*']}}, {source: {requestPrincipals: ['*']}}]", Rule()),
         (
-            "to: [{operation: {paths: [/a], ports: ['80']}}]",
-            (Rule((Clause((Match(destination_ports=(80,)),)),)),),
+            "from: [{source: {namespaces: [a]}}]\n    to: [{operation: {methods: [GET]}}]",
+            Rule((Clause((Match(namespaces=(exact("a"),)),)),)),
         ),
         (
-            "from: [{source: {namespaces: [a], requestPrincipals: ['*']}}, {source: {requestPrincipals: ['*']}}]",
-            (Rule((Clause((Match(namespaces=(exact("a"),)), Match())),)),),
+            "from: [{source: {namespaces: [a]}}]\n    when: [{key: 'request.headers[x]', values: [y]}]",
+            Rule((Clause((Match(namespaces=(exact("a"),)),)),)),
         ),
-        ("from: [{source: {namespaces: [a]}}]\n    when: [{key: 'request.headers[x]', values: [y]}]", ()),
     ],
 )
-def test_layer_7_leaves_the_layer_4_part_of_a_deny_rule(rule: str, expected: tuple[Rule, ...]) -> None:
+def test_a_deny_rule_is_enforced_without_layer_7_and_denies_more(rule: str, expected: Rule) -> None:
     policy, findings = translated(f"\n  action: DENY\n  rules:\n  - {rule}\n")
     assert policy is not None
     assert policy.action is PolicyAction.DENY
-    assert policy.rules == expected
-    assert findings
-    assert any("matches nothing" in finding for finding in findings) is (expected == ())
+    assert policy.rules == (expected,)
+    assert "needs a waypoint: the rule is enforced without it and denies more than it says" in findings[0]
+    assert any("rules[0] denies every connection" in finding for finding in findings) is (expected == Rule())
+
+
+@pytest.mark.parametrize("rule", LAYER_7)
+def test_a_layer_7_part_saves_nobody_whom_the_rest_of_a_deny_rule_selects(rule: str) -> None:
+    policy, _ = translated(f"{{action: DENY, rules: [{{{rule}}}]}}")
+    assert policy is not None
+    callers = [SpiffeId("cluster.local", namespace, "b") for namespace in ("a", "y")]
+    facts = [ConnectionFacts(parse_ip("192.0.2.1"), caller, parse_ip("192.0.2.2"), 80) for caller in callers]
+    assert any(isinstance(decide(fact, PolicySet.of([compile_policy(policy)])), Deny) for fact in facts)
+
+
+# -- values that match nobody ------------------------------------------------------------------------------------------
+
+SOURCE = "[{from: [{source: {%s}}]}]"
+
+
+@pytest.mark.parametrize(
+    ("action", "field", "said"),
+    [
+        ("ALLOW", "principals: [other/ns/a/sa/b]", "principals[0] 'other/ns/a/sa/b' admits nobody: this mesh's trust"),
+        ("ALLOW", "notPrincipals: [a/b]", "notPrincipals[0] 'a/b' keeps nobody out: no identity looks like this"),
+        ("DENY", "principals: ['*', a]", "principals[1] 'a' denies nobody: no identity"),
+        ("DENY", "notNamespaces: [a/b]", "notNamespaces[0] 'a/b' spares nobody: no namespace"),
+        ("DENY", "serviceAccounts: ['a/*']", "serviceAccounts[0] 'a/*' denies nobody: no service account"),
+        ("ALLOW", "notServiceAccounts: [a/b/c]", "notServiceAccounts[0] 'a/b/c' keeps nobody out"),
+    ],
+)
+def test_a_value_that_matches_nobody_is_told_with_its_place_and_effect(action: str, field: str, said: str) -> None:
+    policy, findings = translated(f"{{action: {action}, rules: {SOURCE % field}}}")
+    assert policy is not None
+    assert len(policy.rules) == 1, "the rule's other parts stay in force"
+    (finding,) = findings
+    assert f"UnsupportedValue: rules[0].from[0].source.{said}" in finding
+
+
+def test_conditions_are_looked_at_too() -> None:
+    _, findings = translated(
+        "{action: DENY, rules: [{when: [{key: source.principal, values: ['']}, "
+        "{key: source.namespace, values: ['*a*'], notValues: ['']}]}]}"
+    )
+    assert [finding.split(": ", 2)[2].partition(":")[0] for finding in findings] == [
+        "rules[0].when[0].values[0] '' denies nobody",
+        "rules[0].when[1].values[0] '*a*' denies nobody",
+    ]
 
 
 @pytest.mark.parametrize("spec", ["{action: AUDIT}", "{action: CUSTOM, provider: {name: x}}"])
@@ -179,7 +228,7 @@ def test_other_actions_are_told(spec: str) -> None:
 def test_policies_for_waypoints_are_left_to_them(target: str) -> None:
     policy, findings = translated(f"{{{target}, rules: [{{}}]}}")
     assert policy is None
-    assert "waypoints" in findings[0]
+    assert "for waypoints, which are not served yet: this policy is NOT enforced" in findings[0]
 
 
 def test_dry_run() -> None:

@@ -117,8 +117,8 @@ def test_another_source_address_takes_the_slow_path(mesh: Any, maps: FastPathMap
 
 
 def test_a_replayed_4_tuple_meets_ztunnel(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
-    """Pod c takes a's address and, while a's connection lives, its very port. On a bridge it may well end a's connection
-    by that; but it reaches ztunnel's plaintext listener at most, never the application, never the splice.
+    """Pod c takes a's address and, while a's connection lives, its very port. On a bridge that may well end a's
+    connection; but c reaches ztunnel's plaintext listener at most, never the application, never the splice.
     """
     fast.serve(mesh.places["b"], echo)
     ready, tell = os.pipe()

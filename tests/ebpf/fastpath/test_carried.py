@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
+from ebpf.fastpath.socket_diag import SocketKiller
 from ebpf.fastpath.tables import FastPathMaps
 from ebpf.layout import FastKey
 from ebpf.maps import PinnedMap
 from ebpf.pods import FastPathUse, PodEntry, PodTable
 from ebpf.reasons import Reason
-from ebpf.fastpath.socket_diag import SocketKiller
 from mesh.testing.conversations import dial, digest_of, echo, exactly, report, say, swallow
 
 pytestmark = pytest.mark.root

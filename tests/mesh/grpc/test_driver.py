@@ -16,10 +16,10 @@ from mesh.grpc.driver import (
     ServerStream,
     StatusCode,
     open_channel,
-    serve_grpc,
     streaming,
     unary,
 )
+from mesh.testing import grpc as loopback
 
 MIB = 1024 * 1024
 DEFAULT_LIMITS = GrpcLimits()
@@ -69,20 +69,10 @@ HANDLERS: dict[str, Handler] = {
 
 @asynccontextmanager
 async def serving(
-    handlers: Mapping[str, Handler] = HANDLERS,
-    limits: GrpcLimits = DEFAULT_LIMITS,
-    drain: trio.Event | None = None,
+    handlers: Mapping[str, Handler] = HANDLERS, limits: GrpcLimits = DEFAULT_LIMITS, drain: trio.Event | None = None
 ) -> AsyncIterator[int]:
-    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port = listener.socket.getsockname()[1]
-    async with trio.open_nursery() as nursery:
-
-        async def serve(task_status: trio.TaskStatus[list[trio.SocketListener]]) -> None:
-            await serve_grpc([listener], handlers, limits=limits, drain=drain, task_status=task_status)
-
-        await nursery.start(serve)
+    async with loopback.serving(handlers, limits, drain=drain) as port:
         yield port
-        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -335,52 +325,6 @@ async def test_pings_keep_an_idle_connection_alive() -> None:
     limits = GrpcLimits(keepalive_interval_seconds=0.05, keepalive_timeout_seconds=0.5)
     async with serving(limits=limits) as port, channel_to(port, limits) as channel:
         await trio.sleep(0.8)
-        assert await channel.unary("/t/Echo", b"x", timeout=5) == b"x"
-
-
-async def test_garbage_gets_a_goaway_and_harms_nobody_else() -> None:
-    async with serving() as port, channel_to(port) as channel:
-        stream = await trio.open_tcp_stream("127.0.0.1", port)
-        async with stream:
-            await stream.send_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-            received = b""
-            with trio.fail_after(5):
-                async for data in stream:
-                    received += data
-        assert bytes([7, 0, 0, 0, 0, 0]) in received  # the head of a GOAWAY frame on stream 0
-        assert await channel.unary("/t/Echo", b"x", timeout=5) == b"x"
-
-
-async def test_a_client_that_says_nothing_is_cut_off() -> None:
-    async with serving(limits=GrpcLimits(handshake_seconds=0.1)) as port:
-        stream = await trio.open_tcp_stream("127.0.0.1", port)
-        async with stream:
-            with trio.fail_after(5):
-                async for _ in stream:
-                    pass
-
-
-async def test_rapid_reset_ends_the_connection_only() -> None:
-    async with serving() as port, channel_to(port) as honest:
-        async with channel_to(port) as attacker:
-
-            async def open_and_reset() -> None:
-                for _ in range(2000):
-                    async with attacker.stream("/t/Sleepy"):
-                        await trio.lowlevel.checkpoint()
-
-            with pytest.raises(GrpcError) as caught:
-                await open_and_reset()
-        assert caught.value.status is StatusCode.UNAVAILABLE
-        assert await honest.unary("/t/Echo", b"x", timeout=5) == b"x"
-
-
-async def test_connections_over_the_limit_are_closed_at_once() -> None:
-    async with serving(limits=GrpcLimits(connections=1)) as port, channel_to(port) as channel:
-        assert await channel.unary("/t/Echo", b"x", timeout=5) == b"x"
-        with pytest.raises(ConnectionLost):
-            async with channel_to(port):
-                pass
         assert await channel.unary("/t/Echo", b"x", timeout=5) == b"x"
 
 

@@ -2,14 +2,13 @@
 
 import dataclasses
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import trio
 
 from mesh.errors import ConnectionLost, TlsFailure
-from mesh.grpc.driver import CallContext, open_channel, serve_grpc, unary
+from mesh.grpc.driver import CallContext, open_channel, unary
 from mesh.testing.ca import TestAuthority
+from mesh.testing.grpc import serving
 from mesh.tls.context import client_context, control_plane_context, control_plane_server_context, server_context
 
 
@@ -17,18 +16,12 @@ async def echo(context: CallContext, request: bytes) -> bytes:
     return request
 
 
-@asynccontextmanager
-async def serving(ssl_context: ssl.SSLContext) -> AsyncIterator[int]:
-    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: serve_grpc([listener], {"/t/Echo": unary(echo)}, ssl_context=ssl_context))
-        yield listener.socket.getsockname()[1]
-        nursery.cancel_scope.cancel()
+HANDLERS = {"/t/Echo": unary(echo)}
 
 
 async def call_over_tls(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> str:
     """The answer, or why TLS failed."""
-    async with serving(server) as port:
+    async with serving(HANDLERS, ssl_context=server) as port:
         try:
             with trio.fail_after(10):
                 async with open_channel("127.0.0.1", port, client, name) as channel:
@@ -62,7 +55,7 @@ async def test_a_client_that_does_not_offer_http2_is_refused() -> None:
     operator = authority.issue_server("operator.test")
     server = control_plane_server_context(operator.certificate_chain, operator.key)
     context = ssl.create_default_context(cadata=authority.roots.decode())
-    async with serving(server) as port:
+    async with serving(HANDLERS, ssl_context=server) as port:
         raw = await trio.open_tcp_stream("127.0.0.1", port)
         stream = trio.SSLStream(raw, context, server_hostname="operator.test", https_compatible=True)
         async with stream:

@@ -261,6 +261,21 @@ def test_a_draining_server_keeps_open_streams_and_refuses_new_ones() -> None:
     assert not server.machine.streams
 
 
+def test_a_server_that_announces_its_going_takes_what_crosses_the_announcement() -> None:
+    client, server = connected_pair()
+    server.machine.announce_going_away()
+    crossing = client.open(BLOCK)
+    exchange(client, server)
+    assert client.going_aways == [(2**31 - 1, ErrorCode.NO_ERROR)]
+    assert client.machine.free_streams == 0
+    assert crossing.resets == []
+    assert len(server.requests) == 1
+    server.machine.go_away()
+    exchange(client, server)
+    assert client.going_aways[1:] == [(1, ErrorCode.NO_ERROR)]
+    assert crossing.resets == []
+
+
 def test_the_connection_window_goes_round() -> None:
     """A stream that can use little of a window leaves it to the next one, and nobody is woken for nothing."""
     client = Endpoint(Role.CLIENT)

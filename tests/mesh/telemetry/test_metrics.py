@@ -151,7 +151,7 @@ async def test_every_step_is_counted() -> None:
 
 async def test_our_writer_says_what_prometheus_clients_does() -> None:
     registry, metrics, _ = make(max_series=5000)
-    for number in range(1200):  # more than one slice
+    for number in range(600):  # more than one slice
         handles = metrics.handles(labels(f'odd "{number}" \\ \n name'))
         handles.opened()
         handles.sent(number)
@@ -159,7 +159,7 @@ async def test_our_writer_says_what_prometheus_clients_does() -> None:
     Counter("other", "Another family.", ["x"], registry=registry).labels("y").inc()
     ours = samples(await render(registry))
     assert ours == samples(generate_latest(registry))
-    assert len(ours) > 6000
+    assert len(ours) > 3000
 
 
 def test_the_same_labels_share_handles() -> None:

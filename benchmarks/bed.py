@@ -1,0 +1,224 @@
+"""The bed: one lab of two nodes in which all subjects have their pods, for the length of a run.
+
+Traffic stays inside the lab's namespaces. Every load is bounded in time, and whatever happens the lab is taken down.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from ambimesh.lab import pods, readiness
+from ambimesh.lab.bring_up import Wish, bring_up
+from ambimesh.lab.http_client import get
+from ambimesh.lab.layout import LabLayout
+from ambimesh.lab.mesh_processes import ZTUNNEL_METRICS_PORT, ztunnel_name
+from ambimesh.lab.processes import Processes
+from ambimesh.lab.programs import launch_arguments, run_for_status
+from ambimesh.lab.record import Lab
+from ambimesh.lab.take_down import take_down
+from benchmarks import usage
+from benchmarks.cases import AMBIMESH, SUBJECTS, Bulk, Load, Placement, RoundTrips, Subject
+from benchmarks.loads import Reading, command, idle_command, read
+from benchmarks.objects import CLIENT, SERVERS, objects_of
+from mesh.errors import MeshError
+from resources.folder_store import FolderStore
+from resources.objects import Pod
+
+_REDIRECTION = "ambient.istio.io/redirection"
+_POD_SECONDS = 60.0
+_READY_SECONDS = 30.0
+_GRACE_SECONDS = 20.0
+"""What a load may take beyond its own time, to start and to end."""
+_OPENING_SECONDS = 60.0
+_OPENED = "istio_tcp_connections_opened_total"
+
+
+class LoadFailed(MeshError):
+    """A load could not be made, or broke off; the message has the load generator's words."""
+
+
+class Bed:
+    """A lab with the pods of all subjects, ready for loads."""
+
+    def __init__(self, lab: Lab, rr: Path) -> None:
+        self.lab = lab
+        self._rr = rr
+        self.meter = usage.Meter(lab.cgroup, [self._ztunnel(node) for node in ("node1", "node2")])
+
+    def _ztunnel(self, node: str) -> Path:
+        return self.lab.node_cgroup(self.lab.node(node)) / "ztunnel"
+
+    def _pod(self, subject: Subject, name: str) -> Pod:
+        return pods.find_pod(self.lab, subject.namespace, name)
+
+    def _address(self, subject: Subject, placement: Placement) -> str:
+        addresses = self._pod(subject, SERVERS[placement]).status.addresses
+        return next(address for address in addresses if ":" not in address)
+
+    async def load(
+        self, subject: Subject, placement: Placement, load: Load, seconds: float, slice_seconds: float = 0
+    ) -> Reading:
+        """Make a load from a subject's client to one of its servers.
+
+        Raises:
+            LoadFailed: the load generator ended with an error, or not in time.
+            UnusableOutput: it did not print what it should.
+        """
+        client = self._pod(subject, CLIENT)
+        argv = command(load, self._rr, self._address(subject, placement), seconds, slice_seconds)
+        try:
+            status, output, errors = await run_for_status(
+                argv,
+                place=pods.place_of(self.lab, client),
+                environment=pods.environment_of(client),
+                timeout=seconds + _GRACE_SECONDS,
+            )
+        except MeshError as error:
+            raise LoadFailed(str(error)) from error
+        # iperf3 says what is wrong inside its report.
+        if status != 0 and not isinstance(load, Bulk):
+            raise LoadFailed(f"{argv[1]} ended with {status}: {errors.decode(errors='replace').strip()[-300:]}")
+        return read(load, output)
+
+    @asynccontextmanager
+    async def idle(self, subject: Subject, connections: int) -> AsyncIterator[None]:
+        """Hold idle connections across nodes for the length of the block.
+
+        Raises:
+            LoadFailed: they could not all be opened.
+        """
+        client = self._pod(subject, CLIENT)
+        hold = _OPENING_SECONDS + _GRACE_SECONDS
+        argv = idle_command(self._rr, self._address(subject, Placement.CROSS), connections, hold)
+        process = await trio.lowlevel.open_process(
+            launch_arguments(argv, pods.place_of(self.lab, client), environment=pods.environment_of(client)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            said = b""
+            with trio.move_on_after(_OPENING_SECONDS):
+                said = bytes(await process.stdout.receive_some())
+            if not said:
+                words = b""
+                with trio.move_on_after(1):
+                    words = bytes(await process.stderr.receive_some())
+                reason = words.decode(errors="replace").strip() or f"not open after {_OPENING_SECONDS:g} s"
+                raise LoadFailed(f"{connections} idle connections: {reason}")
+            yield
+        finally:
+            if process.returncode is None:
+                process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+            await process.stdout.aclose()
+            await process.stderr.aclose()
+
+    def memory(self) -> dict[str, usage.Memory]:
+        """The ztunnels' memory by node."""
+        return {node.name: usage.memory_of(self._ztunnel(node.name)) for node in self.lab.nodes}
+
+    async def restart_ztunnels(self) -> None:
+        """Start both ztunnels anew, so that what earlier loads left in their memory is gone.
+
+        Raises:
+            LoadFailed: they do not carry traffic again.
+        """
+        processes = Processes(self.lab.layout)
+        for node in self.lab.nodes:
+            await processes.restart(ztunnel_name(node.name))
+        for node in self.lab.nodes:
+            await readiness.wait_for_process(processes, processes.spec(ztunnel_name(node.name)), _READY_SECONDS)
+        await self.warm_up([AMBIMESH])
+
+    async def warm_up(self, subjects: Sequence[Subject]) -> None:
+        """Wait until every server answers, which also fetches certificates and opens tunnels.
+
+        Raises:
+            LoadFailed: a server does not answer within the time a pod may take.
+        """
+        for subject in subjects:
+            for placement in Placement:
+                for load in (RoundTrips(1, 100), Bulk(1)):
+                    await self._until_answered(subject, placement, load)
+
+    async def _until_answered(self, subject: Subject, placement: Placement, load: Load) -> None:
+        deadline = trio.current_time() + _READY_SECONDS
+        while True:
+            try:
+                await self.load(subject, placement, load, 0.1)
+                return
+            except MeshError as error:
+                if trio.current_time() > deadline:
+                    raise LoadFailed(f"{subject.name}, {placement}: no answer: {error}") from error
+                await trio.sleep(0.2)
+
+    async def carried(self) -> int:
+        """How many connections the ztunnels have carried, by their own count."""
+        total = 0.0
+        for node in self.lab.nodes:
+            answer = await get(node.netns, ZTUNNEL_METRICS_PORT, "/metrics")
+            total += sum_of(_OPENED, answer.body.decode())
+        return int(total)
+
+
+def sum_of(name: str, exposition: str) -> float:
+    """The sum of a metric over all its labels, from a page in the Prometheus text format."""
+    lines = (line for line in exposition.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
+    return sum(float(line.rpartition("}")[2].split()[0 if "}" in line else 1]) for line in lines)
+
+
+@asynccontextmanager
+async def open_bed(layout: LabLayout, rr: Path, step: Callable[[str], None]) -> AsyncIterator[Bed]:
+    """Bring the lab up with everything in it, and take it down at the end of the block, however that comes.
+
+    Raises:
+        MeshError: the lab could not be brought up, or the mesh does not carry the enrolled namespace's traffic.
+    """
+    lab = await bring_up(Wish(layout=layout, nodes=2), step)
+    try:
+        step("starting pods")
+        store = FolderStore(lab.layout.cluster)
+        for subject in SUBJECTS:
+            for value in objects_of(subject, rr):
+                store.apply(value)
+        unready = await readiness.wait_for_pods(lab, _POD_SECONDS)
+        if unready:
+            raise LoadFailed("; ".join(f"pod {pod} is not ready: {reason}" for pod, reason in unready))
+        await _until_captured(store)
+        bed = Bed(lab, rr)
+        step("warming up")
+        await bed.warm_up([one for one in SUBJECTS if not one.enrolled])
+        before = await bed.carried()
+        await bed.warm_up([one for one in SUBJECTS if one.enrolled])
+        # The figures of a mesh that carries nothing would be splendid.
+        if before or not await bed.carried():
+            raise LoadFailed("the mesh does not carry what it should: its connection counters say otherwise")
+        yield bed
+    finally:
+        with trio.CancelScope(shield=True):
+            await take_down(lab, lambda _: None)
+
+
+async def _until_captured(store: FolderStore) -> None:
+    spaces = {subject.namespace for subject in SUBJECTS if subject.enrolled}
+    deadline = trio.current_time() + _POD_SECONDS
+    while True:
+        missing = [
+            pod.metadata.name
+            for pod in store.of_kind(Pod)
+            if pod.metadata.namespace in spaces and pod.metadata.annotations.get(_REDIRECTION) != "enabled"
+        ]
+        if not missing:
+            return
+        if trio.current_time() > deadline:
+            raise LoadFailed(f"pods are not captured by the mesh: {', '.join(missing)}")
+        await trio.sleep(0.05)

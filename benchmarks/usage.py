@@ -1,0 +1,113 @@
+"""CPU time and memory, from /proc and the cgroup hierarchy (proc(5), the kernel's cgroup-v2 document).
+
+CPU time of the mesh is that of every process in the cgroups of its proxies, workers included. Beside it the machine's
+busy time and that of the whole lab are taken: what is busy and not the lab's own disturbs the measurement, and is
+reported with it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ambimesh.lab.cgroups import processes_in
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counters at one moment, or their growth between two; all in seconds."""
+
+    at: float
+    """Monotonic clock."""
+    proxies: float
+    lab: float
+    machine: float
+
+    def since(self, before: Usage) -> Usage:
+        """The growth from ``before`` to this one."""
+        return Usage(
+            self.at - before.at,
+            self.proxies - before.proxies,
+            self.lab - before.lab,
+            self.machine - before.machine,
+        )
+
+    @property
+    def others(self) -> float:
+        """Of a growth: how many cores were busy with something that is not the lab's."""
+        return max(0.0, self.machine - self.lab) / self.at
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident bytes of some processes together."""
+
+    resident: int
+    peak: int
+    """The sum of each one's highest; that of a group as a whole may have been less."""
+
+
+class Meter:
+    """Reads the counters of one lab."""
+
+    def __init__(self, lab: Path, proxies: Iterable[Path]) -> None:
+        self._lab = lab
+        self._proxies = tuple(proxies)
+
+    def read(self) -> Usage:
+        """The counters now."""
+        proxies = sum(process_seconds(text) for text in _texts(self._proxies, "stat"))
+        lab = cgroup_seconds((self._lab / "cpu.stat").read_text())
+        machine = busy_seconds(Path("/proc/stat").read_text())
+        return Usage(time.monotonic(), proxies, lab, machine)
+
+
+def memory_of(cgroup: Path) -> Memory:
+    """The memory of the processes of a cgroup."""
+    found = [process_memory(text) for text in _texts([cgroup], "status")]
+    return Memory(sum(one.resident for one in found), sum(one.peak for one in found))
+
+
+def _texts(groups: Iterable[Path], name: str) -> list[str]:
+    texts: list[str] = []
+    for cgroup in groups:
+        for pid in processes_in(cgroup):
+            try:
+                texts.append(Path(f"/proc/{pid}/{name}").read_text(errors="replace"))
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended meanwhile
+    return texts
+
+
+def process_seconds(stat: str) -> float:
+    """CPU seconds, user and system, of a process from its ``/proc/PID/stat``."""
+    # The command's name stands in parentheses and may hold anything, so count from the last one.
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+
+
+def process_memory(status: str) -> Memory:
+    """Resident memory of a process from its ``/proc/PID/status``; none for a zombie, which has no such lines."""
+    found = {"VmRSS": 0, "VmHWM": 0}
+    for line in status.splitlines():
+        name, _, rest = line.partition(":")
+        if name in found:
+            found[name] = int(rest.split()[0]) * 1024
+    return Memory(found["VmRSS"], found["VmHWM"])
+
+
+def cgroup_seconds(cpu_stat: str) -> float:
+    """CPU seconds that a cgroup and all below it have used, from its ``cpu.stat``."""
+    values = dict(line.split() for line in cpu_stat.splitlines())
+    return int(values["usage_usec"]) / 1e6
+
+
+def busy_seconds(stat: str) -> float:
+    """CPU seconds in which the machine did something, from ``/proc/stat``; time a hypervisor took away included."""
+    user, nice, system, _idle, _waiting, *rest = (int(field) for field in stat.splitlines()[0].split()[1:9])
+    return (user + nice + system + sum(rest)) / _TICKS_PER_SECOND
