@@ -88,7 +88,7 @@ def test_slots_hold_each_endpoint_as_often_as_its_weight_asks(weights: list[int]
 
 
 def test_weights_that_do_not_fit_keep_to_the_slow_path() -> None:
-    routes = [route_to(make_workload(name, ip), parse_ip(ip), 80) for name, ip in (("a", "10.0.0.1"), ("b", "10.0.0.2"))]
+    routes = [route_to(make_workload(ip, ip), parse_ip(ip), 80) for ip in ("10.0.0.1", "10.0.0.2")]
     assert slots_of(WeightedPool(routes, [1, 64]), 64) is None
     assert slots_of(WeightedPool(routes, [100, 300]), 64) == [routes[0].target, *[routes[1].target] * 3]
     assert slots_of(WeightedPool([], []), 64) is None
