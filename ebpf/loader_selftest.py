@@ -49,8 +49,8 @@ def run_selftest(bcc: Any, flags: list[str]) -> None:
         EnvironmentLacks: the splice is not to be used here; the text says what was wrong.
     """
     try:
-        module = bcc.BPF(src_file=str(_SOURCE), cflags=flags)
-        program = module.load_func("selftest_sk_msg", syscall.PROGRAM_SK_MSG)
+        module = bcc.BPF(src_file=os.fsencode(_SOURCE), cflags=flags)
+        program = module.load_func(b"selftest_sk_msg", syscall.PROGRAM_SK_MSG)
     except Exception as error:
         raise EnvironmentLacks(f"the kernel refused the program that tries it: {error}") from error
     sockets = bcc.lib.bpf_table_fd(module.module, b"sockets")
@@ -84,12 +84,12 @@ def _converse(module: Any, first: socket.socket, second: socket.socket) -> None:
     by_tcp, spliced = os.urandom(1000), os.urandom(_BULK)
     first.sendall(by_tcp)
     _expect(second, by_tcp)
-    module["splicing_from"][ctypes.c_int(0)] = ctypes.c_uint64(source)
+    module[b"splicing_from"][ctypes.c_int(0)] = ctypes.c_uint64(source)
     first.sendall(spliced)
     full = _note(module, second, first)
     _expect(second, spliced)
     empty = _note(module, second, first)
-    module["splicing_from"][ctypes.c_int(0)] = ctypes.c_uint64(0)
+    module[b"splicing_from"][ctypes.c_int(0)] = ctypes.c_uint64(0)
     last = _note(module, first, second)
     for wrong, what in (
         (full.cookie != cookie, "sk_cookie"),
@@ -114,7 +114,7 @@ def _note(module: Any, sender: socket.socket, receiver: socket.socket) -> _Noted
 
 
 def _read(module: Any) -> _Noted:
-    return _Noted.from_buffer_copy(bytes(module["noted"][ctypes.c_int(0)]))
+    return _Noted.from_buffer_copy(bytes(module[b"noted"][ctypes.c_int(0)]))
 
 
 def _expect(sock: socket.socket, data: bytes) -> None:
