@@ -1,6 +1,7 @@
 """Whether this kernel's splice does what the fast path needs, tried on two sockets of this process.
 
-Part of the loader's child process: what is compiled and attached here ends with it. The kernel must deliver what is
+Part of the loader's child process (``python -m ebpf.loader selftest`` does nothing else): what is compiled and attached
+here ends with it. The kernel must deliver what is
 spliced, in order with TCP, charge it to the receiver's queue until it is read, and hold in the fields that the programs
 read (by offsets from its type information) what they are taken for.
 """
