@@ -87,6 +87,9 @@ class ConnectionOwner(Protocol):
     def output_ready(self) -> None:
         """Something was put into ``outgoing``."""
 
+    def output_can_wait(self) -> None:
+        """Something was put into ``outgoing`` that nobody waits for: it may go with whatever is sent next, soon."""
+
 
 class HboneStream:
     """One CONNECT stream. Fields are the machine's, except ``owner``."""

@@ -229,4 +229,4 @@ class ControlFrames:
         if self._data_stream is stream:
             self._data_stream = None
         self.outgoing += frame(FrameType.RST_STREAM, 0, stream.id, int(code).to_bytes(4, "big"))
-        self.owner.output_ready()
+        self.owner.output_can_wait()

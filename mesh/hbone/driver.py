@@ -249,6 +249,10 @@ class HboneConnection:
         """Wake the writer."""
         self._output.unpark_all()
 
+    def output_can_wait(self) -> None:
+        """Nothing waits here."""
+        self.output_ready()
+
     def forget(self, stream: HboneStream) -> None:
         """A tunnel is over."""
         self._tunnels.pop(stream, None)

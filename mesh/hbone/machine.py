@@ -117,8 +117,8 @@ class HboneMachine(ControlFrames):
         self.owner.output_ready()
         return stream
 
-    def respond(self, stream: HboneStream, block: bytes, *, end: bool = False) -> None:
-        """Answer a request; ``block`` comes from ``codec.encode_response``."""
+    def respond(self, stream: HboneStream, block: bytes, *, end: bool = False, hurry: bool = True) -> None:
+        """Answer a request; ``block`` comes from ``codec.encode_response``. ``hurry``: somebody waits for it."""
         if stream.id not in self.streams:
             return
         stream.answered = True
@@ -128,7 +128,7 @@ class HboneMachine(ControlFrames):
         self.outgoing += block
         if end:
             self._local_end(stream)
-        self.owner.output_ready()
+        (self.owner.output_ready if hurry else self.owner.output_can_wait)()
 
     def sendable(self, stream: HboneStream) -> int:
         """How many bytes one DATA frame may carry now. After 0, ``stream_writable`` is called when that changes."""

@@ -159,6 +159,10 @@ class Endpoint:
     def output_ready(self) -> None:
         """Nothing: tests take output when they want it."""
 
+    def output_can_wait(self) -> None:
+        """Nothing waits here."""
+        self.output_ready()
+
 
 def accept(request: RecordingStream) -> None:
     """Answer 200."""

@@ -147,7 +147,8 @@ class InboundProxy:
         def dialled(error: MeshError | None) -> None:
             if error is None:
                 block = encode_response(200, baggage=self._baggage.text(request.served.pod))
-                request.tunnel.machine.respond(request.stream, block)
+                # A client that has sent ahead does not wait for the answer: it can travel with the application's.
+                request.tunnel.machine.respond(request.stream, block, hurry=not end.received)
                 if self._fast_path is not None and request.connection.facts is not None:
                     self._fast_path.admitted(request.served.pod, request.connection.facts)
             else:

@@ -76,6 +76,8 @@ class Engine:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._dirty: list[Flushable] = []
+        self._waiting: dict[Flushable, None] = {}
+        """What has output that may wait for more."""
         self._gone: set[int] = set()
         self._in_turn = False
         self._handed_over = False
@@ -125,6 +127,13 @@ class Engine:
         if not self._in_turn and self._token is not None:
             self._token.run_sync_soon(self._flush_dirty, idempotent=True)
 
+    def mark_waiting(self, item: Flushable) -> None:
+        """Flush this when all is quiet, after :data:`LINGER`, unless it is flushed before."""
+        if self._in_turn:
+            self._waiting[item] = None
+        else:
+            self.mark_dirty(item)
+
     def hand_over(self) -> None:
         """Something was given to trio: go back to it after this turn."""
         self._handed_over = True
@@ -138,6 +147,12 @@ class Engine:
                 except Exception as error:  # one connection's bug must not stop the node's traffic
                     _log.exception("flush failed")
                     _end(item, error)
+
+    def _flush_waiting(self) -> None:
+        if self._waiting:
+            self._dirty += self._waiting
+            self._waiting.clear()
+            self._flush_dirty()
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -164,6 +179,7 @@ class Engine:
         while True:
             ready = poll(timeout, BATCH)
             if not ready:
+                self._flush_waiting()
                 return False
             self._in_turn = True
             self._handle(ready)
@@ -178,6 +194,7 @@ class Engine:
             self._in_turn = False
             self.now = time.monotonic()
             if self._handed_over or self.now > leave_at:
+                self._flush_waiting()
                 return True
             timeout = LINGER
 

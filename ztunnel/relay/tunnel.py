@@ -171,6 +171,10 @@ class Tunnel:
         elif len(self.machine.outgoing) > FLUSH_AT and not self.blocked:
             self._encrypt_outgoing()
 
+    def output_can_wait(self) -> None:
+        """It goes out with other output, or when all is quiet (``mesh.hbone.contract.ConnectionOwner``)."""
+        self.engine.mark_waiting(self)
+
     def flush(self) -> None:
         """End of turn: send what has collected."""
         self._dirty = False
