@@ -156,6 +156,8 @@ def test_a_replayed_4_tuple_meets_ztunnel(mesh: Any, maps: FastPathMaps, fast: A
         assert (tickets_used(), fast.counted(mesh, Reason.FAST_SPLICED)) == before
     finally:
         subprocess.run(["ip", "-n", name, "addr", "del", "10.244.1.2/32", "dev", "lo"], check=True)
+        for letter in "ab":  # b may have learnt that a's address is c's
+            subprocess.run(["ip", "-n", f"{mesh.name}-{letter}", "neigh", "flush", "dev", "eth0"], check=True)
     actor.close()
     fast.closed(maps, 1)
     for descriptor in (ready, tell, go, say_go):
