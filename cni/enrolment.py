@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cni.pod import PodFacts
-from ebpf.pods import Exclusions
+from ebpf.pods import Exclusions, FastPathUse
 from mesh.addresses import Cidr, parse_cidr
 from mesh.errors import InvalidAddress
 
@@ -25,6 +25,7 @@ _SIDECAR_ANNOTATION = "sidecar.istio.io/status"
 _EXCLUDE_OUTBOUND_PORTS = "ambimesh.dev/exclude-outbound-ports"
 _EXCLUDE_INBOUND_PORTS = "ambimesh.dev/exclude-inbound-ports"
 _EXCLUDE_OUTBOUND_CIDRS = "ambimesh.dev/exclude-outbound-cidrs"
+_FAST_PATH = "ambimesh.dev/fast-path"
 
 
 class Enrolment(enum.Enum):
@@ -94,6 +95,14 @@ def exclusions_of(annotations: Mapping[str, str]) -> tuple[Exclusions, list[str]
         outbound_cidrs=_cidrs(annotations, _EXCLUDE_OUTBOUND_CIDRS, complaints),
     )
     return exclusions, complaints
+
+
+def fast_path_of(annotations: Mapping[str, str], namespace_annotations: Mapping[str, str]) -> FastPathUse:
+    """What a pod's annotation says, or else its namespace's; what cannot be read disables it."""
+    text = annotations.get(_FAST_PATH, namespace_annotations.get(_FAST_PATH, "")).strip()
+    if text in ("", "enabled"):
+        return FastPathUse.AUTOMATIC
+    return next((use for use in FastPathUse if use.value == text), FastPathUse.DISABLED)
 
 
 def _entries(annotations: Mapping[str, str], name: str) -> list[str]:

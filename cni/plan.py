@@ -67,7 +67,11 @@ class Action:
 
 def same_capture(one: PodEntry, other: PodEntry) -> bool:
     """Whether two entries capture alike: the kernel does not keep the order of addresses."""
-    return set(one.addresses) == set(other.addresses) and one.exclusions == other.exclusions
+    return (
+        set(one.addresses) == set(other.addresses)
+        and one.exclusions == other.exclusions
+        and one.fast_path is other.fast_path
+    )
 
 
 def plan(
@@ -124,6 +128,8 @@ def _of_selected(pod: PodFacts, state: Actual) -> Action | None:
         return Action(Step.ENROL, pod.uid, pod, "its addresses are others than the captured ones")
     if exclusions_of(pod.annotations)[0] != state.capture.exclusions:
         return Action(Step.ENROL, pod.uid, pod, "its exclusions are others than the captured ones")
+    if pod.fast_path is not state.capture.fast_path:
+        return Action(Step.ENROL, pod.uid, pod, "its use of the fast path is another than the captured one")
     if not state.verified:
         return Action(Step.ENROL, pod.uid, pod, "its namespace has not been verified since the agent started")
     if not state.acknowledged:

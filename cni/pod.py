@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ebpf.pods import FastPathUse
 from mesh.addresses import IpBytes
 from mesh.errors import InvalidValue
 
@@ -36,6 +37,8 @@ class PodFacts:
     annotations: Mapping[str, str] = field(default_factory=dict)
     addresses: tuple[IpBytes, ...] = ()
     """Empty until the pod has been given some."""
+    fast_path: FastPathUse = FastPathUse.AUTOMATIC
+    """By its annotation or its namespace's."""
     host_network: bool = False
     leaving: bool = False
     """It is being deleted; its processes may still run."""

@@ -30,17 +30,20 @@ class Hook:
 
 
 CGROUP_HOOKS = (
-    Hook("connections.bpf.c", "mesh_connect4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_CONNECT),
-    Hook("connections.bpf.c", "mesh_connect6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_CONNECT),
+    Hook("dialling.bpf.c", "mesh_connect4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_CONNECT),
+    Hook("dialling.bpf.c", "mesh_connect6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_CONNECT),
     Hook("names.bpf.c", "mesh_peername4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_GETPEERNAME),
     Hook("names.bpf.c", "mesh_peername6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_GETPEERNAME),
     Hook("names.bpf.c", "mesh_sockname4", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET4_GETSOCKNAME),
     Hook("names.bpf.c", "mesh_sockname6", syscall.PROGRAM_CGROUP_SOCK_ADDR, syscall.ATTACH_INET6_GETSOCKNAME),
+    Hook("options.bpf.c", "mesh_setsockopt", syscall.PROGRAM_CGROUP_SOCKOPT, syscall.ATTACH_SETSOCKOPT),
     Hook("connections.bpf.c", "mesh_sock_ops", syscall.PROGRAM_SOCK_OPS, syscall.ATTACH_SOCK_OPS),
 )
 """Attached from the last to the first: capture begins with the sock_ops program in place."""
 
 POD_HOOK = Hook("arrivals.bpf.c", "mesh_sk_lookup", syscall.PROGRAM_SK_LOOKUP, syscall.ATTACH_SK_LOOKUP)
+
+SPLICE_HOOK = Hook("splice.bpf.c", "mesh_sk_msg", syscall.PROGRAM_SK_MSG, syscall.ATTACH_SK_MSG)
 
 
 @contextmanager
@@ -102,10 +105,19 @@ def update_pod_links(paths: PinPaths) -> None:
                 syscall.update_link(link, program)
 
 
+def attach_to_sockets(paths: PinPaths) -> None:
+    """Put the pinned splice program behind the map of fast sockets; the attachment ends with that map."""
+    with (
+        closing(syscall.require_pin(paths.programs / SPLICE_HOOK.function)) as program,
+        closing(syscall.require_pin(paths.maps / "fast_sockets")) as sockets,
+    ):
+        syscall.attach_to_map(program, sockets)
+
+
 def attached(paths: PinPaths, cgroup: Path) -> bool:
     """Whether all programs are pinned and all links are alive, at this cgroup, with those programs."""
     wanted = cgroup_id(cgroup)
-    if not (paths.programs / POD_HOOK.function).exists():
+    if not all((paths.programs / hook.function).exists() for hook in (POD_HOOK, SPLICE_HOOK)):
         return False
     for hook in CGROUP_HOOKS:
         link = syscall.open_pin(paths.links / hook.function)

@@ -25,7 +25,9 @@ from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.addresses import IpBytes, OriginalDestination, SocketAddress
 
-_RECORD = struct.Struct("=I16sHH")
+_RECORD = struct.Struct("=I16sHH16sHH")
+
+_NO_IP = bytes(16)
 
 
 class _SocketRecords:
@@ -60,6 +62,10 @@ class OriginalDestinations(_SocketRecords):
         EnvironmentLacks: the node's programs are not loaded.
     """
 
+    chosen: SocketAddress | None = None
+    """Of the connection taken last: the endpoint that the kernel drew for a service on the fast path, where none of the
+    verdicts admits it. Going there keeps the service's distribution as its weights have it."""
+
     def take(self, accepted: int) -> OriginalDestination | None:
         """The destination that the application behind this connection dialled.
 
@@ -75,7 +81,8 @@ class OriginalDestinations(_SocketRecords):
             return None
         if result < 0:
             syscall.fail(-result, f"reading the original destination of descriptor {accepted}")
-        kind, ip, port, _ = _RECORD.unpack(self._record.raw)
+        kind, ip, port, _, chosen_ip, chosen_port, _ = _RECORD.unpack(self._record.raw)
+        self.chosen = SocketAddress(IpBytes(chosen_ip), chosen_port) if chosen_port else None
         return OriginalDestination(SocketAddress(IpBytes(ip), port)) if kind == CONNECTION_HANDED else None
 
 
@@ -95,7 +102,7 @@ class Deliveries(_SocketRecords):
             client: who the application is to see as its peer.
         """
         self._key.value = connecting
-        _RECORD.pack_into(self._record, 0, CONNECTION_DELIVERY, client.ip, client.port, 0)
+        _RECORD.pack_into(self._record, 0, CONNECTION_DELIVERY, client.ip, client.port, 0, _NO_IP, 0, 0)
         result = syscall.call(syscall.MAP_UPDATE, self._arguments)
         if result < 0:
             syscall.fail(-result, f"announcing a delivery on descriptor {connecting}")

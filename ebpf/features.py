@@ -10,12 +10,14 @@ import ctypes.util
 import errno
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ebpf import syscall
-from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, Hook
+from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK, Hook
 from ebpf.bpffs import is_bpffs
 from ebpf.headers import find_headers
 from mesh.errors import EnvironmentLacks
@@ -25,6 +27,7 @@ _STATUS = Path("/proc/self/status")
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _MOUNTS = Path("/proc/self/mountinfo")
 _FILESYSTEMS = Path("/proc/filesystems")
+_SELFTEST_SECONDS = 30.0
 _DEFAULT_BPFFS = Path("/sys/fs/bpf")
 
 _REMEDY_KERNEL = "use a kernel of 5.18 or newer with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL (Debian 12 has one)"
@@ -50,8 +53,8 @@ def check_features() -> list[FeatureCheck]:
     """Look at everything; never raises, changes nothing on the machine."""
     checks: list[Callable[[], FeatureCheck]] = [_privileges, _cgroup, _bpffs, _btf]
     found = [check() for check in checks]
-    found += [_program(hook) for hook in (*CGROUP_HOOKS, POD_HOOK)]
-    return [*found, _headers(), _bcc()]
+    found += [_program(hook) for hook in (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK)]
+    return [*found, _headers(), _bcc(), _splice()]
 
 
 def find_cgroup_mount(mountinfo: str) -> Path | None:
@@ -118,6 +121,26 @@ def _headers() -> FeatureCheck:
     except EnvironmentLacks as error:
         places, _, remedy = str(error).partition("; ")
         return FeatureCheck("kernel headers", False, places, remedy)
+
+
+def _splice() -> FeatureCheck:
+    """Not required: without, connections within the node go by TCP from one application to the other."""
+    name = "same-node splice"
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "ebpf.loader", "selftest"],
+            capture_output=True,
+            text=True,
+            timeout=_SELFTEST_SECONDS,
+            cwd=Path(__file__).resolve().parent.parent,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return FeatureCheck(name, True, f"off: the test took more than {_SELFTEST_SECONDS:.0f} s", "")
+    if child.returncode == 0:
+        return FeatureCheck(name, True, "passes its test", "")
+    said = (child.stdout or child.stderr).strip().rpartition("\n")[2]
+    return FeatureCheck(name, True, f"off, plain TCP instead: {said}", "")
 
 
 def _bcc() -> FeatureCheck:

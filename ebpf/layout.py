@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mesh.addresses import IpBytes
 from mesh.errors import InternalError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 ZTUNNEL_OUTBOUND_PORT = 15001
 ZTUNNEL_HBONE_PORT = 15008
@@ -22,6 +22,9 @@ POD_HAS_IPV4 = 1
 POD_HAS_IPV6 = 2
 POD_HAS_EXCLUDED_OUTBOUND_PORTS = 4
 POD_HAS_EXCLUDED_NETWORKS = 8
+POD_TAKES_NO_FAST_PATH = 16
+POD_TAKES_NO_SPLICE = 32
+POD_TAKES_ANY_SPLICE = 64
 
 DIRECTION_OUTBOUND = 1
 DIRECTION_INBOUND = 2
@@ -43,6 +46,28 @@ CONNECTION_DELIVERY = 3
 CONNECTION_PROBE = 4
 CONNECTION_ITSELF = 5
 CONNECTION_ACCEPTED = 6
+CONNECTION_FAST = 7
+CONNECTION_SPLICED = 8
+CONNECTION_SPLICED_ACCEPTED = 9
+
+FAST_DIAL = 1
+FAST_SPLICE = 2
+FAST_RETURN = 4
+FAST_SLOTS = 64
+
+FLOW_UNDECIDED = 0
+FLOW_SPLICED = 1
+FLOW_TCP = 2
+
+ABILITY_SPLICE = 1
+
+HABIT_NONBLOCKING = 1
+HABIT_BLOCKING = 2
+
+END_NEW = 0
+END_ESTABLISHED = 1
+END_CLOSED = 2
+END_FAILED = 3
 
 _Ip = ctypes.c_uint8 * 16
 
@@ -85,7 +110,13 @@ class ExcludedNetwork(ctypes.Structure):
 class Connection(ctypes.Structure):
     """Value of ``connections``."""
 
-    _fields_ = (("kind", ctypes.c_uint32), ("address", SocketAddressLayout))
+    _fields_ = (("kind", ctypes.c_uint32), ("address", SocketAddressLayout), ("chosen", SocketAddressLayout))
+
+
+class Handoff(ctypes.Structure):
+    """Value of ``handoffs``."""
+
+    _fields_ = (("destination", SocketAddressLayout), ("chosen", SocketAddressLayout))
 
 
 class HandoffKey(ctypes.Structure):
@@ -108,7 +139,13 @@ class FourTuple(ctypes.Structure):
 class Ticket(ctypes.Structure):
     """Value of ``tickets``."""
 
-    _fields_ = (("issued_at", ctypes.c_uint64), ("has_client", ctypes.c_uint32), ("client", SocketAddressLayout))
+    _fields_ = (
+        ("issued_at", ctypes.c_uint64),
+        ("has_client", ctypes.c_uint32),
+        ("client", SocketAddressLayout),
+        ("fast_client", ctypes.c_uint64),
+        ("fast_destination", ctypes.c_uint64),
+    )
 
 
 class ListenerKey(ctypes.Structure):
@@ -117,10 +154,80 @@ class ListenerKey(ctypes.Structure):
     _fields_ = (("ip", _Ip), ("kind", ctypes.c_uint32))
 
 
+class FastState(ctypes.Structure):
+    """Value of ``fast_state``."""
+
+    _fields_ = (("alive_until", ctypes.c_uint64), ("flags", ctypes.c_uint32), ("queue_limit", ctypes.c_uint32))
+
+
+class FastKey(ctypes.Structure):
+    """Key of ``fast_verdicts``, ``fast_services`` and ``fast_habits``."""
+
+    _fields_ = (
+        ("netns", ctypes.c_uint64),
+        ("ip", _Ip),
+        ("port", ctypes.c_uint16),
+        ("accepts", ctypes.c_uint16),
+        ("zero", ctypes.c_uint32),
+    )
+
+
+class FastVerdict(ctypes.Structure):
+    """Value of ``fast_verdicts``."""
+
+    _fields_ = (("generation", ctypes.c_uint64), ("destination_netns", ctypes.c_uint64))
+
+
+class FastService(ctypes.Structure):
+    """Value of ``fast_services``."""
+
+    _fields_ = (("count", ctypes.c_uint32), ("zero", ctypes.c_uint32), ("slots", ctypes.c_uint32 * (FAST_SLOTS * 5)))
+
+
+class FastFlow(ctypes.Structure):
+    """Value of ``fast_flows``."""
+
+    _fields_ = (
+        ("own", ctypes.c_uint64),
+        ("peer", ctypes.c_uint64),
+        ("peer_cookie", ctypes.c_uint64),
+        ("connection", ctypes.c_uint64),
+        ("spliced", ctypes.c_uint64),
+        ("tcp", ctypes.c_uint64),
+        ("acked_before", ctypes.c_uint64),
+        ("returned_at", ctypes.c_uint64),
+        ("mode", ctypes.c_uint32),
+        ("is_client", ctypes.c_uint32),
+    )
+
+
+class FastConnection(ctypes.Structure):
+    """Value of ``fast_connections`` and ``fast_closed``."""
+
+    _fields_ = (
+        ("source_netns", ctypes.c_uint64),
+        ("destination_netns", ctypes.c_uint64),
+        ("opened_at", ctypes.c_uint64),
+        ("closed_at", ctypes.c_uint64),
+        ("server_cookie", ctypes.c_uint64),
+        ("sent", ctypes.c_uint64),
+        ("received", ctypes.c_uint64),
+        ("source", SocketAddressLayout),
+        ("destination", SocketAddressLayout),
+        ("dialled", SocketAddressLayout),
+        ("client_end", ctypes.c_uint16),
+        ("server_end", ctypes.c_uint16),
+    )
+
+
 class Metadata(ctypes.Structure):
     """Value of ``metadata``."""
 
-    _fields_ = (("abi_version", ctypes.c_uint32), ("zero", ctypes.c_uint32), ("program_digest", ctypes.c_uint8 * 32))
+    _fields_ = (
+        ("abi_version", ctypes.c_uint32),
+        ("abilities", ctypes.c_uint32),
+        ("program_digest", ctypes.c_uint8 * 32),
+    )
 
 
 CData = type[ctypes.Structure] | type[ctypes.c_uint32] | type[ctypes.c_uint64] | type[ctypes.c_int]
@@ -141,9 +248,18 @@ MAPS: Mapping[str, MapLayout] = {
     "excluded_nets": MapLayout(ExcludedNetwork, ctypes.c_uint32),
     "caller_roles": MapLayout(ctypes.c_uint64, ctypes.c_uint32),
     "connections": MapLayout(ctypes.c_int, Connection),
-    "handoffs": MapLayout(HandoffKey, SocketAddressLayout),
+    "handoffs": MapLayout(HandoffKey, Handoff),
     "tickets": MapLayout(FourTuple, Ticket),
     "listeners": MapLayout(ListenerKey, ctypes.c_uint64),
+    "fast_state": MapLayout(ctypes.c_uint32, FastState),
+    "fast_generations": MapLayout(ctypes.c_uint64, ctypes.c_uint64),
+    "fast_verdicts": MapLayout(FastKey, FastVerdict),
+    "fast_services": MapLayout(FastKey, FastService),
+    "fast_connections": MapLayout(ctypes.c_uint64, FastConnection),
+    "fast_closed": MapLayout(ctypes.c_uint64, FastConnection),
+    "fast_habits": MapLayout(FastKey, ctypes.c_uint32),
+    "fast_flows": MapLayout(ctypes.c_uint64, FastFlow),
+    "fast_sockets": MapLayout(ctypes.c_uint64, ctypes.c_uint64),
     "counters": MapLayout(ctypes.c_uint32, ctypes.c_uint64),
     "metadata": MapLayout(ctypes.c_uint32, Metadata),
 }

@@ -17,8 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from ebpf import syscall
-from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, Hook, attach_to_cgroup, replace_pin, update_pod_links
-from ebpf.layout import ABI_VERSION, MAPS, Metadata, check
+from ebpf.attachment import (
+    CGROUP_HOOKS,
+    POD_HOOK,
+    SPLICE_HOOK,
+    Hook,
+    attach_to_cgroup,
+    attach_to_sockets,
+    replace_pin,
+    update_pod_links,
+)
+from ebpf.fastpath.kernel_types import offset_macros
+from ebpf.headers import find_headers
+from ebpf.layout import ABI_VERSION, ABILITY_SPLICE, MAPS, Metadata, check
+from ebpf.loader_selftest import run_selftest
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.errors import EnvironmentLacks, MeshError
@@ -55,18 +67,21 @@ def run(request: LoadRequest) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     os.environ["BCC_KERNEL_SOURCE"] = request.kernel_headers  # bcc reads it when it compiles
     bcc = _import_bcc()
-    hooks = (*CGROUP_HOOKS, POD_HOOK)
+    hooks = (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK)
+    offsets = offset_macros()
     for source in dict.fromkeys(hook.source for hook in hooks):
-        module = _compile(bcc, request, paths, source)
+        module = _compile(bcc, request, paths, source, offsets)
         _check_layout(bcc, module)
         for hook in hooks:
             if hook.source == source:
                 _load(module, hook, paths)
+    attach_to_sockets(paths)
     update_pod_links(paths)
     attach_to_cgroup(paths, Path(request.cgroup))
+    abilities = _find_abilities(bcc, request, offsets)
     digest = bytes.fromhex(request.program_digest)
     with PinnedMap(paths, "metadata", ctypes.c_uint32, Metadata) as metadata:
-        metadata.set(ctypes.c_uint32(0), Metadata(ABI_VERSION, 0, type(Metadata().program_digest)(*digest)))
+        metadata.set(ctypes.c_uint32(0), Metadata(ABI_VERSION, abilities, type(Metadata().program_digest)(*digest)))
 
 
 def _import_bcc() -> Any:
@@ -80,14 +95,26 @@ def _import_bcc() -> Any:
     return bcc
 
 
-def _compile(bcc: Any, request: LoadRequest, paths: PinPaths, source: str) -> Any:
+def _compile(bcc: Any, request: LoadRequest, paths: PinPaths, source: str, offsets: list[str]) -> Any:
     _say(f"compiling {source} with the headers of {request.kernel_headers}")
     flags = [f"-I{PROGRAMS}", f'-DPIN_DIRECTORY="{paths.maps}/"']
     flags += [f"-DSIZE_{name.upper()}={size}" for name, size in request.map_sizes.items()]
+    flags += offsets
     try:
         return bcc.BPF(src_file=str(PROGRAMS / source), cflags=flags)
     except Exception as error:
         raise EnvironmentLacks(f"failed compiling {source} with the headers of {request.kernel_headers}") from error
+
+
+def _find_abilities(bcc: Any, request: LoadRequest, offsets: list[str]) -> int:
+    """Try the splice out. What does not work is left out, and said on standard error."""
+    _say("trying the splice out")
+    try:
+        run_selftest(bcc, [f"-I{PROGRAMS}", *offsets])
+    except EnvironmentLacks as error:
+        sys.stderr.write(f"the same-node splice stays off: {error}\n")
+        return 0
+    return ABILITY_SPLICE
 
 
 def _load(module: Any, hook: Hook, paths: PinPaths) -> None:
@@ -108,8 +135,12 @@ def _check_layout(bcc: Any, module: Any) -> None:
 
 
 def main() -> int:
-    """Serve one request from standard input."""
+    """Serve one request from standard input; with the argument ``selftest``, only try the splice out."""
     try:
+        if sys.argv[1:] == ["selftest"]:
+            os.environ["BCC_KERNEL_SOURCE"] = str(find_headers())
+            run_selftest(_import_bcc(), offset_macros())
+            return 0
         run(LoadRequest(**json.load(sys.stdin)))
     except MeshError as error:
         _say(str(error))

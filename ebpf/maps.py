@@ -145,6 +145,41 @@ class PinnedMap(Generic[Key, Value]):
             if value is not None:
                 yield key, value
 
+    def records(self, *, take: bool = False) -> list[tuple[bytes, bytes]]:
+        """All entries as they are in memory, read in batches: some tenths of a microsecond each.
+
+        Args:
+            take: delete what is read.
+        """
+        key_size, value_size = ctypes.sizeof(self._key_type), ctypes.sizeof(self._value_type)
+        keys = ctypes.create_string_buffer(_BATCH * key_size)
+        values = ctypes.create_string_buffer(_BATCH * value_size)
+        cursor = ctypes.create_string_buffer(max(8, key_size))
+        attributes = _BatchAttributes(
+            out_batch=ctypes.addressof(cursor),
+            keys=ctypes.addressof(keys),
+            values=ctypes.addressof(values),
+            map_fd=self.fd,
+        )
+        block = (ctypes.c_char * ctypes.sizeof(attributes)).from_buffer(attributes)
+        command = syscall.MAP_LOOKUP_AND_DELETE_BATCH if take else syscall.MAP_LOOKUP_BATCH
+        found: list[tuple[bytes, bytes]] = []
+        while True:
+            attributes.count = _BATCH
+            result = syscall.call(command, block)
+            if result not in (0, -errno.ENOENT):
+                syscall.fail(-result, f"reading map {self.name}")
+            size = int(attributes.count)
+            key_bytes = ctypes.string_at(keys, size * key_size)
+            value_bytes = ctypes.string_at(values, size * value_size)
+            found += [
+                (key_bytes[i * key_size : (i + 1) * key_size], value_bytes[i * value_size : (i + 1) * value_size])
+                for i in range(size)
+            ]
+            if result == -errno.ENOENT:
+                return found
+            attributes.in_batch = ctypes.addressof(cursor)
+
     @property
     def capacity(self) -> int:
         """How many entries fit."""

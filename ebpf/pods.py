@@ -8,6 +8,7 @@ the opposite order, so that at no moment does its traffic leave in clear while a
 from __future__ import annotations
 
 import ctypes
+import enum
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -23,6 +24,9 @@ from ebpf.layout import (
     POD_HAS_EXCLUDED_OUTBOUND_PORTS,
     POD_HAS_IPV4,
     POD_HAS_IPV6,
+    POD_TAKES_ANY_SPLICE,
+    POD_TAKES_NO_FAST_PATH,
+    POD_TAKES_NO_SPLICE,
     Address,
     ExcludedNetwork,
     ExcludedPort,
@@ -50,6 +54,20 @@ class Exclusions:
     outbound_cidrs: frozenset[Cidr] = frozenset()
 
 
+class FastPathUse(enum.Enum):
+    """Whether connections within the node may go past ztunnel, once it has admitted the like of them."""
+
+    AUTOMATIC = "automatic"
+    """Yes, and the payload of sockets in non-blocking mode past TCP."""
+    SPLICED = "spliced"
+    """Yes, and all payload past TCP: only for applications that take EAGAIN from a blocking recv(2) for what it is, do
+    not wait for all (MSG_WAITALL), and use neither urgent data nor splice(2) to read."""
+    DIRECT = "direct"
+    """Yes, on TCP."""
+    DISABLED = "disabled"
+    """No."""
+
+
 @dataclass(frozen=True, slots=True)
 class PodEntry:
     """One pod as the programs know it."""
@@ -57,6 +75,8 @@ class PodEntry:
     addresses: tuple[IpBytes, ...]
     """All its addresses; the first of each family is the source of its captured connections."""
     exclusions: Exclusions = field(default_factory=Exclusions)
+    fast_path: FastPathUse = FastPathUse.AUTOMATIC
+    """Both ends of a connection have a say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +185,7 @@ class PodTable:
                     inbound_ports=frozenset(ports.get((cookie, DIRECTION_INBOUND), ())),
                     outbound_cidrs=frozenset(networks.get(cookie, ())),
                 ),
+                FastPathUse.AUTOMATIC if value is None else _fast_path(value.flags),
             )
             with closing(syscall.require_pin(self._paths.pod_link(cookie, uid))) as link:
                 found[uid] = EnrolledPod(cookie, syscall.link_info(link).netns_inode, entry)
@@ -238,7 +259,21 @@ def _pod_value(entry: PodEntry) -> Pod:
         flags |= POD_HAS_EXCLUDED_OUTBOUND_PORTS
     if entry.exclusions.outbound_cidrs:
         flags |= POD_HAS_EXCLUDED_NETWORKS
+    if entry.fast_path is FastPathUse.DISABLED:
+        flags |= POD_TAKES_NO_FAST_PATH
+    elif entry.fast_path is FastPathUse.DIRECT:
+        flags |= POD_TAKES_NO_SPLICE
+    elif entry.fast_path is FastPathUse.SPLICED:
+        flags |= POD_TAKES_ANY_SPLICE
     return Pod(ip_field(ipv4 or _NO_IP), ip_field(ipv6 or _NO_IP), flags)
+
+
+def _fast_path(flags: int) -> FastPathUse:
+    if flags & POD_TAKES_NO_FAST_PATH:
+        return FastPathUse.DISABLED
+    if flags & POD_TAKES_NO_SPLICE:
+        return FastPathUse.DIRECT
+    return FastPathUse.SPLICED if flags & POD_TAKES_ANY_SPLICE else FastPathUse.AUTOMATIC
 
 
 def _split(cookie: int) -> tuple[int, int]:

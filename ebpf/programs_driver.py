@@ -20,6 +20,7 @@ import structlog
 from ebpf import syscall
 from ebpf.attachment import attached, cgroup_id, closing, remove_all
 from ebpf.bpffs import locked, require_bpffs
+from ebpf.fastpath.abilities import read_abilities
 from ebpf.headers import find_headers
 from ebpf.layout import ABI_VERSION, ROLE_KUBELET, ROLE_ZTUNNEL, Metadata
 from ebpf.loader import PROGRAMS, LoadRequest
@@ -50,6 +51,8 @@ def load_programs(settings: NodeSettings) -> None:
         digest = program_digest()
         if pinned_digest(paths) != digest or not attached(paths, settings.cgroup):
             _run_loader(settings, digest)
+            if not read_abilities(paths).splice:
+                _log.warning("same-node splice is off: this kernel fails its test; see `ambimesh check`")
         set_caller_roles(paths, settings.ztunnel_cgroups, settings.kubelet_cgroups)
         _report_sizes(settings)
 

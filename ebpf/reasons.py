@@ -50,3 +50,25 @@ class Reason(enum.IntEnum):
     """A SYN came too late for its ticket and was treated as one without."""
     HANDOFF_MISSING = 21
     """Somebody in a pod dialled ztunnel's outbound port directly."""
+    FAST_DIALLED = 22
+    """A pod's connect(2) went to its destination itself, by a verdict."""
+    FAST_STALE = 23
+    """A verdict no longer held, or the destination's ztunnel was gone: the slow path."""
+    FAST_NO_ROOM = 24
+    """A map of the fast path was full: the slow path, or TCP."""
+    FAST_SOURCE = 25
+    """The application had chosen another source address or a device: the slow path."""
+    FAST_SLOT_SLOW = 26
+    """The endpoint drawn for a service has no verdict: ztunnel took the connection there."""
+    FAST_SPLICED = 27
+    """A fast connection was established and both ends can be spliced."""
+    FAST_NOT_SPLICED = 28
+    """A fast connection was established on TCP for good."""
+    FAST_FOREIGN_END = 29
+    """The 4-tuple of a fast connection came up in another namespace than the verdict's; it gained nothing."""
+    FAST_FELL_BACK = 30
+    """A direction went over to TCP: its receiver's queue was full."""
+    FAST_RETURNED = 31
+    """A direction came back from TCP to the splice."""
+    FAST_UNRECORDED = 32
+    """A closed connection found no room in the table that ztunnel reads: its record is lost."""

@@ -28,6 +28,18 @@ class MapSizes:
     """Ticketed connections between SYN and establishment; the oldest gives way."""
     listeners: int = 8192
     """Two per pod address."""
+    fast_verdicts: int = 65536
+    """Admitted pairs of a pod and a destination port on this node."""
+    fast_services: int = 4096
+    """Pairs of a pod and a service port with endpoints on this node; 1.3 kB each while used."""
+    fast_connections: int = 65536
+    """Live fast connections; more take the slow path."""
+    fast_closed: int = 65536
+    """Fast connections that ended and whose record ztunnel has not read yet; it reads several times a second."""
+    fast_habits: int = 16384
+    """Servers of this node and pods that dial them; the oldest gives way."""
+    fast_sockets: int = 131072
+    """Ends of live fast connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,19 +28,25 @@ MAP_NEXT_KEY = 4
 PROGRAM_LOAD = 5
 OBJECT_PIN = 6
 OBJECT_GET = 7
+PROGRAM_ATTACH = 8
 OBJECT_INFO = 15
 MAP_LOOKUP_BATCH = 24
+MAP_LOOKUP_AND_DELETE_BATCH = 25
 LINK_CREATE = 28
 LINK_UPDATE = 29
 LINK_DETACH = 34
 
 # enum bpf_prog_type and enum bpf_attach_type.
 PROGRAM_SOCK_OPS = 13
+PROGRAM_SK_MSG = 16
 PROGRAM_CGROUP_SOCK_ADDR = 18
+PROGRAM_CGROUP_SOCKOPT = 25
 PROGRAM_SK_LOOKUP = 30
 ATTACH_SOCK_OPS = 3
+ATTACH_SK_MSG = 7
 ATTACH_INET4_CONNECT = 10
 ATTACH_INET6_CONNECT = 11
+ATTACH_SETSOCKOPT = 22
 ATTACH_INET4_GETPEERNAME = 29
 ATTACH_INET6_GETPEERNAME = 30
 ATTACH_INET4_GETSOCKNAME = 31
@@ -187,6 +193,13 @@ def update_link(link: int, program: int) -> bool:
     if result < 0:
         fail(-result, "replacing a program in its link")
     return True
+
+
+def attach_to_map(program: int, sockets: int) -> None:
+    """Let a program judge what the sockets of a sockhash send; those entered before keep theirs. Ends with the map."""
+    result = call(PROGRAM_ATTACH, struct.pack("=IIII", sockets, program, ATTACH_SK_MSG, 0))
+    if result < 0:
+        fail(-result, "attaching a program to a map of sockets")
 
 
 def detach_link(link: int) -> None:

@@ -84,6 +84,11 @@ class WeightedPool(Generic[Item]):
         self._bounds = tuple(accumulate(weights))
         self._total = self._bounds[-1] if self._bounds else 0
 
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Of the items, in their order."""
+        return tuple(high - low for low, high in zip((0, *self._bounds), self._bounds, strict=False))
+
     def pick(self, chance: float) -> Item | None:
         """Draw one with ``chance`` uniform in [0, 1); None from an empty pool."""
         items = self.items

@@ -15,6 +15,8 @@ import structlog
 import trio
 
 from ebpf.connections import Deliveries, OriginalDestinations
+from ebpf.fastpath.abilities import Abilities, read_abilities
+from ebpf.fastpath.tables import FastPathMaps
 from ebpf.listeners import ListenerTable
 from ebpf.paths import PinPaths
 from ebpf.pods import PodTable
@@ -31,6 +33,7 @@ from ztunnel.admin.readiness import Readiness
 from ztunnel.admin.routes import Routes, admin_routes, metrics_routes, readiness_routes
 from ztunnel.config import ZtunnelSettings
 from ztunnel.control_plane import follow_control_plane
+from ztunnel.fastpath.manager import FastPath
 from ztunnel.identity.ca_client import CaSettings, GrpcCaClient
 from ztunnel.identity.contexts import ContextCache
 from ztunnel.identity.manager import IdentityManager
@@ -79,7 +82,9 @@ class _Ztunnel:
         self.registry = new_registry("ztunnel", version("ambimesh"))
         self.output = standard_output()
         self.access_log = AccessLog(settings.log.format, settings.log.access_level, self.output)
-        self.table = ConnectionTable(L4Metrics(self.registry), self.access_log)
+        self.metrics = L4Metrics(self.registry)
+        self.table = ConnectionTable(self.metrics, self.access_log)
+        self.fast_path: FastPath | None = None
         self.state = MeshState(settings.node.name)
         self.descriptions = Descriptions(self.state, self.table)
         self.dials = Dials(self.engine)
@@ -121,6 +126,7 @@ class _Ztunnel:
 
     async def _serve(self, nursery: trio.Nursery, maps: _KernelMaps) -> None:
         """Serve pods until told to stop, then drain."""
+        self.fast_path = self._make_fast_path(maps)
         proxies = self._proxies(maps)
         pods = PodManager(
             proxies,
@@ -136,10 +142,14 @@ class _Ztunnel:
         nursery.start_soon(run_zds_client, self.settings.zds_socket, pods)
         nursery.start_soon(pods.retry_pending)
         nursery.start_soon(self._tick, pods, proxies.deliverer)
+        if self.fast_path is not None:
+            nursery.start_soon(self.fast_path.run)
         gc.collect()
         gc.freeze()
         await self.stopping.wait()
         readiness.draining = True
+        if self.fast_path is not None:
+            self.fast_path.stop()
         await self._drain(pods)
 
     async def _stop_on_signal(self) -> None:
@@ -158,10 +168,36 @@ class _Ztunnel:
             listener_table=maps.listeners,
             connections=table,
             deliverer=deliverer,
-            outbound=OutboundProxy(engine, state, descriptions, maps.originals, table, self.dials, baggage),
-            inbound=InboundProxy(engine, state, descriptions, table, deliverer, self.dials, baggage),
+            outbound=OutboundProxy(
+                engine, state, descriptions, maps.originals, table, self.dials, baggage, self.fast_path
+            ),
+            inbound=InboundProxy(
+                engine, state, descriptions, table, deliverer, self.dials, baggage, self.fast_path
+            ),
             plaintext=PlaintextProxy(engine, state, descriptions, table, deliverer, self.dials),
+            fast_path=self.fast_path,
         )
+
+    def _make_fast_path(self, maps: _KernelMaps) -> FastPath | None:
+        settings = self.settings.fast_path
+        if not settings.enabled:
+            maps.fast_path.stop(splice=False)
+            return None
+        abilities = maps.abilities
+        splice = settings.splice and abilities.splice
+        _log.info("same-node fast path is on", splice=splice)
+        return FastPath(
+            maps.fast_path,
+            self.state,
+            self.metrics,
+            self.access_log,
+            splice=splice,
+        )
+
+    def _count_all(self) -> None:
+        self.table.count_all()
+        if self.fast_path is not None:
+            self.fast_path.count_live()
 
     async def _serve_admin(self, nursery: trio.Nursery, pods: PodManager, readiness: Readiness) -> None:
         def everything() -> object:
@@ -173,7 +209,7 @@ class _Ztunnel:
 
         admin = self.settings.admin
         await serve("127.0.0.1", admin.admin_port, admin_routes(everything, self.access_log, self.stopping.set))
-        await serve("::", admin.metrics_port, metrics_routes(metrics_page(self.registry), self.table.count_all))
+        await serve("::", admin.metrics_port, metrics_routes(metrics_page(self.registry), self._count_all))
         await serve("::", admin.readiness_port, readiness_routes(readiness.answer))
 
     async def _tick(self, pods: PodManager, deliverer: Deliverer) -> None:
@@ -208,6 +244,8 @@ class _KernelMaps:
     deliveries: Deliveries
     listeners: ListenerTable
     pods: PodTable
+    fast_path: FastPathMaps
+    abilities: Abilities
 
 
 async def _open_maps(paths: PinPaths, stopping: trio.Event) -> _KernelMaps | None:
@@ -221,6 +259,8 @@ async def _open_maps(paths: PinPaths, stopping: trio.Event) -> _KernelMaps | Non
                     opened.enter_context(Deliveries(paths)),
                     opened.enter_context(ListenerTable(paths)),
                     opened.enter_context(PodTable(paths)),
+                    opened.enter_context(FastPathMaps(paths)),
+                    read_abilities(paths),
                 )
             except EnvironmentLacks as error:
                 if not told:

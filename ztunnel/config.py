@@ -73,6 +73,15 @@ class LogGroup(Settings, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
 
 
+class FastPathGroup(Settings, frozen=True, kw_only=True):
+    """Connections between pods of this node, carried by the kernel once ztunnel has admitted the like of them."""
+
+    enabled: bool = True
+    """Pods and namespaces opt out by the annotation ``ambimesh.dev/fast-path: disabled``."""
+    splice: bool = True
+    """Whether payload may go past TCP, where the kernel was found to do it right; without, it is plain TCP."""
+
+
 class ZtunnelSettings(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -80,6 +89,7 @@ class ZtunnelSettings(Settings, frozen=True, kw_only=True):
     control_plane: ControlPlaneGroup
     zds_socket: Path = Path("/run/ambimesh/ztunnel.sock")
     bpf: BpfGroup = BpfGroup()
+    fast_path: FastPathGroup = FastPathGroup()
     admin: AdminGroup = AdminGroup()
     log: LogGroup = LogGroup()
     drain_seconds: Seconds = 25.0

@@ -133,7 +133,7 @@ class Enroller:
         """
         await self._namespaces.verify(namespace, addresses, str(pod.key))
         exclusions, complaints = exclusions_of(pod.annotations)
-        cookie, entry = namespace.cookie(), PodEntry(addresses, exclusions)
+        cookie, entry = namespace.cookie(), PodEntry(addresses, exclusions, pod.fast_path)
         existing = self._captures.enrolled.get(pod.uid)
         if existing is None or existing.cookie != cookie or not same_capture(existing.entry, entry):
             for complaint in complaints:

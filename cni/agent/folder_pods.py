@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Never
 
 import structlog
 import trio
 
+from cni.enrolment import fast_path_of
 from cni.pod import NodeView, PodFacts, PodName, checked_uid
 from mesh.addresses import parse_ip
 from mesh.errors import InvalidValue, ObjectMissing
@@ -71,7 +73,8 @@ class FolderPods:
         await trio.to_thread.run_sync(patch)
 
     def _take(self, objects: ObjectSet, complete: bool) -> None:
-        pods, all_read = _pods_of(objects.of_kind(Pod), self._node)
+        annotations = {entry.metadata.name: entry.metadata.annotations for entry in objects.of_kind(Namespace)}
+        pods, all_read = _pods_of(objects.of_kind(Pod), self._node, annotations)
         view = NodeView(
             serial=self._view.serial + 1,
             complete=complete and all_read,
@@ -89,7 +92,9 @@ class FolderPods:
         self._newer = trio.Event()
 
 
-def _pods_of(pods: Iterable[Pod], node: str) -> tuple[dict[PodName, PodFacts], bool]:
+def _pods_of(
+    pods: Iterable[Pod], node: str, namespace_annotations: Mapping[str, Mapping[str, str]]
+) -> tuple[dict[PodName, PodFacts], bool]:
     """The node's pods, and whether all of them could be understood."""
     found: dict[PodName, PodFacts] = {}
     uids: set[str] = set()
@@ -106,7 +111,8 @@ def _pods_of(pods: Iterable[Pod], node: str) -> tuple[dict[PodName, PodFacts], b
             _log.error("pod not understood", pod=f"{pod.metadata.namespace}/{pod.metadata.name}", reason=str(error))
             continue
         uids.add(facts.uid)
-        found[facts.key] = facts
+        use = fast_path_of(facts.annotations, namespace_annotations.get(facts.namespace, {}))
+        found[facts.key] = facts if use is facts.fast_path else replace(facts, fast_path=use)
     return found, all_read
 
 

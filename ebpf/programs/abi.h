@@ -10,7 +10,7 @@
 #ifndef AMBIMESH_ABI_H
 #define AMBIMESH_ABI_H
 
-#define AMBIMESH_ABI_VERSION 1
+#define AMBIMESH_ABI_VERSION 2
 
 /* ztunnel's listeners inside a pod. */
 #define ZTUNNEL_OUTBOUND_PORT 15001
@@ -24,6 +24,9 @@
 #define POD_HAS_IPV6 2
 #define POD_HAS_EXCLUDED_OUTBOUND_PORTS 4
 #define POD_HAS_EXCLUDED_NETWORKS 8
+#define POD_TAKES_NO_FAST_PATH 16
+#define POD_TAKES_NO_SPLICE 32
+#define POD_TAKES_ANY_SPLICE 64 /* blocking sockets, too */
 
 /* excluded_port.direction */
 #define DIRECTION_OUTBOUND 1
@@ -50,6 +53,27 @@
 #define CONNECTION_PROBE 4     /* kubelet's socket: nothing */
 #define CONNECTION_ITSELF 5    /* a pod's socket to its own address: nothing */
 #define CONNECTION_ACCEPTED 6  /* the application's accepted end of a delivery: the true client */
+#define CONNECTION_FAST 7      /* an application's socket dialled directly, by a verdict: the destination it dialled */
+#define CONNECTION_SPLICED 8   /* the same, its payload past TCP */
+#define CONNECTION_SPLICED_ACCEPTED 9 /* the accepting end of such a one: nothing */
+
+/* fast_state.flags, written by ztunnel */
+#define FAST_DIAL 1   /* verdicts are honoured */
+#define FAST_SPLICE 2 /* payload goes past TCP */
+#define FAST_RETURN 4 /* a direction that fell back to TCP may return to the splice */
+
+#define FAST_SLOTS 64
+
+/* fast_flow.mode */
+#define FLOW_UNDECIDED 0 /* nothing sent yet, or TCP until what it carries is read */
+#define FLOW_SPLICED 1
+#define FLOW_TCP 2 /* for good */
+
+/* fast_connection.client_end and .server_end */
+#define END_NEW 0
+#define END_ESTABLISHED 1
+#define END_CLOSED 2 /* after it was established */
+#define END_FAILED 3 /* closed before it was established */
 
 enum reason {
 	REASON_OUTBOUND_CAPTURED = 1,
@@ -73,7 +97,18 @@ enum reason {
 	REASON_INBOUND_REFUSED_ASSIGNMENT = 19,
 	REASON_INBOUND_TICKET_EXPIRED = 20, /* counted beside what then happened to the SYN */
 	REASON_HANDOFF_MISSING = 21,        /* a connection to ztunnel's outbound port that no program redirected */
-	REASON_LIMIT = 22,                  /* one more than the last */
+	REASON_FAST_DIALLED = 22,
+	REASON_FAST_STALE = 23,       /* a verdict of a past generation, or no ztunnel: the slow path */
+	REASON_FAST_NO_ROOM = 24,     /* a map of the fast path is full: the slow path */
+	REASON_FAST_SOURCE = 25,      /* the application chose a source or device: the slow path */
+	REASON_FAST_SLOT_SLOW = 26,   /* the endpoint drawn for a service has no verdict: ztunnel takes it there */
+	REASON_FAST_SPLICED = 27,     /* both ends are in the sockhash */
+	REASON_FAST_NOT_SPLICED = 28, /* established, on TCP for good */
+	REASON_FAST_FOREIGN_END = 29, /* a fast ticket's 4-tuple came up in another namespace: nothing gained */
+	REASON_FAST_FELL_BACK = 30,   /* the receiver's queue was full: TCP until it is read */
+	REASON_FAST_RETURNED = 31,
+	REASON_FAST_UNRECORDED = 32, /* the table of closed connections is full: ztunnel has been away for long */
+	REASON_LIMIT = 33,           /* one more than the last */
 };
 
 struct address {
@@ -114,6 +149,13 @@ struct excluded_network {
 struct connection {
 	__u32 kind;
 	struct socket_address address;
+	struct socket_address chosen; /* CAPTURED and HANDED: the endpoint drawn for a service here; port 0: none */
+};
+
+/* What ztunnel reads of a captured connection. */
+struct handoff {
+	struct socket_address destination;
+	struct socket_address chosen;
 };
 
 /* handoffs: from the application's SYN towards ztunnel until ztunnel's end is established. */
@@ -135,6 +177,8 @@ struct ticket {
 	__u64 issued_at; /* CLOCK_MONOTONIC, nanoseconds */
 	__u32 has_client;
 	struct socket_address client;
+	__u64 fast_client;      /* cookie of the dialling socket of a fast connection; 0: none */
+	__u64 fast_destination; /* the namespace that the accepting socket must be in */
 };
 
 /* listeners: pod address and kind -> ztunnel's listening socket */
@@ -143,10 +187,78 @@ struct listener_key {
 	__u32 kind;
 };
 
+/* fast_state, one element: written by ztunnel every second. */
+struct fast_state {
+	__u64 alive_until; /* CLOCK_MONOTONIC, nanoseconds */
+	__u32 flags;
+	__u32 queue_limit; /* bytes that may wait in a receiver's queue before a direction falls back to TCP */
+};
+
+/* fast_verdicts and fast_services: who dials, and what. fast_habits: of whom, and of which of its ends. */
+struct fast_key {
+	__u64 netns;
+	__u32 ip[4];
+	__u16 port;
+	__u16 accepts; /* fast_habits: it is the address's own namespace, not one that dials it; else 0 */
+	__u32 zero;
+};
+
+struct fast_verdict {
+	__u64 generation; /* valid while it is that of destination_netns in fast_generations */
+	__u64 destination_netns;
+};
+
+/* Endpoints to draw from, each as often as its weight asks: four words of address, one of port. */
+struct fast_service {
+	__u32 count;
+	__u32 zero;
+	__u32 slots[FAST_SLOTS * 5];
+};
+
+/*
+ * fast_habits -> HABIT_*: how the sockets of a namespace wait that accept at, or dial, an address and port; learnt from
+ * what earlier ones turned out to be.
+ */
+#define HABIT_NONBLOCKING 1
+#define HABIT_BLOCKING 2 /* at least one of them */
+
+/* fast_flows: socket cookie -> one direction of a fast connection, that which this socket sends. */
+struct fast_flow {
+	__u64 own;         /* the socket's address in the kernel */
+	__u64 peer;        /* the other end's */
+	__u64 peer_cookie; /* 0: the other end is not in the sockhash (yet) */
+	__u64 connection;  /* key of fast_connections */
+	__u64 spliced;     /* bytes */
+	__u64 tcp;         /* bytes, brought up to date when something is sent or the state changes */
+	__u64 acked_before; /* the TCP counter's value when the connection was established */
+	__u64 returned_at; /* value of spliced when it last returned to the splice */
+	__u32 mode;
+	__u32 is_client;
+};
+
+/* fast_connections: cookie of the client's socket -> a live fast connection. fast_closed: the same, once it is over. */
+struct fast_connection {
+	__u64 source_netns;
+	__u64 destination_netns;
+	__u64 opened_at; /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 closed_at;
+	__u64 server_cookie;
+	__u64 sent;     /* bytes of the client, final when its end is closed */
+	__u64 received; /* bytes of the server, likewise */
+	struct socket_address source;
+	struct socket_address destination;
+	struct socket_address dialled; /* another than destination when a service was dialled */
+	__u16 client_end;
+	__u16 server_end;
+};
+
+/* metadata.abilities */
+#define ABILITY_SPLICE 1  /* sockets can be spliced, and what waits in them is accounted for */
+
 /* metadata, one element: written last by the loader, so its presence says that loading was complete. */
 struct metadata {
 	__u32 abi_version;
-	__u32 zero;
+	__u32 abilities; /* ABILITY_* that the self-test found */
 	__u8 program_digest[32];
 };
 

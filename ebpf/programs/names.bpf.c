@@ -12,7 +12,8 @@
 /* The address an application is to see as its peer instead of ztunnel's, if any. */
 static __always_inline struct socket_address *shown_peer(struct connection *connection)
 {
-	if (connection->kind != CONNECTION_CAPTURED && connection->kind != CONNECTION_ACCEPTED)
+	if (connection->kind != CONNECTION_CAPTURED && connection->kind != CONNECTION_ACCEPTED &&
+	    connection->kind != CONNECTION_FAST && connection->kind != CONNECTION_SPLICED)
 		return NULL;
 	return &connection->address;
 }

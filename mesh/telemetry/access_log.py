@@ -5,7 +5,8 @@ sampled; it is also written for every connection, so it is cheap (4 microseconds
 included): formatted straight into bytes, with the quoted form of names kept, and left to ``mesh.telemetry.output`` to
 be written in batches. It does not pass through structlog.
 
-Identities stand in a record only when mutual TLS proved them. A record without them says why: ``no_mtls``.
+Identities stand in a record only when mutual TLS proved them, or the kernel, which carried the connection from one pod
+of the node to another (``fast_path``). A record of a connection without mutual TLS says why: ``no_mtls``.
 
 Text::
 
@@ -49,6 +50,8 @@ class NoMtls(enum.Enum):
     """Outbound: no workload or service of the mesh has this address; passed through."""
     DESTINATION_NOT_ENROLLED = "destination_not_enrolled"
     """Outbound: the workload is known but takes no HBONE."""
+    FAST_PATH = "fast_path"
+    """The kernel carried it from one pod of this node to the other; it knows both by their namespaces."""
     NOT_ESTABLISHED = "not_established"
     """The connection failed before an identity was proven; ``error`` says how."""
 
@@ -71,6 +74,8 @@ class ConnectionRecord:
     destination_identity: SpiffeId | None = None
     no_mtls: NoMtls | None = NoMtls.NOT_ESTABLISHED
     """None: mutual TLS it was."""
+    fast_path: bool = False
+    """The kernel carried it, by a verdict that an earlier connection left."""
     bytes_sent: int = 0
     """By the workload this ztunnel stands before: requests of an outbound connection, responses of an inbound one."""
     bytes_received: int = 0
@@ -182,6 +187,7 @@ class AccessLog:
             connection.destination_service,
             connection.direction,
             connection.no_mtls,
+            connection.fast_path,
         )
         kept = self._kept.get(key)
         if kept is None:
@@ -229,6 +235,8 @@ def _between(connection: ConnectionRecord) -> str:
     parts.append(f' direction="{connection.direction}"')
     if connection.no_mtls is not None:
         parts.append(f' no_mtls="{connection.no_mtls.value}"')
+    if connection.fast_path:
+        parts.append(" fast_path=true")
     return "".join(parts)
 
 
@@ -249,6 +257,7 @@ def _fields(connection: ConnectionRecord, duration: float | None, error: BaseExc
         "dst.cluster": destination and destination.cluster_id,
         "direction": connection.direction,
         "no_mtls": connection.no_mtls and connection.no_mtls.value,
+        "fast_path": connection.fast_path,
     }
     present = {key: value for key, value in fields.items() if value}
     if duration is not None:

@@ -39,6 +39,12 @@ SMALL = MapSizes(
     handoffs=8192,
     tickets=8192,
     listeners=256,
+    fast_verdicts=256,
+    fast_services=64,
+    fast_connections=16384,
+    fast_closed=16384,
+    fast_habits=64,
+    fast_sockets=32768,
 )
 
 

@@ -43,6 +43,13 @@ def test_counters_and_usage_of_a_loaded_node(node: Any) -> None:
             "handoffs",
             "tickets",
             "listeners",
+            "fast_verdicts",
+            "fast_services",
+            "fast_connections",
+            "fast_closed",
+            "fast_habits",
+            "fast_flows",
+            "fast_sockets",
         }
         for key in list(ports):
             ports.remove(key)

@@ -20,6 +20,9 @@ SOCKET_ADDRESS = [
 ]
 
 
+CHOSEN = ["chosen", [*SOCKET_ADDRESS, "struct_packed"]]
+
+
 def packed(description: list[Any]) -> list[Any]:
     return [*description, "struct_packed"]
 
@@ -45,7 +48,8 @@ def test_every_map_of_the_programs_is_mirrored() -> None:
 
 def test_a_faithful_description_passes() -> None:
     layout.check("connections", "key", "int")
-    value = packed(["connection", [["kind", "unsigned int"], ["address", packed(SOCKET_ADDRESS)]]])
+    fields = [["kind", "unsigned int"], ["address", packed(SOCKET_ADDRESS)], ["chosen", packed(SOCKET_ADDRESS)]]
+    value = packed(["connection", fields])
     layout.check("connections", "value", value)
     layout.check("pod_addresses", "value", "unsigned long long")
 
@@ -55,11 +59,11 @@ def test_a_faithful_description_passes() -> None:
     [
         "unsigned int",
         packed(["connection", [["kind", "unsigned int"]]]),
-        packed(["connection", [["kind", "unsigned short"], ["address", packed(SOCKET_ADDRESS)]]]),
-        packed(["connection", [["type", "unsigned int"], ["address", packed(SOCKET_ADDRESS)]]]),
-        packed(["connection", [["address", packed(SOCKET_ADDRESS)], ["kind", "unsigned int"]]]),
-        ["connection", [["kind", "unsigned int"], ["address", packed(SOCKET_ADDRESS)]], "struct"],
-        packed(["connection", [["kind", "unknown_t"], ["address", packed(SOCKET_ADDRESS)]]]),
+        packed(["connection", [["kind", "unsigned short"], ["address", packed(SOCKET_ADDRESS)], CHOSEN]]),
+        packed(["connection", [["type", "unsigned int"], ["address", packed(SOCKET_ADDRESS)], CHOSEN]]),
+        packed(["connection", [["address", packed(SOCKET_ADDRESS)], CHOSEN, ["kind", "unsigned int"]]]),
+        ["connection", [["kind", "unsigned int"], ["address", packed(SOCKET_ADDRESS)], CHOSEN], "struct"],
+        packed(["connection", [["kind", "unknown_t"], ["address", packed(SOCKET_ADDRESS)], CHOSEN]]),
         {"kind": "unsigned int"},
     ],
 )

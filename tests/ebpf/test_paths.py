@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ebpf.layout import ABI_VERSION
 from ebpf.paths import PinPaths, read_pod_link
 from mesh.errors import ConfigurationError
 
@@ -16,7 +17,7 @@ BPFFS = Path("/sys/fs/bpf")
 
 def test_everything_of_a_version_stands_under_one_folder() -> None:
     paths = PinPaths(BPFFS, "node1.example.org")
-    assert paths.root == BPFFS / "ambimesh" / "node1_example_org" / "v1"
+    assert paths.root == BPFFS / "ambimesh" / "node1_example_org" / f"v{ABI_VERSION}"
     for folder in (paths.maps, paths.programs, paths.links, paths.pods):
         assert folder.parent == paths.root
 
@@ -36,7 +37,7 @@ def test_a_path_bcc_cannot_hold(bpffs: str) -> None:
 @given(cookie=st.integers(0, 2**64 - 1), uid=st.text(min_size=1, max_size=15))
 def test_cookie_and_uid_are_read_back_from_a_link_name(cookie: int, uid: str) -> None:
     pin = PinPaths(BPFFS, "node1").pod_link(cookie, uid)
-    assert pin.parent == BPFFS / "ambimesh/node1/v1/pods"
+    assert pin.parent == BPFFS / f"ambimesh/node1/v{ABI_VERSION}/pods"
     assert "." not in pin.name
     assert read_pod_link(pin.name) == (cookie, uid)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ebpf import programs_driver, syscall
-from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, attached, closing
+from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK, attached, closing
 from ebpf.paths import PinPaths
 from ebpf.programs_driver import detach_all, load_programs, pinned_digest, program_digest
 from mesh.errors import ConfigurationError, EnvironmentLacks
@@ -41,6 +41,9 @@ def identities(paths: PinPaths) -> tuple[dict[str, int], dict[str, int]]:
     return programs, maps
 
 
+HOOKS = (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK)
+
+
 def leftovers(node: Any) -> list[str]:
     # bpffs shows two iterator files of the kernel's own at its root.
     return [entry.name for entry in node.bpffs.iterdir() if not entry.name.endswith(".debug")]
@@ -49,7 +52,7 @@ def leftovers(node: Any) -> list[str]:
 def test_everything_is_pinned_and_attached(node: Any) -> None:
     paths = node.paths
     assert {pin.name for pin in paths.links.iterdir()} == {hook.function for hook in CGROUP_HOOKS}
-    assert {pin.name for pin in paths.programs.iterdir()} == {hook.function for hook in (*CGROUP_HOOKS, POD_HOOK)}
+    assert {pin.name for pin in paths.programs.iterdir()} == {hook.function for hook in HOOKS}
     assert attached(paths, node.cgroup)
     assert pinned_digest(paths) == program_digest()
 
@@ -164,7 +167,7 @@ def test_a_compiler_failure_leaves_nothing_behind(
     (tmp_path / "include/linux").mkdir(parents=True)
     (tmp_path / "include/linux/kconfig.h").touch()
     monkeypatch.setenv("BCC_KERNEL_SOURCE", str(tmp_path))
-    with pytest.raises(EnvironmentLacks, match=r"compiling connections\.bpf\.c with the headers of"):
+    with pytest.raises(EnvironmentLacks, match=r"compiling dialling\.bpf\.c with the headers of"):
         load_programs(replace(node.settings, node="elsewhere"))
     assert [entry.name for entry in node.paths.mesh.iterdir()] == [node.name]
 

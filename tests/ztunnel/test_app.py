@@ -12,12 +12,13 @@ import pytest
 import trio
 import trio.testing
 
+from ebpf.fastpath.abilities import Abilities
 from ebpf.paths import PinPaths
 from mesh.errors import EnvironmentLacks
 from mesh.telemetry.output import LineOutput
 from ztunnel import app
 from ztunnel.app import raise_descriptor_limit
-from ztunnel.config import AdminGroup, BpfGroup, ControlPlaneGroup, LogGroup, NodeGroup, ZtunnelSettings
+from ztunnel.config import AdminGroup, BpfGroup, ControlPlaneGroup, FastPathGroup, LogGroup, NodeGroup, ZtunnelSettings
 
 
 def settings(folder: Path) -> ZtunnelSettings:
@@ -29,6 +30,7 @@ def settings(folder: Path) -> ZtunnelSettings:
         zds_socket=folder / "zds.sock",
         bpf=BpfGroup(bpffs=folder),
         admin=AdminGroup(admin_port=0, metrics_port=0, readiness_port=0),
+        fast_path=FastPathGroup(enabled=False),
         log=LogGroup(level="warning"),
     )
 
@@ -51,15 +53,19 @@ class Maps:
     def __exit__(self, *_: object) -> None:
         self.closed = True
 
+    def stop(self, *, splice: bool) -> None:
+        """Of the fast path's, when it is switched off."""
+
 
 @pytest.fixture
 def maps(monkeypatch: pytest.MonkeyPatch) -> list[type[Maps]]:
     kinds: list[type[Maps]] = []
     Maps.opened, Maps.missing = [], None
-    for name in ("OriginalDestinations", "Deliveries", "ListenerTable", "PodTable"):
+    for name in ("OriginalDestinations", "Deliveries", "ListenerTable", "PodTable", "FastPathMaps"):
         kind = type(name, (Maps,), {})
         monkeypatch.setattr(app, name, kind)
         kinds.append(kind)
+    monkeypatch.setattr(app, "read_abilities", lambda _: Abilities(splice=False))
     return kinds
 
 
@@ -91,8 +97,8 @@ async def test_maps_are_waited_for(
         assert len(Maps.opened) >= 6
         assert all(one.closed for one in Maps.opened)  # what was opened in vain does not pile up
         Maps.missing = None
-    assert [type(one) for one in Maps.opened[-4:]] == maps
-    assert not any(one.closed for one in Maps.opened[-4:])
+    assert [type(one) for one in Maps.opened[-5:]] == maps
+    assert not any(one.closed for one in Maps.opened[-5:])
 
 
 async def test_waiting_for_maps_ends_when_we_are_to_stop(maps: list[type[Maps]], tmp_path: Path) -> None:
@@ -119,7 +125,7 @@ async def test_a_port_that_is_taken(own_output: None, maps: list[type[Maps]], tm
         admin = AdminGroup(admin_port=taken.getsockname()[1], metrics_port=0, readiness_port=0)
         changed = ZtunnelSettings(
             node=wanted.node, control_plane=wanted.control_plane, zds_socket=wanted.zds_socket, admin=admin,
-            log=wanted.log,
+            log=wanted.log, fast_path=wanted.fast_path,
         )
         with pytest.raises(ExceptionGroup) as caught, trio.fail_after(10):
             await app.run(changed)

@@ -140,6 +140,8 @@ class PodManager:
             raise
         self._serving[uid] = server
         self._descriptions.follow(pod)
+        if self._proxies.fast_path is not None:
+            self._proxies.fast_path.pod_started(pod)
         self._identities.prefetch(pod.identity)
         self._metrics.started.inc()
         self._metrics.active.set(len(self._serving))
@@ -150,6 +152,8 @@ class PodManager:
         if server is None:
             return
         server.drain()
+        if self._proxies.fast_path is not None:
+            self._proxies.fast_path.pod_stopped(server.pod)
         self._leaving.append(server)
         self._identities.forget(server.pod.identity)
         self._metrics.stopped.inc()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ebpf.listeners import ListenerTable
 from mesh.addresses import PeerAddress
 from mesh.errors import ConnectionLost, Draining
+from ztunnel.fastpath.manager import FastPath
 from ztunnel.inpod.listeners import PodListeners
 from ztunnel.pod import Pod
 from ztunnel.proxy.connections import ConnectionTable
@@ -34,6 +35,7 @@ class Proxies:
     outbound: OutboundProxy
     inbound: InboundProxy
     plaintext: PlaintextProxy
+    fast_path: FastPath | None
 
 
 class PodServer:

@@ -18,6 +18,7 @@ from mesh.identity import SpiffeId
 from mesh.model.workload import Workload
 from mesh.rbac import ConnectionFacts
 from mesh.telemetry.metrics import ServiceLabels
+from ztunnel.fastpath.manager import FastPath
 from ztunnel.pod import Pod
 from ztunnel.proxy.admission import check_destination, judge
 from ztunnel.proxy.baggage import BaggageCache
@@ -65,6 +66,7 @@ class InboundProxy:
         deliverer: Deliverer,
         dials: Dials,
         baggage: BaggageCache,
+        fast_path: FastPath | None,
     ) -> None:
         self._engine = engine
         self._state = state
@@ -73,6 +75,7 @@ class InboundProxy:
         self._deliverer = deliverer
         self._dials = dials
         self._baggage = baggage
+        self._fast_path = fast_path
 
     def requested(
         self, served: ServedTunnel, tunnel: Tunnel, stream: HboneStream, headers: list[tuple[str, str]]
@@ -145,6 +148,8 @@ class InboundProxy:
             if error is None:
                 block = encode_response(200, baggage=self._baggage.text(request.served.pod))
                 request.tunnel.answer(end, request.stream, block)
+                if self._fast_path is not None and request.connection.facts is not None:
+                    self._fast_path.admitted(request.served.pod, request.connection.facts)
             else:
                 _refuse(request, end, error)
 

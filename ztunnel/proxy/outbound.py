@@ -19,6 +19,7 @@ from mesh.identity import SpiffeId
 from mesh.telemetry.access_log import NoMtls
 from mesh.telemetry.metrics import ServiceLabels
 from ztunnel import ports
+from ztunnel.fastpath.manager import FastPath
 from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.connections import Connection, ConnectionTable, unexpected
@@ -48,6 +49,7 @@ class OutboundProxy:
         table: ConnectionTable,
         dials: Dials,
         baggage: BaggageCache,
+        fast_path: FastPath | None,
     ) -> None:
         self._engine = engine
         self._state = state
@@ -56,6 +58,7 @@ class OutboundProxy:
         self._table = table
         self._dials = dials
         self._baggage = baggage
+        self._fast_path = fast_path
         self._random = random.Random().random
 
     def accepted(self, pod: Pod, pool: TunnelPool, sock: socket.socket, peer: PeerAddress) -> None:
@@ -63,24 +66,27 @@ class OutboundProxy:
         connection = self._table.begin(pod, "outbound", peer, peer)
         try:
             original = self._originals.take(sock.fileno())
+            chosen = self._originals.chosen
             if original is not None:
                 connection.record.destination = original
             if original is None or (is_loopback(original.ip) and original.port in ports.IN_POD):
                 # Nobody was redirected here: the application dialled the listener itself.
                 raise SelfCall("the application dialled a port of the mesh itself")
             if self._descriptions.is_ready(pod):
-                self._route(pod, pool, sock, connection)
+                self._route(pod, pool, sock, connection, chosen)
             else:
-                pod.tasks.start(self._route_later, pod, pool, sock, connection)
+                pod.tasks.start(self._route_later, pod, pool, sock, connection, chosen)
         except MeshError as error:
             self._fail(sock, connection, error)
         except Exception as error:
             self._fail(sock, connection, unexpected(error))
 
-    async def _route_later(self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection) -> None:
+    async def _route_later(
+        self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection, chosen: SocketAddress | None
+    ) -> None:
         try:
             await self._descriptions.ready(pod)
-            self._route(pod, pool, sock, connection)
+            self._route(pod, pool, sock, connection, chosen)
         except MeshError as error:
             self._fail(sock, connection, error)
         except trio.Cancelled:
@@ -89,12 +95,15 @@ class OutboundProxy:
         except Exception as error:
             self._fail(sock, connection, unexpected(error))
 
-    def _route(self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection) -> None:
+    def _route(
+        self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection, chosen: SocketAddress | None
+    ) -> None:
         record = connection.record
         if pod.workload is None:
             raise UnknownWorkload(f"the control plane has not described pod {pod.name}")
         record.source_workload = pod.workload
-        upstream = choose_upstream(self._state, pod.workload, OriginalDestination(record.destination), self._random)
+        original = OriginalDestination(record.destination)
+        upstream = choose_upstream(self._state, pod.workload, original, self._random, chosen)
         if isinstance(upstream, Passthrough):
             record.no_mtls = NoMtls.DESTINATION_UNKNOWN
             self._table.described(connection, ServiceLabels())
@@ -102,6 +111,8 @@ class OutboundProxy:
             return
         record.destination_workload = upstream.workload
         record.destination_service = upstream.service_hostname
+        if self._fast_path is not None and upstream.service_key is not None:
+            self._fast_path.dialled_service(pod, original, upstream)
         if upstream.tunnel is None:
             record.no_mtls = NoMtls.DESTINATION_NOT_ENROLLED
             record.destination = upstream.target

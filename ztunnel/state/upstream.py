@@ -38,7 +38,11 @@ class MeshView(Protocol):
 
 
 def choose_upstream(
-    view: MeshView, source: Workload, destination: OriginalDestination, random: Callable[[], float]
+    view: MeshView,
+    source: Workload,
+    destination: OriginalDestination,
+    random: Callable[[], float],
+    chosen: SocketAddress | None = None,
 ) -> Upstream:
     """Decide where a connection goes. A few microseconds.
 
@@ -47,6 +51,7 @@ def choose_upstream(
         source: the pod that dials.
         destination: what it dialled.
         random: uniform in [0, 1), asked at most once.
+        chosen: the endpoint that was drawn already, from the same weights; used if the service still offers it.
 
     Raises:
         NoHealthyUpstream: a service of the mesh that cannot be reached now; the text says why.
@@ -57,7 +62,7 @@ def choose_upstream(
     reason = PassthroughReason.UNKNOWN_DESTINATION
     if found is not None and (service := found.service) is not None:
         if service.load_balancing.mode is not BalancingMode.PASSTHROUGH:
-            return _to_service(found, service, source, destination, random)
+            return _to_service(found, service, source, destination, random, chosen)
         reason = PassthroughReason.PASSTHROUGH_SERVICE
     workload = view.workload_at(source.network, ip)
     if workload is None:
@@ -78,6 +83,7 @@ def _to_service(
     source: Workload,
     destination: OriginalDestination,
     random: Callable[[], float],
+    chosen: SocketAddress | None,
 ) -> ToWorkload:
     ip, port = destination
     if service.waypoint is not None or service.weighted_waypoints:
@@ -86,7 +92,12 @@ def _to_service(
     if port not in found.ports:
         ports = ", ".join(map(str, sorted(found.ports)[:16])) or "none"
         raise NoHealthyUpstream(f"service {found.key} has no port {port}; it has: {ports}")
-    route = found.pool(service, port, ipv4=is_ipv4(ip), source=source).pick(random())
+    pool = found.pool(service, port, ipv4=is_ipv4(ip), source=source)
+    if chosen is not None:
+        for offered in pool.items:
+            if offered.target == chosen:
+                return offered
+    route = pool.pick(random())
     if route is None:
         raise NoHealthyUpstream(_nobody_text(found, service, source, port))
     return route

@@ -121,7 +121,7 @@ async def managed(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[PodMan
     engine = Engine()
     parts: Any = Parts()
     registry = CollectorRegistry()
-    proxies: Any = SimpleNamespace(engine=engine)
+    proxies: Any = SimpleNamespace(engine=engine, fast_path=None)
     async with trio.open_nursery() as nursery:
         manager = PodManager(
             proxies, parts, parts, parts, "cluster.local", WorkloadManagerMetrics(registry), nursery

@@ -125,6 +125,8 @@ class FakeDeliveries:
 class FakeOriginals:
     """Says what was dialled: always the same."""
 
+    chosen: SocketAddress | None = None
+
     def __init__(self) -> None:
         self.destination: SocketAddress | None = None
         self.failure: Exception | None = None
@@ -196,14 +198,14 @@ class Kit:
         anything = self.deliveries
         deliverer = self.deliverer = Deliverer(anything)
         self.inbound = InboundProxy(
-            self.engine, self.state, self.descriptions, self.table, deliverer, self.dials, self.baggage
+            self.engine, self.state, self.descriptions, self.table, deliverer, self.dials, self.baggage, None
         )
         self.plaintext = PlaintextProxy(
             self.engine, self.state, self.descriptions, self.table, deliverer, self.dials
         )
         anything = self.originals
         self.outbound = OutboundProxy(
-            self.engine, self.state, self.descriptions, anything, self.table, self.dials, self.baggage
+            self.engine, self.state, self.descriptions, anything, self.table, self.dials, self.baggage, None
         )
         self.server = self.pod("server", SERVER_IP)
         self.client = self.pod("client", CLIENT_IP)

@@ -1,0 +1,40 @@
+/* The two ends of a socket, as a sock_ops program finds them. */
+#ifndef AMBIMESH_ENDS_H
+#define AMBIMESH_ENDS_H
+
+static __always_inline void read_local(struct bpf_sock_ops *ctx, struct socket_address *local)
+{
+	if (ctx->family == AF_INET) {
+		map_ipv4(local->ip, ctx->local_ip4);
+	} else {
+		local->ip[0] = ctx->local_ip6[0];
+		local->ip[1] = ctx->local_ip6[1];
+		local->ip[2] = ctx->local_ip6[2];
+		local->ip[3] = ctx->local_ip6[3];
+	}
+	local->port = ctx->local_port;
+}
+
+static __always_inline void read_remote(struct bpf_sock_ops *ctx, struct socket_address *remote)
+{
+	if (ctx->family == AF_INET) {
+		map_ipv4(remote->ip, ctx->remote_ip4);
+	} else {
+		remote->ip[0] = ctx->remote_ip6[0];
+		remote->ip[1] = ctx->remote_ip6[1];
+		remote->ip[2] = ctx->remote_ip6[2];
+		remote->ip[3] = ctx->remote_ip6[3];
+	}
+	remote->port = bpf_ntohl(ctx->remote_port);
+}
+
+static __always_inline void make_tuple(struct four_tuple *tuple, const struct socket_address *source,
+				       const struct socket_address *destination)
+{
+	copy_ip(tuple->source_ip, source->ip);
+	copy_ip(tuple->destination_ip, destination->ip);
+	tuple->source_port = source->port;
+	tuple->destination_port = destination->port;
+}
+
+#endif

@@ -1,0 +1,96 @@
+/*
+ * The same-node splice: what one application of a fast connection sends goes straight into the other's receive queue.
+ *
+ * Order is kept because a reader takes the splice's queue first and TCP's second: a direction may change from the splice
+ * to TCP at any message, and from TCP to the splice only when nothing that TCP carries is unread, that is, when the
+ * receiver's copied_seq has reached the sender's write_seq. Thus a direction whose first message finds the other end not
+ * yet entered goes by TCP, and so does one whose receiver does not keep up, until it has: TCP has flow control, the
+ * splice has none.
+ *
+ * A direction returns to the splice once; to fall back again its reader must have taken something from the splice since,
+ * which proves that no call that began with TCP data is still running. The other end is read through its address, after
+ * its cookie has shown that it is still the same socket. Offsets come from the running kernel's type information.
+ */
+#include <uapi/linux/bpf.h>
+
+#include "abi.h"
+#include "maps.h"
+
+static void *(*to_tcp_sock)(void *) = (void *)BPF_FUNC_skc_to_tcp_sock;
+
+/* Waits this many times the limit for a sign of a reader, then takes to TCP nevertheless: memory stays bounded. */
+#define PATIENCE 4
+
+static __always_inline void count(u32 reason)
+{
+	u64 *counter = counters.lookup(&reason);
+	if (counter)
+		*counter += 1;
+}
+
+static __always_inline int by_tcp(struct fast_flow *flow, void *tcp)
+{
+	u64 acked = *(volatile u64 *)(tcp + OFFSET_BYTES_ACKED);
+	u32 written = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ), unacked = *(volatile u32 *)(tcp + OFFSET_SND_UNA);
+	flow->tcp = acked + (u32)(written - unacked) - flow->acked_before;
+	return SK_PASS;
+}
+
+int mesh_sk_msg(struct sk_msg_md *msg)
+{
+	struct bpf_sock *sk = msg->sk;
+	if (!sk)
+		return SK_PASS;
+	void *tcp = to_tcp_sock(sk);
+	if (!tcp)
+		return SK_PASS;
+	u64 cookie = *(volatile u64 *)(tcp + OFFSET_COOKIE);
+	struct fast_flow *flow = fast_flows.lookup(&cookie);
+	if (!flow)
+		return SK_PASS;
+	u64 peer = flow->peer, peer_cookie = flow->peer_cookie, actual = 0;
+	u32 zero = 0;
+	struct fast_state *state = fast_state.lookup(&zero);
+	bool may_return = state && (state->flags & FAST_RETURN);
+	if (!state || flow->mode == FLOW_TCP || !peer_cookie || !(state->flags & FAST_SPLICE)) {
+		if (flow->mode == FLOW_SPLICED || !may_return)
+			flow->mode = FLOW_TCP;
+		return by_tcp(flow, tcp);
+	}
+	bpf_probe_read_kernel(&actual, sizeof(actual), (void *)(peer + OFFSET_COOKIE));
+	if (actual != peer_cookie) {
+		flow->mode = FLOW_TCP; /* the other end is gone: TCP knows what to say */
+		return by_tcp(flow, tcp);
+	}
+	if (flow->mode == FLOW_UNDECIDED) {
+		u32 written = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ), copied = ~written;
+		bpf_probe_read_kernel(&copied, sizeof(copied), (void *)(peer + OFFSET_COPIED_SEQ));
+		if (written != copied) {
+			if (!may_return)
+				flow->mode = FLOW_TCP;
+			return by_tcp(flow, tcp);
+		}
+		by_tcp(flow, tcp);
+		flow->mode = FLOW_SPLICED;
+		flow->returned_at = flow->spliced;
+		if (flow->tcp)
+			count(REASON_FAST_RETURNED);
+	}
+	u32 queued = 0, wanted = 0;
+	bpf_probe_read_kernel(&queued, sizeof(queued), (void *)(peer + OFFSET_RMEM_ALLOC));
+	bpf_probe_read_kernel(&wanted, sizeof(wanted), (void *)(peer + OFFSET_RCVLOWAT));
+	u64 since = flow->spliced - flow->returned_at;
+	bool full = queued > state->queue_limit && (queued < since || queued > PATIENCE * state->queue_limit);
+	if (full || wanted > 1) {
+		/* Nobody can tell how long a reader that waits for more than one byte stays with TCP's queue. */
+		flow->mode = wanted > 1 || !may_return ? FLOW_TCP : FLOW_UNDECIDED;
+		count(REASON_FAST_FELL_BACK);
+		return by_tcp(flow, tcp);
+	}
+	if (fast_sockets.msg_redirect_hash(msg, &peer_cookie, BPF_F_INGRESS) != SK_PASS) {
+		flow->mode = FLOW_TCP; /* the other end is closing */
+		return by_tcp(flow, tcp);
+	}
+	flow->spliced += msg->size;
+	return SK_PASS;
+}
