@@ -39,7 +39,7 @@ LINGER = 0.001
 BATCH = 512
 """Ready sockets handled in one turn."""
 
-FLUSH_WITHIN = 0.0001
+FLUSH_WITHIN = 0.0003
 """Seconds that output may wait for more output of the same turn. Long enough to put many small messages into a record;
 short enough that the next node works on the first of them while this one is busy with the others."""
 
