@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import structlog
+import trio
 
 from mesh.addresses import SocketAddress
-from mesh.errors import InternalError, MeshError
+from mesh.errors import ConnectFailed, InternalError, MeshError
 from mesh.model.workload import Workload
 from mesh.rbac import ConnectionFacts
 from mesh.telemetry.access_log import AccessLog, ConnectionRecord, Direction
@@ -30,6 +32,20 @@ def unexpected(error: Exception) -> InternalError:
     """
     _log.exception("connection failed unexpectedly", exc_info=error)
     return InternalError(f"a bug of this proxy: {error!r}")
+
+
+@contextmanager
+def failing(fail: Callable[[MeshError], None]) -> Iterator[None]:
+    """For a task that sets a connection up: whatever ends the block early is told to ``fail``, once, as an error."""
+    try:
+        yield
+    except MeshError as error:
+        fail(error)
+    except trio.Cancelled:
+        fail(ConnectFailed("the pod is no longer served"))
+        raise
+    except Exception as error:
+        fail(unexpected(error))
 
 
 class Relayed(Protocol):

@@ -22,7 +22,7 @@ from ztunnel import ports
 from ztunnel.fastpath.manager import FastPath
 from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
-from ztunnel.proxy.connections import Connection, ConnectionTable, unexpected
+from ztunnel.proxy.connections import Connection, ConnectionTable, failing, unexpected
 from ztunnel.proxy.delivery import sockaddr
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
@@ -84,16 +84,9 @@ class OutboundProxy:
     async def _route_later(
         self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection, chosen: SocketAddress | None
     ) -> None:
-        try:
+        with failing(lambda error: self._fail(sock, connection, error)):
             await self._descriptions.ready(pod)
             self._route(pod, pool, sock, connection, chosen)
-        except MeshError as error:
-            self._fail(sock, connection, error)
-        except trio.Cancelled:
-            self._fail(sock, connection, ConnectFailed("the pod is no longer served"))
-            raise
-        except Exception as error:
-            self._fail(sock, connection, unexpected(error))
 
     def _route(
         self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection, chosen: SocketAddress | None

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import socket
 
-import trio
-
 from mesh.addresses import PeerAddress, SocketAddress, from_sockaddr
-from mesh.errors import ConnectFailed, MeshError
+from mesh.errors import MeshError
 from mesh.rbac import ConnectionFacts
 from mesh.telemetry.access_log import NoMtls
 from mesh.telemetry.metrics import ServiceLabels
 from ztunnel.pod import Pod
 from ztunnel.proxy.admission import check_destination, judge
-from ztunnel.proxy.connections import Connection, ConnectionTable, unexpected
+from ztunnel.proxy.connections import Connection, ConnectionTable, failing, unexpected
 from ztunnel.proxy.delivery import Deliverer, sockaddr
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
@@ -68,16 +66,9 @@ class PlaintextProxy:
     async def _deliver_later(
         self, pod: Pod, sock: socket.socket, connection: Connection, local: SocketAddress, peer: PeerAddress
     ) -> None:
-        try:
+        with failing(lambda error: self._fail(sock, connection, error)):
             await self._descriptions.ready(pod)
             self._deliver(pod, sock, connection, local, peer)
-        except MeshError as error:
-            self._fail(sock, connection, error)
-        except trio.Cancelled:
-            self._fail(sock, connection, ConnectFailed("the pod is no longer served"))
-            raise
-        except Exception as error:
-            self._fail(sock, connection, unexpected(error))
 
     def _deliver(
         self, pod: Pod, sock: socket.socket, connection: Connection, local: SocketAddress, peer: PeerAddress

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from mesh.addresses import HboneTarget, SocketAddress
 from mesh.identity import SpiffeId
 from mesh.model.workload import Workload
+from ztunnel import ports
 
-HBONE_PORT = 15008
-MESH_PORTS = frozenset({15001, 15006, HBONE_PORT})
+MESH_PORTS = frozenset({ports.OUTBOUND, ports.PLAINTEXT, ports.HBONE})
 """Ports of ztunnel's own listeners in every enrolled pod."""
 
 

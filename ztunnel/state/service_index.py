@@ -15,8 +15,9 @@ from mesh.cidr import CidrTable
 from mesh.identity import SpiffeId
 from mesh.model.service import Service
 from mesh.model.workload import NetworkAddress, TunnelProtocol, Workload
+from ztunnel import ports
 from ztunnel.state.claim_table import ClaimTable
-from ztunnel.state.routes import HBONE_PORT, ToWorkload
+from ztunnel.state.routes import ToWorkload
 
 _ADDRESS_BITS = 128
 _PoolKey = tuple[int, bool, str, Place]
@@ -110,7 +111,7 @@ def route_to(
     return ToWorkload(
         workload=workload,
         target=HboneTarget(SocketAddress(ip, port)),
-        tunnel=SocketAddress(ip, HBONE_PORT) if tunnelled else None,
+        tunnel=SocketAddress(ip, ports.HBONE) if tunnelled else None,
         expected_identities=expected,
         service_key=service_key,
     )
