@@ -20,8 +20,13 @@ from ebpf.fastpath.tables import FastPathMaps
 from ebpf.listeners import ListenerTable
 from ebpf.paths import PinPaths
 from ebpf.pods import PodTable
+from mesh.certificates.ca_client import CaSettings, GrpcCaClient
+from mesh.certificates.contexts import ContextCache
+from mesh.certificates.manager import IdentityManager
 from mesh.clock import SystemClock
 from mesh.errors import Draining, EnvironmentLacks
+from mesh.relay.engine import Engine
+from mesh.state.store import MeshState
 from mesh.telemetry import log
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
@@ -34,9 +39,6 @@ from ztunnel.admin.routes import Routes, admin_routes, metrics_routes, readiness
 from ztunnel.config import ZtunnelSettings
 from ztunnel.control_plane import follow_control_plane
 from ztunnel.fastpath.manager import FastPath
-from ztunnel.identity.ca_client import CaSettings, GrpcCaClient
-from ztunnel.identity.contexts import ContextCache
-from ztunnel.identity.manager import IdentityManager
 from ztunnel.inpod.manager import PodManager
 from ztunnel.inpod.server import Proxies
 from ztunnel.proxy.baggage import BaggageCache
@@ -48,8 +50,6 @@ from ztunnel.proxy.inbound import InboundProxy
 from ztunnel.proxy.outbound import OutboundProxy
 from ztunnel.proxy.plaintext import PlaintextProxy
 from ztunnel.proxy.tls_contexts import TlsContexts
-from ztunnel.relay.engine import Engine
-from ztunnel.state.store import MeshState
 
 _log = structlog.get_logger("ztunnel")
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 import trio
 
 from mesh.errors import ConfigurationError
+from mesh.state.store import MeshState
 from mesh.telemetry.metrics import XdsMetrics
 from mesh.tls.context import control_plane_context
 from mesh.xds.client_driver import MessageStream, aggregated_stream, run_client
@@ -17,7 +18,6 @@ from mesh.xds.client_machine import Subscription
 from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from mesh.xds.discovery_codec import NodeInfo, Rejected, Resource
 from ztunnel.config import ZtunnelSettings
-from ztunnel.state.store import MeshState
 
 
 async def follow_control_plane(settings: ZtunnelSettings, state: MeshState, metrics: XdsMetrics) -> NoReturn:

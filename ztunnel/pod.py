@@ -8,15 +8,15 @@ from typing import TypeVarTuple
 import structlog
 import trio
 
+from mesh import ports
 from mesh.addresses import IpBytes, is_ipv4
 from mesh.errors import MeshError
 from mesh.identity import SpiffeId
 from mesh.model.workload import Workload
 from mesh.netns import NetworkNamespace
 from mesh.rbac import PolicySet
+from mesh.relay.engine import Engine
 from mesh.zds.codec import WorkloadInfo
-from ztunnel import ports
-from ztunnel.relay.engine import Engine
 
 Arguments = TypeVarTuple("Arguments")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from mesh import ports
 from mesh.addresses import IpBytes
 from mesh.identity import SpiffeId
 
@@ -80,7 +81,7 @@ class GatewayAddress:
     """Where a waypoint or network gateway is reached."""
 
     destination: NamespacedHostname | NetworkAddress
-    hbone_mtls_port: int = 15008
+    hbone_mtls_port: int = ports.HBONE
 
 
 @dataclass(frozen=True, slots=True)

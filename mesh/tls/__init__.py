@@ -1,7 +1,7 @@
 """TLS of the mesh: credentials, contexts, who the peer is, the handshake.
 
 What belongs here: everything that turns credentials into an ``ssl.SSLContext`` and a certificate into an identity, and
-the handshake on memory BIOs. What does not: where credentials come from (``ztunnel.identity``, the certificate
+the handshake on memory BIOs. What does not: where credentials come from (``mesh.certificates``, the certificate
 authority), HTTP/2, and the relaying of bytes after the handshake.
 
 Private keys stay in this process: OpenSSL reads them from an anonymous memory file, never from a disk.

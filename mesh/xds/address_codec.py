@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
+from mesh import ports
 from mesh.addresses import ip_to_packed
 from mesh.errors import InvalidIdentity, InvalidMessage
 from mesh.identity import SpiffeId
@@ -47,8 +48,6 @@ from mesh.xds.wire_values import (
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
-
-_HBONE_PORT = 15008
 
 
 def encode_address(value: Workload | Service) -> bytes:
@@ -104,9 +103,9 @@ def _fill_workload(message: wire.Workload, value: Workload) -> None:
     if value.network_gateway is not None:
         _fill_gateway(message.network_gateway, value.network_gateway)
     message.hostname = value.hostname
-    for key, ports in value.services.items():
+    for key, served in value.services.items():
         # Reading the entry creates it, also when the endpoint serves none of the service's ports.
-        _fill_ports(message.services[key].ports, ports)
+        _fill_ports(message.services[key].ports, served)
     if value.locality != Locality():
         message.locality.region = value.locality.region
         message.locality.zone = value.locality.zone
@@ -259,7 +258,7 @@ def _fill_gateway(message: wire.GatewayAddress, value: GatewayAddress) -> None:
 
 
 def _read_gateway(message: wire.GatewayAddress, place: str) -> GatewayAddress:
-    hbone_port = port(message.hbone_mtls_port, f"{place}: hbone_mtls_port") or _HBONE_PORT
+    hbone_port = port(message.hbone_mtls_port, f"{place}: hbone_mtls_port") or ports.HBONE
     match message.WhichOneof("destination"):
         case "hostname":
             return GatewayAddress(NamespacedHostname(message.hostname.namespace, message.hostname.hostname), hbone_port)

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from mesh.addresses import parse_ip
 from mesh.grpc.driver import CallContext, GrpcError, StatusCode
+from mesh.state.store import MeshState
 from mesh.telemetry.metrics import XdsMetrics
 from mesh.testing.ca import TestAuthority
 from mesh.testing.grpc import serving
@@ -23,7 +24,6 @@ from mesh.xds.server_driver import SnapshotStore, XdsServer
 from mesh.xds.snapshot import entry
 from ztunnel.config import ControlPlaneGroup, NodeGroup, ZtunnelSettings
 from ztunnel.control_plane import follow_control_plane
-from ztunnel.state.store import MeshState
 
 WEB = make_workload("web", "10.0.0.1", node="node1")
 authority = TestAuthority()

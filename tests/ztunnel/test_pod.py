@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from mesh.addresses import parse_ip
 from mesh.errors import ConnectionLost
 from mesh.netns import NetworkNamespace
+from mesh.relay.engine import Engine
 from mesh.zds.codec import WorkloadInfo
 from ztunnel.pod import Pod, PodTasks
-from ztunnel.relay.engine import Engine
 
 
 @pytest.fixture

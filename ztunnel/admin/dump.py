@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from mesh.addresses import format_ip
+from mesh.certificates.manager import CertificateReport, IdentityManager
 from mesh.model.policy import Policy
 from mesh.model.service import Service
 from mesh.model.workload import GatewayAddress, HealthStatus, NamespacedHostname, NetworkAddress, Workload
-from ztunnel.identity.manager import CertificateReport, IdentityManager
+from mesh.state.service_index import ServiceView
+from mesh.state.store import MeshState
 from ztunnel.inpod.manager import PodManager
 from ztunnel.proxy.connections import Connection, ConnectionTable
-from ztunnel.state.service_index import ServiceView
-from ztunnel.state.store import MeshState
 
 Flat = dict[str, Any]
 

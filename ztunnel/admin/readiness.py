@@ -7,10 +7,10 @@ and policies once, and that connections are not being refused for want of file d
 
 from __future__ import annotations
 
+from mesh.relay.acceptor import Acceptor
+from mesh.state.store import MeshState
 from mesh.telemetry.http_endpoint import HttpRequest, HttpResponse, text_response
 from ztunnel.inpod.manager import PodManager
-from ztunnel.relay.acceptor import Acceptor
-from ztunnel.state.store import MeshState
 
 
 class Readiness:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from math import gcd
 from typing import NamedTuple
 
+from mesh import ports
 from mesh.addresses import SocketAddress, is_ipv4
 from mesh.balance import WeightedPool
 from mesh.model.workload import Workload
 from mesh.rbac import ConnectionFacts, PolicySet
-from ztunnel import ports
+from mesh.state.routes import ToWorkload
 from ztunnel.pod import Pod
-from ztunnel.state.routes import ToWorkload
 
 
 class Standing(NamedTuple):

@@ -31,13 +31,13 @@ from mesh.balance import WeightedPool
 from mesh.errors import ClosedByPolicyChange, ConnectFailed, ConnectionLost, MeshError
 from mesh.model.service import BalancingMode
 from mesh.rbac import ConnectionFacts, Deny, decide
+from mesh.state.routes import ToWorkload
+from mesh.state.store import Changes, MeshState
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import L4Metrics, ServiceLabels
 from ztunnel.fastpath.decisions import Standing, may_remember, slots_of
 from ztunnel.fastpath.records import Ends, FastConnectionRecords
 from ztunnel.pod import Pod
-from ztunnel.state.routes import ToWorkload
-from ztunnel.state.store import Changes, MeshState
 
 HEARTBEAT_SECONDS = 1.0
 ALIVE_SECONDS = 3.0

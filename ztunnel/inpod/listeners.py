@@ -15,8 +15,8 @@ import socket
 import structlog
 
 from ebpf.listeners import ListenerKind, ListenerTable
+from mesh import ports
 from mesh.errors import EnvironmentLacks
-from ztunnel import ports
 from ztunnel.pod import Pod
 from ztunnel.proxy.local_leg import prepare_local_sockets
 

@@ -13,12 +13,12 @@ import structlog
 import trio
 
 from ebpf.pods import PodTable
+from mesh.certificates.manager import IdentityManager
 from mesh.errors import EnvironmentLacks, MeshError, UnknownWorkload
 from mesh.netns import NetworkNamespace
 from mesh.telemetry.metrics import WorkloadManagerMetrics
 from mesh.tls.credentials import Credentials
 from mesh.zds.codec import WorkloadInfo
-from ztunnel.identity.manager import IdentityManager
 from ztunnel.inpod.server import PodServer, Proxies
 from ztunnel.pod import Pod, PodTasks
 from ztunnel.proxy.descriptions import Descriptions

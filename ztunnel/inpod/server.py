@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ebpf.listeners import ListenerTable
 from mesh.addresses import PeerAddress
 from mesh.errors import ConnectionLost, Draining
+from mesh.relay.acceptor import Acceptor
+from mesh.relay.engine import Engine
 from ztunnel.fastpath.manager import FastPath
 from ztunnel.inpod.listeners import PodListeners
 from ztunnel.pod import Pod
@@ -19,8 +21,6 @@ from ztunnel.proxy.plaintext import PlaintextProxy
 from ztunnel.proxy.pool import TunnelPool
 from ztunnel.proxy.terminator import Terminator
 from ztunnel.proxy.tls_contexts import TlsContexts
-from ztunnel.relay.acceptor import Acceptor
-from ztunnel.relay.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ import trio
 
 from mesh.errors import ClosedByPolicyChange
 from mesh.rbac import Deny, decide
+from mesh.state.store import Changes, MeshState
 from ztunnel.pod import Pod
 from ztunnel.proxy.connections import Connection, ConnectionTable
-from ztunnel.state.store import Changes, MeshState
 
 WAIT_SECONDS = 10.0
 """How long a connection waits for the control plane to describe its pod, before it is refused."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ztunnel.relay.dialing_end import DialingEnd
-from ztunnel.relay.engine import Engine
+from mesh.relay.dialing_end import DialingEnd
+from mesh.relay.engine import Engine
 
 CONNECT_SECONDS = 10.0
 

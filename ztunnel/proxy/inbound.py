@@ -17,6 +17,10 @@ from mesh.hbone.contract import HboneStream
 from mesh.identity import SpiffeId
 from mesh.model.workload import Workload
 from mesh.rbac import ConnectionFacts
+from mesh.relay.engine import Engine
+from mesh.relay.stream_end import StreamEnd
+from mesh.relay.tunnel import Tunnel
+from mesh.state.store import MeshState
 from mesh.telemetry.metrics import ServiceLabels
 from ztunnel.fastpath.manager import FastPath
 from ztunnel.pod import Pod
@@ -26,10 +30,6 @@ from ztunnel.proxy.connections import Connection, ConnectionTable, unexpected
 from ztunnel.proxy.delivery import Deliverer, sockaddr
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
-from ztunnel.relay.engine import Engine
-from ztunnel.relay.stream_end import StreamEnd
-from ztunnel.relay.tunnel import Tunnel
-from ztunnel.state.store import MeshState
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,21 @@ import socket
 import trio
 
 from ebpf.connections import OriginalDestinations
+from mesh import ports
 from mesh.addresses import OriginalDestination, PeerAddress, SocketAddress, is_ipv4, is_loopback
 from mesh.errors import ConnectFailed, MeshError, SelfCall, UnknownWorkload
 from mesh.hbone.codec import encode_connect, new_traceparent
 from mesh.identity import SpiffeId
+from mesh.relay.engine import Engine
+from mesh.relay.plain_pair import PlainPair
+from mesh.relay.socket_end import reset_socket
+from mesh.relay.stream_end import StreamEnd
+from mesh.relay.tunnel import Tunnel
+from mesh.state.routes import Passthrough, ToWorkload
+from mesh.state.store import MeshState
+from mesh.state.upstream import choose_upstream
 from mesh.telemetry.access_log import NoMtls
 from mesh.telemetry.metrics import ServiceLabels
-from ztunnel import ports
 from ztunnel.fastpath.manager import FastPath
 from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
@@ -27,14 +35,6 @@ from ztunnel.proxy.delivery import sockaddr
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
 from ztunnel.proxy.pool import PoolKey, TunnelPool
-from ztunnel.relay.engine import Engine
-from ztunnel.relay.plain_pair import PlainPair
-from ztunnel.relay.socket_end import reset_socket
-from ztunnel.relay.stream_end import StreamEnd
-from ztunnel.relay.tunnel import Tunnel
-from ztunnel.state.routes import Passthrough, ToWorkload
-from ztunnel.state.store import MeshState
-from ztunnel.state.upstream import choose_upstream
 
 
 class OutboundProxy:

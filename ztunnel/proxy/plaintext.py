@@ -7,6 +7,10 @@ import socket
 from mesh.addresses import PeerAddress, SocketAddress, from_sockaddr
 from mesh.errors import MeshError
 from mesh.rbac import ConnectionFacts
+from mesh.relay.engine import Engine
+from mesh.relay.plain_pair import PlainPair
+from mesh.relay.socket_end import reset_socket
+from mesh.state.store import MeshState
 from mesh.telemetry.access_log import NoMtls
 from mesh.telemetry.metrics import ServiceLabels
 from ztunnel.pod import Pod
@@ -15,10 +19,6 @@ from ztunnel.proxy.connections import Connection, ConnectionTable, failing, unex
 from ztunnel.proxy.delivery import Deliverer, sockaddr
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
-from ztunnel.relay.engine import Engine
-from ztunnel.relay.plain_pair import PlainPair
-from ztunnel.relay.socket_end import reset_socket
-from ztunnel.state.store import MeshState
 
 
 class PlaintextProxy:

@@ -22,13 +22,13 @@ from mesh.addresses import IpBytes, SocketAddress, format_ip, is_ipv4
 from mesh.errors import ConnectFailed, HboneUnreachable, MeshError
 from mesh.hbone.contract import HboneStream, Role
 from mesh.identity import SpiffeId
+from mesh.relay.engine import Engine
+from mesh.relay.tunnel import Tunnel
 from mesh.tls.handshake_driver import handshake
 from mesh.tls.peer import verify_client_side
 from ztunnel.pod import Pod
 from ztunnel.proxy.delivery import sockaddr
 from ztunnel.proxy.tls_contexts import TlsContexts
-from ztunnel.relay.engine import Engine
-from ztunnel.relay.tunnel import Tunnel
 
 CONNECT_SECONDS = 10.0
 HANDSHAKE_SECONDS = 10.0
@@ -204,7 +204,7 @@ class TunnelPool:
         if not entry.tunnels and entry.dialling is None and self._entries.get(key) is entry:
             del self._entries[key]
 
-    # -- ztunnel.relay.tunnel.TunnelOwner ------------------------------------------------------------------------------
+    # -- mesh.relay.tunnel.TunnelOwner ------------------------------------------------------------------------------
 
     def requested(self, tunnel: Tunnel, stream: HboneStream, headers: list[tuple[str, str]]) -> None:
         """A server has no requests to make; the machine refuses them before this."""

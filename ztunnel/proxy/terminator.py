@@ -14,15 +14,15 @@ import trio
 from mesh.addresses import IpBytes, PeerAddress, SocketAddress, from_sockaddr
 from mesh.errors import ConnectFailed, MeshError, TlsFailure
 from mesh.hbone.contract import HboneStream, Role
+from mesh.relay.engine import Engine
+from mesh.relay.socket_end import reset_socket
+from mesh.relay.tunnel import Tunnel
 from mesh.tls.handshake_driver import handshake
 from mesh.tls.peer import verify_server_side
 from ztunnel.pod import Pod
 from ztunnel.proxy.connections import ConnectionTable, unexpected
 from ztunnel.proxy.inbound import InboundProxy, ServedTunnel
 from ztunnel.proxy.tls_contexts import TlsContexts
-from ztunnel.relay.engine import Engine
-from ztunnel.relay.socket_end import reset_socket
-from ztunnel.relay.tunnel import Tunnel
 
 HANDSHAKE_SECONDS = 10.0
 MAX_HANDSHAKES = 256
@@ -153,7 +153,7 @@ class Terminator:
         for tunnel in list(self._served):
             tunnel.close(error)
 
-    # -- ztunnel.relay.tunnel.TunnelOwner ------------------------------------------------------------------------------
+    # -- mesh.relay.tunnel.TunnelOwner ------------------------------------------------------------------------------
 
     def requested(self, tunnel: Tunnel, stream: HboneStream, headers: list[tuple[str, str]]) -> None:
         """A CONNECT request."""

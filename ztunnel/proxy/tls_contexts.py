@@ -5,9 +5,9 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 
+from mesh.certificates.contexts import ContextCache
+from mesh.certificates.manager import IdentityManager
 from mesh.identity import SpiffeId
-from ztunnel.identity.contexts import ContextCache
-from ztunnel.identity.manager import IdentityManager
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from mesh.addresses import parse_ip, parse_socket_address
+from mesh.certificates.manager import CertificateReport, CertificateState
 from mesh.model.policy import Match, PolicyScope
 from mesh.model.service import Service
 from mesh.model.workload import (
@@ -19,6 +20,8 @@ from mesh.model.workload import (
     TunnelProtocol,
     Workload,
 )
+from mesh.relay.acceptor import Acceptor
+from mesh.state.store import MeshState
 from mesh.telemetry import log
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.http_endpoint import HttpRequest, HttpResponse
@@ -30,10 +33,7 @@ from mesh.xds.discovery_codec import Resource
 from ztunnel.admin.dump import dump
 from ztunnel.admin.readiness import Readiness
 from ztunnel.admin.routes import admin_routes, metrics_routes, readiness_routes
-from ztunnel.identity.manager import CertificateReport, CertificateState
 from ztunnel.proxy.connections import ConnectionTable
-from ztunnel.relay.acceptor import Acceptor
-from ztunnel.state.store import MeshState
 
 
 class Lines:

@@ -14,9 +14,9 @@ from mesh.balance import WeightedPool
 from mesh.identity import SpiffeId
 from mesh.model.workload import GatewayAddress, NetworkAddress
 from mesh.rbac import ConnectionFacts
+from mesh.state.service_index import route_to
 from mesh.testing.model import make_workload
 from ztunnel.fastpath.decisions import may_remember, slots_of
-from ztunnel.state.service_index import route_to
 
 A4, B4, B6 = parse_ip("10.244.1.2"), parse_ip("10.244.1.3"), parse_ip("fd00::3")
 CLIENT = SpiffeId("cluster.local", "demo", "client")

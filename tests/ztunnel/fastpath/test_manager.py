@@ -15,6 +15,8 @@ from mesh.addresses import OriginalDestination, SocketAddress, parse_ip
 from mesh.errors import ConfigurationError
 from mesh.model.policy import Match, PolicyAction, StringMatch, StringMatchKind
 from mesh.rbac import ConnectionFacts
+from mesh.state.store import MeshState
+from mesh.state.upstream import choose_upstream
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import L4Metrics, ServiceLabels, new_registry
 from mesh.testing.model import make_policy, make_service, make_workload
@@ -25,8 +27,6 @@ from ztunnel.fastpath.manager import FastPath
 from ztunnel.pod import Pod
 from ztunnel.proxy.connections import ConnectionTable
 from ztunnel.proxy.descriptions import Descriptions
-from ztunnel.state.store import MeshState
-from ztunnel.state.upstream import choose_upstream
 
 CLIENT, SERVER, VIP = parse_ip("10.244.1.2"), parse_ip("10.244.1.3"), parse_ip("10.96.0.9")
 TARGET = SocketAddress(SERVER, 8080)

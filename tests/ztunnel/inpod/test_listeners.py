@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from ebpf.listeners import ListenerKind
+from mesh import ports
 from mesh.addresses import IpBytes, parse_ip
 from mesh.errors import EnvironmentLacks
 from mesh.netns import NetworkNamespace
-from ztunnel import ports
 from ztunnel.inpod.listeners import PodListeners
 
 pytestmark = pytest.mark.root

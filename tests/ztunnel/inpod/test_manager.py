@@ -16,12 +16,12 @@ from ebpf.pods import EnrolledPod, PodEntry
 from mesh.addresses import parse_ip
 from mesh.errors import EnvironmentLacks, UnknownWorkload
 from mesh.identity import SpiffeId
+from mesh.relay.engine import Engine
 from mesh.telemetry.metrics import WorkloadManagerMetrics
 from mesh.zds.codec import WorkloadInfo
 from ztunnel.inpod import manager as manager_module
 from ztunnel.inpod.manager import RETRY_SECONDS, PodManager
 from ztunnel.pod import Pod
-from ztunnel.relay.engine import Engine
 
 INFO = WorkloadInfo("web", "demo", "web")
 

@@ -13,6 +13,7 @@ import trio
 
 from mesh.addresses import parse_ip, parse_socket_address
 from mesh.errors import Draining, MeshError
+from mesh.relay.engine import Engine
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import L4Metrics, new_registry
 from mesh.zds.codec import WorkloadInfo
@@ -21,7 +22,6 @@ from ztunnel.inpod.server import PodServer
 from ztunnel.pod import Pod, PodTasks
 from ztunnel.proxy.connections import Connection, ConnectionTable
 from ztunnel.proxy.terminator import SETTLE_SECONDS
-from ztunnel.relay.engine import Engine
 
 
 class Listeners:

@@ -24,6 +24,10 @@ from mesh.identity import SpiffeId
 from mesh.model.policy import Policy
 from mesh.model.service import Service
 from mesh.model.workload import Workload
+from mesh.relay.acceptor import Acceptor
+from mesh.relay.engine import Engine
+from mesh.relay.tunnel import Tunnel
+from mesh.state.store import MeshState
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import L4Metrics, new_registry
 from mesh.testing.ca import TestAuthority
@@ -45,10 +49,6 @@ from ztunnel.proxy.outbound import OutboundProxy
 from ztunnel.proxy.plaintext import PlaintextProxy
 from ztunnel.proxy.pool import PoolKey, TunnelPool
 from ztunnel.proxy.terminator import Terminator
-from ztunnel.relay.acceptor import Acceptor
-from ztunnel.relay.engine import Engine
-from ztunnel.relay.tunnel import Tunnel
-from ztunnel.state.store import MeshState
 
 CLIENT_IP = "127.0.0.3"
 SERVER_IP = "127.0.0.2"

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from mesh.addresses import parse_socket_address
+from mesh.certificates.contexts import ContextCache
 from mesh.errors import ConnectFailed, EnvironmentLacks, MeshError
 from mesh.hbone.codec import Baggage
+from mesh.relay.dialing_end import DialingEnd
+from mesh.relay.engine import Engine
 from mesh.testing.ca import TestAuthority
-from ztunnel.identity.contexts import ContextCache
 from ztunnel.proxy.admission import check_destination
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.delivery import Deliverer, sockaddr
 from ztunnel.proxy.dials import CONNECT_SECONDS, Dials
 from ztunnel.proxy.local_leg import prepare_local_sockets
 from ztunnel.proxy.tls_contexts import TlsContexts
-from ztunnel.relay.dialing_end import DialingEnd
-from ztunnel.relay.engine import Engine
 
 CLIENT = parse_socket_address("10.0.0.9:4711")
 

@@ -1,0 +1,92 @@
+"""Listening sockets in the relay: a whole batch of connections per turn."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections.abc import Callable
+
+import structlog
+
+from mesh.addresses import PeerAddress, from_sockaddr
+from mesh.relay.engine import Engine
+
+BATCH = 64
+"""Connections accepted from one listener before others get their turn."""
+
+QUEUE = 4096
+"""Most connections that wait in a listener's queue; what it was told to keep."""
+
+_log = structlog.get_logger("relay")
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# What accept(2) reports of the connection it was about to hand out, which is gone then; the listener is well.
+_OF_THE_CONNECTION = (
+    *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET),
+)
+
+
+class Acceptor:
+    """Accepts from one non-blocking listener and hands the connections on."""
+
+    out_of_descriptors = 0
+    """How often, in this process, a connection was refused for want of descriptors; readiness looks at it."""
+
+    def __init__(
+        self, engine: Engine, listener: socket.socket, accepted: Callable[[socket.socket, PeerAddress], None]
+    ) -> None:
+        self._engine = engine
+        self._listener = listener
+        self._accepted = accepted
+        # Given up to accept, and so refuse, a connection when descriptors run out; otherwise it would stay readable
+        # and the loop would spin.
+        self._reserve: socket.socket | None = socket.socket()
+        engine.register(listener.fileno(), select.EPOLLIN, self._on_ready)
+
+    @property
+    def listener(self) -> socket.socket:
+        """The listening socket."""
+        return self._listener
+
+    def _on_ready(self, _events: int) -> None:
+        self._accept(BATCH)
+
+    def _accept(self, most: int) -> None:
+        for _ in range(most):
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_DESCRIPTORS:
+                    self._refuse_one()
+                    return
+                if error.errno in _OF_THE_CONNECTION:
+                    continue
+                raise
+            try:
+                self._accepted(sock, PeerAddress(from_sockaddr(address)))
+            except Exception:  # one connection's bug must not stop the listener; whoever holds the socket closes it
+                _log.exception("an accepted connection was lost to a bug", peer=str(address))
+
+    def _refuse_one(self) -> None:
+        Acceptor.out_of_descriptors += 1
+        _log.error("out of file descriptors: a connection was refused; raise the limit or find what holds them")
+        if self._reserve is not None:
+            self._reserve.close()
+            self._reserve = None
+        try:
+            self._listener.accept()[0].close()
+            self._reserve = socket.socket()
+        except OSError:
+            pass  # still none to be had: the next turn tries again
+
+    def close(self) -> None:
+        """Stop listening. Those who have connected already are still taken: to them nothing was refused."""
+        self._accept(QUEUE)
+        self._engine.unregister(self._listener.fileno())
+        self._listener.close()
+        if self._reserve is not None:
+            self._reserve.close()
+            self._reserve = None

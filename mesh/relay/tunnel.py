@@ -1,0 +1,397 @@
+"""One HBONE connection in the relay: a TCP socket, TLS over memory BIOs, and the HBONE machine.
+
+The handshake is done before this object exists (``mesh.tls.handshake_driver``, under trio, with a deadline). From then
+on every ``recv`` takes up to :data:`~mesh.relay.engine.READ_SIZE` bytes, OpenSSL decrypts them record by record into
+the engine's plain buffer, and the machine reads the frames there. Output collects in the machine until the end of the
+engine's turn; a large DATA frame on an idle tunnel skips that and is encrypted from the buffer it was read into.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+from typing import Any, Protocol
+
+from mesh.errors import ConnectionLost, MeshError, ProtocolViolation, TlsFailure
+from mesh.hbone.codec import ErrorCode
+from mesh.hbone.contract import HboneSettings, HboneStream, Http2Violation, Role
+from mesh.hbone.machine import HboneMachine
+from mesh.identity import SpiffeId
+from mesh.relay.engine import READ_SIZE, Engine
+from mesh.tls.handshake_driver import EstablishedTls
+
+EPOLLIN = select.EPOLLIN
+EPOLLOUT = select.EPOLLOUT
+RECORD = 16384
+"""Plain bytes in one TLS record (RFC 8446 section 5.1)."""
+DIRECT_SIZE = 32 * 1024
+"""DATA frames from this size on are worth a ``send`` of their own."""
+FLUSH_AT = 256 * 1024
+"""Collected output is sent before the turn's end when it reaches this size."""
+
+PING_EVERY = 10.0
+PING_TIMEOUT = 20.0
+
+
+class TunnelEnd(Protocol):
+    """What a tunnel knows of the ends on its streams."""
+
+    @property
+    def received(self) -> int:
+        """Bytes that the peer has sent on the stream."""
+
+    def pause_reading(self) -> None:
+        """The tunnel takes no data for now."""
+
+    def resume_reading(self) -> None:
+        """The tunnel takes data again."""
+
+    def tunnel_lost(self, error: MeshError | None) -> None:
+        """The tunnel is gone."""
+
+
+class TunnelOwner(Protocol):
+    """Who is told what happens to a tunnel as a whole."""
+
+    def requested(self, tunnel: Tunnel, stream: HboneStream, headers: list[tuple[str, str]]) -> None:
+        """A CONNECT request has arrived (server side)."""
+
+    def draining(self, tunnel: Tunnel) -> None:
+        """The peer takes no new streams."""
+
+    def lost(self, tunnel: Tunnel, error: MeshError | None) -> None:
+        """The connection has ended; all streams have been told."""
+
+
+class Tunnel:
+    """See the module's docstring."""
+
+    __slots__ = (
+        *("_answered", "_closing", "_dirty", "_ends", "_events", "_fd", "_incoming", "_leftover"),
+        *("_next_ping_at", "_outgoing", "_owner", "_pending", "_pinged_at", "_receiving", "_tls", "_waiting"),
+        *("blocked", "blocked_at", "closed", "engine", "last_used", "machine", "peer_identity", "sock"),
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        sock: socket.socket,
+        tls: EstablishedTls,
+        role: Role,
+        owner: TunnelOwner,
+        peer_identity: SpiffeId | str,
+        settings: HboneSettings | None = None,
+    ) -> None:
+        self.engine = engine
+        self.sock = sock
+        self._fd = sock.fileno()
+        self._tls = tls.ssl_object
+        self._incoming = tls.incoming
+        self._outgoing = tls.outgoing
+        self._owner = owner
+        self.peer_identity = peer_identity
+        """Whom the handshake has proven the peer to be; a name that is no SPIFFE id only where one was expected."""
+        self._ends: set[TunnelEnd] = set()
+        self._waiting: list[TunnelEnd] = []
+        self._answered: list[TunnelEnd] = []
+        """Ends whose answer was sent while a batch was read."""
+        self._pending = bytearray()
+        """Encrypted, not yet taken by the socket."""
+        self._leftover = b""
+        """Decrypted, not yet a whole frame."""
+        self._events = EPOLLIN
+        self._dirty = False
+        self._receiving = False
+        self._closing: MeshError | None = None
+        self._pinged_at: float | None = None
+        self.blocked = False
+        """The socket takes no more for now: ends leave their bytes where they are."""
+        self.blocked_at = 0.0
+        """When that was last so (the engine's clock)."""
+        self.closed = False
+        self.last_used = engine.now
+        """When a stream was last on this tunnel."""
+        self._next_ping_at = engine.now + PING_EVERY
+        self.machine = HboneMachine(role, self, settings)
+        engine.register(self._fd, EPOLLIN, self._on_ready)
+        self.output_ready()
+
+    def start(self) -> None:
+        """Handle what arrived together with the end of the handshake."""
+        self._decrypt()
+
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    def join(self, end: TunnelEnd) -> None:
+        """An end has taken a stream of this tunnel."""
+        self._ends.add(end)
+
+    def leave(self, end: TunnelEnd) -> None:
+        """An end is done."""
+        self._ends.discard(end)
+        self.last_used = self.engine.now
+
+    @property
+    def streams(self) -> int:
+        """How many ends use this tunnel."""
+        return len(self._ends)
+
+    def answer(self, end: TunnelEnd, stream: HboneStream, block: bytes) -> None:
+        """Answer a request. A client that has sent ahead does not wait for it: it may travel with what comes next."""
+        self.machine.respond(stream, block, hurry=False)
+        if self._receiving:
+            self._answered.append(end)
+        elif not end.received:
+            self.output_ready()
+
+    def wait_unblocked(self, end: TunnelEnd) -> None:
+        """Stop reading this end until the tunnel takes data again."""
+        end.pause_reading()
+        self._waiting.append(end)
+
+    # -- output ------------------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits to be sent: a large frame may go out at once."""
+        return not self.machine.outgoing and not self._pending
+
+    def output_ready(self) -> None:
+        """The machine has something to send (``mesh.hbone.contract.ConnectionOwner``)."""
+        if not self._dirty:
+            self._dirty = True
+            self.engine.mark_dirty(self)
+        elif len(self.machine.outgoing) > FLUSH_AT and not self.blocked:
+            self._encrypt_outgoing()
+
+    def output_can_wait(self) -> None:
+        """It goes out with other output, or when all is quiet (``mesh.hbone.contract.ConnectionOwner``)."""
+        self.engine.mark_waiting(self)
+
+    def flush(self) -> None:
+        """End of turn: send what has collected."""
+        self._dirty = False
+        if not self.closed and not self.blocked:
+            self._encrypt_outgoing()
+
+    def send_now(self, frame: memoryview) -> None:
+        """Send one large frame; the tunnel is idle."""
+        self._encrypt(frame)
+        self._send_encrypted()
+
+    def _encrypt_outgoing(self) -> None:
+        outgoing = self.machine.outgoing
+        if outgoing:
+            if len(outgoing) <= RECORD:
+                self._tls.write(outgoing)
+            else:
+                with memoryview(outgoing) as view:
+                    self._encrypt(view)
+            outgoing.clear()
+        self._send_encrypted()
+
+    def _encrypt(self, view: memoryview) -> None:
+        write = self._tls.write
+        position, end = 0, len(view)
+        while position < end:
+            position += write(view[position : position + RECORD])
+
+    def _send_encrypted(self) -> None:
+        data = self._outgoing.read()
+        if not data:
+            return
+        if self._pending:
+            self._pending += data
+            return
+        try:
+            size = self.sock.send(data)
+        except BlockingIOError:
+            size = 0
+        except OSError as error:
+            self.close(ConnectionLost(f"the tunnel's connection failed: {error.strerror}"))
+            return
+        if size < len(data):
+            self._pending += memoryview(data)[size:]
+            self.blocked = True
+            self.blocked_at = self.engine.now
+            self._set_events(self._events | EPOLLOUT)
+
+    def _on_writable(self) -> None:
+        try:
+            size = self.sock.send(self._pending)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(ConnectionLost(f"the tunnel's connection failed: {error.strerror}"))
+            return
+        del self._pending[:size]
+        if self._pending:
+            return
+        self.blocked = False
+        self._set_events(self._events & ~EPOLLOUT)
+        if self.machine.outgoing:
+            self._encrypt_outgoing()
+        waiting, self._waiting = self._waiting, []
+        for end in waiting:
+            end.resume_reading()
+
+    def _set_events(self, events: int) -> None:
+        if events != self._events and not self.closed:
+            self._events = events
+            self.engine.modify(self._fd, events)
+
+    # -- input -------------------------------------------------------------------------------------------------------
+
+    def _on_ready(self, events: int) -> None:
+        if events & EPOLLOUT:
+            self._on_writable()
+        if events & ~EPOLLOUT and not self.closed:
+            try:
+                size = self.sock.recv_into(self.engine.read_view, READ_SIZE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.close(ConnectionLost(f"the tunnel's connection failed: {error.strerror}"))
+                return
+            if not size:
+                self.close(ConnectionLost("the peer closed the tunnel") if self._ends else None)
+                return
+            self._incoming.write(self.engine.read_view[:size])
+            self._decrypt()
+
+    def _decrypt(self) -> None:
+        view = self.engine.plain_view
+        read: Any = self._tls.read  # with a buffer it returns a number, which its published types do not say
+        end = len(self._leftover)
+        if end:
+            view[:end] = self._leftover
+        try:
+            while True:
+                size = read(RECORD, view[end:])
+                if not size:
+                    self._parse(end)
+                    self.close(ConnectionLost("the peer closed the tunnel") if self._ends else None)
+                    return
+                end += size
+                if not self._incoming.pending:
+                    break  # all of it: asking again would only raise
+                if end > READ_SIZE:
+                    self._parse(end)
+                    if self.closed:
+                        return
+                    end = len(self._leftover)
+                    if end:
+                        view[:end] = self._leftover
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self.close(TlsFailure(f"the tunnel's TLS failed: {error.reason or error}"))
+            return
+        self._parse(end)
+        if self._outgoing.pending and not self.closed:
+            self._send_encrypted()  # a key update's answer
+
+    def _parse(self, end: int) -> None:
+        view = self.engine.plain_view
+        self._receiving = True
+        try:
+            taken = self.machine.receive(view, end)
+        except Http2Violation as violation:
+            self._receiving = False
+            self.machine.go_away(violation.code)
+            self.close(violation)
+            return
+        finally:
+            self._receiving = False
+        self._leftover = bytes(view[taken:end]) if taken < end else b""
+        if self._answered:
+            if not all(end.received for end in self._answered):
+                self.output_ready()
+            self._answered.clear()
+        if self._closing is not None:
+            self.close(self._closing)
+
+    # -- mesh.hbone.contract.ConnectionOwner -------------------------------------------------------------------------
+
+    def stream_requested(self, stream: HboneStream, headers: list[tuple[str, str]]) -> None:
+        """Pass a request to the owner."""
+        self._owner.requested(self, stream, headers)
+
+    def going_away(self, last_stream: int, code: int) -> None:
+        """The peer sent GOAWAY: no new streams, those that are open go on."""
+        self._owner.draining(self)
+        if code != ErrorCode.NO_ERROR and not self._ends:
+            self.close_later(
+                ProtocolViolation(f"the peer ended the tunnel with code {code} after stream {last_stream}")
+            )
+
+    def ping_answered(self, payload: bytes) -> None:
+        """The peer lives."""
+        self._pinged_at = None
+
+    # -- keeping alive and ending ------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Once per second: refill the abuse budget, send PINGs, notice a dead peer."""
+        self.machine.refill_budget()
+        if self._ends:
+            self.last_used = now
+        if self._pinged_at is None:
+            if now >= self._next_ping_at:
+                self._pinged_at = now
+                self._next_ping_at = now + PING_EVERY
+                self.machine.ping(b"ambimesh")
+        elif now - self._pinged_at > PING_TIMEOUT:
+            self.close(ConnectionLost(f"the peer has not answered a PING for {PING_TIMEOUT:.0f} s"))
+
+    def ask_to_leave(self) -> None:
+        """Ask the peer to open no more streams here; those that are on their way are still taken."""
+        if not self.closed:
+            self.machine.announce_going_away()
+
+    def drain(self) -> None:
+        """Take no more streams."""
+        if not self.closed and not self.machine.draining:
+            self.machine.go_away()
+
+    def crashed(self, error: MeshError) -> None:
+        """A handler failed (``mesh.relay.engine.Crashable``)."""
+        self.close(error)
+
+    def close_later(self, error: MeshError) -> None:
+        """Close as soon as the bytes at hand have been read."""
+        if self._receiving:
+            self._closing = error
+        else:
+            self.close(error)
+
+    def close(self, error: MeshError | None) -> None:
+        """End the connection and every stream on it."""
+        if self.closed:
+            return
+        if self._receiving:
+            self._closing = error or ConnectionLost("the tunnel was closed")
+            return
+        self.closed = True
+        self.engine.unregister(self._fd)
+        if not self._pending:
+            try:
+                outgoing = self.machine.outgoing
+                if outgoing:  # a GOAWAY, say, that explains this end
+                    with memoryview(outgoing) as view:
+                        self._encrypt(view)
+                    outgoing.clear()
+                self._tls.unwrap()
+            except ssl.SSLError:
+                pass  # the peer has not said good-bye, and need not
+            try:
+                self.sock.send(self._outgoing.read())
+            except OSError:
+                pass  # it is gone already
+        self.sock.close()
+        self._waiting.clear()
+        for end in list(self._ends):
+            end.tunnel_lost(error)
+        self._ends.clear()
+        self._owner.lost(self, error)
