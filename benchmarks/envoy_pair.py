@@ -145,8 +145,8 @@ def counted(statistics: str) -> int:
     return sum(int(line.rpartition(":")[2]) for line in statistics.splitlines() if ":" in line)
 
 
-async def validate(program: Path, configuration: Path, netns: Path) -> None:
-    """Have Envoy check a configuration, in the namespace it is for.
+async def validate(program: Path, configuration: Path, netns: Path | None) -> None:
+    """Have Envoy check a configuration, in the namespace it is for (None: the caller's).
 
     Raises:
         EnvironmentLacks: it refuses it; with its own words.
