@@ -16,6 +16,7 @@ import trio
 from benchmarks.bed import Bed
 from benchmarks.cases import AMBIMESH, Case, Plan, Subject
 from benchmarks.figures import Sample
+from benchmarks.usage import Memory
 from mesh.errors import MeshError
 
 _SPARE_DESCRIPTORS = 1000
@@ -25,11 +26,13 @@ _SETTLE_SECONDS = 3.0
 
 
 class NodeMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """One subject's proxy on one node, resident bytes."""
+    """One subject's proxy on one node, resident bytes; of several processes their sum."""
 
     subject: str
     node: str
     at_rest: int
+    at_rest_proportional: int = 0
+    """With pages that processes share divided among them."""
     under_load: int
     """The highest while the cases ran."""
     idle_before: int = 0
@@ -80,8 +83,8 @@ async def measure(bed: Bed, plan: Plan, tell: Callable[[str, int], None]) -> Mea
     measured = Measured()
     tell("coming to rest", 0)
     await trio.sleep(_SETTLE_SECONDS)
-    rest = _resident(bed)
-    highest = dict(rest)
+    rest = _memory(bed)
+    highest = {proxy: found.resident for proxy, found in rest.items()}
     done = 0
     for case, repetition in order(plan):
         for subject in rotated(plan.subjects_of(case), repetition):
@@ -92,9 +95,15 @@ async def measure(bed: Bed, plan: Plan, tell: Callable[[str, int], None]) -> Mea
             except MeshError as error:
                 measured.problems.setdefault(case.name, []).append(f"{subject.name}: {error}")
             done += 1
-            highest = {proxy: max(highest[proxy], found) for proxy, found in _resident(bed).items()}
+            highest = {proxy: max(highest[proxy], found.resident) for proxy, found in _memory(bed).items()}
     nodes = tuple(
-        NodeMemory(subject=subject, node=node, at_rest=found, under_load=highest[subject, node])
+        NodeMemory(
+            subject=subject,
+            node=node,
+            at_rest=found.resident,
+            at_rest_proportional=found.proportional,
+            under_load=highest[subject, node],
+        )
         for (subject, node), found in rest.items()
     )
     measured.memory = MemoryFigures(nodes=nodes)
@@ -104,12 +113,10 @@ async def measure(bed: Bed, plan: Plan, tell: Callable[[str, int], None]) -> Mea
     return measured
 
 
-def _resident(bed: Bed) -> dict[tuple[str, str], int]:
-    """Resident bytes of all proxies, by subject and node."""
+def _memory(bed: Bed) -> dict[tuple[str, str], Memory]:
+    """The memory of all proxies, by subject and node."""
     return {
-        (subject.name, node): found.resident
-        for subject in bed.subjects
-        for node, found in bed.memory(subject).items()
+        (subject.name, node): found for subject in bed.subjects for node, found in bed.memory(subject).items()
     }
 
 

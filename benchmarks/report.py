@@ -136,6 +136,7 @@ def _memory_table(memory: MemoryFigures) -> Table:
     nodes = memory.nodes
     rows = [
         ("at rest, pods served", *(_mib(one.at_rest) for one in nodes), required, reached),
+        ("... shared pages divided", *(_mib(one.at_rest_proportional) for one in nodes), "", ""),
         ("highest under the loads above", *(_mib(one.under_load) for one in nodes), "", ""),
     ]
     if memory.idle_connections:

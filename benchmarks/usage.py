@@ -45,11 +45,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident bytes of some processes together."""
+    """Bytes of memory of some processes together."""
 
     resident: int
-    peak: int
-    """The sum of each one's highest; that of a group as a whole may have been less."""
+    """The sum of each one's: what several share counts several times."""
+    proportional: int
+    """The same, but of a page that N processes share each is charged the Nth part (proc(5), Pss)."""
 
 
 class Meter:
@@ -69,8 +70,8 @@ class Meter:
 
 def memory_of(cgroup: Path) -> Memory:
     """The memory of the processes of a cgroup."""
-    found = [process_memory(text) for text in _texts(cgroup, "status")]
-    return Memory(sum(one.resident for one in found), sum(one.peak for one in found))
+    found = [process_memory(text) for text in _texts(cgroup, "smaps_rollup")]
+    return Memory(sum(one.resident for one in found), sum(one.proportional for one in found))
 
 
 def _texts(cgroup: Path, name: str) -> list[str]:
@@ -83,14 +84,14 @@ def _texts(cgroup: Path, name: str) -> list[str]:
     return texts
 
 
-def process_memory(status: str) -> Memory:
-    """Resident memory of a process from its ``/proc/PID/status``; none for a zombie, which has no such lines."""
-    found = {"VmRSS": 0, "VmHWM": 0}
-    for line in status.splitlines():
+def process_memory(smaps_rollup: str) -> Memory:
+    """Memory of a process from its ``/proc/PID/smaps_rollup``; none for a zombie, of which that is empty."""
+    found = {"Rss": 0, "Pss": 0}
+    for line in smaps_rollup.splitlines():
         name, _, rest = line.partition(":")
         if name in found:
             found[name] = int(rest.split()[0]) * 1024
-    return Memory(found["VmRSS"], found["VmHWM"])
+    return Memory(found["Rss"], found["Pss"])
 
 
 def cgroup_seconds(cpu_stat: str) -> float:
