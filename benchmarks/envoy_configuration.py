@@ -11,10 +11,11 @@ destination is written in its configuration, no policy changes under it, and the
 the client's. It also delivers over 127.0.0.1, where the kernel uses ports in TIME_WAIT again; over the pod's own
 address it would run out of them when connects are held.
 
-One limit stays as it is, for it is of Envoy's HTTP/2 library (nghttp2) and cannot be set: a tunnel that has taken 1000
-resets at once takes 33 more a second, then it is ended. Where clients reset their connections, some hundred a minute
-fail because of that. The library that Envoy offers in its place (oghttp2) knows no such limit and was as fast there,
-but slower in all round trips, so the usual one is measured.
+Two of Envoy's guards against floods of resets would be in the way of clients that reset every connection. One can be
+raised (``_RESETS``). The other is of its HTTP/2 library (nghttp2) and cannot be set: a tunnel that has taken 1000
+resets takes only 33 more a second, then it is ended, and its streams fail. So the client's side leaves each tunnel for
+a new one before that (``STREAMS_PER_LIFE``). The library that Envoy offers in its place (oghttp2) needs none of this,
+but was slower in all round trips.
 
 Sources: Envoy's v3 API reference (TcpProxy.tunneling_config, HttpConnectionManager with upgrade CONNECT, RBAC, TLS).
 """
@@ -33,6 +34,9 @@ LOOPBACK = "127.0.0.1"
 STREAM_WINDOW = 4 * 1024 * 1024
 CONNECTION_WINDOW = 16 * 1024 * 1024
 STREAMS_PER_TUNNEL = 100
+"""At one time."""
+STREAMS_PER_LIFE = 900
+"""Of one tunnel, one after the other; the next costs a handshake."""
 _TUNNEL = "tunnel"
 _PREFIX = "type.googleapis.com/envoy."
 _UNLIMITED = 1_000_000
@@ -76,6 +80,7 @@ def client_configuration(files: Files, server: str, expected: SpiffeId, ports: t
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _typed(
                 "extensions.upstreams.http.v3.HttpProtocolOptions",
                 explicit_http_config={"http2_protocol_options": options},
+                common_http_protocol_options={"max_requests_per_connection": STREAMS_PER_LIFE},
             )
         },
         "transport_socket": _tls("UpstreamTlsContext", files, expected),

@@ -146,6 +146,11 @@ def test_no_limit_of_connections_is_in_the_loads_way(client: Configuration, serv
         assert min(threshold.values()) > 10_000
 
 
+def test_a_tunnel_is_left_before_its_resets_end_it(client: Configuration) -> None:
+    (options,) = [one for one in everything(client) if "max_requests_per_connection" in one]
+    assert 100 <= options["max_requests_per_connection"] < 1000
+
+
 def test_configurations_are_json(client: Configuration, server: Configuration) -> None:
     assert json.loads(json.dumps([client, server])) == [client, server]
 
