@@ -5,9 +5,10 @@ Traffic stays inside the lab's namespaces. Every load is bounded in time, and wh
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import trio
 
 from ambimesh.lab import pods, readiness
 from ambimesh.lab.bring_up import Wish, bring_up
+from ambimesh.lab.cgroups import processes_in
 from ambimesh.lab.http_client import get
 from ambimesh.lab.layout import LabLayout
 from ambimesh.lab.mesh_processes import ZTUNNEL_METRICS_PORT, ztunnel_name
@@ -115,18 +117,41 @@ class Bed:
         client = self._pod(subject, CLIENT)
         argv = command(load, self._tools.rr, self._address(subject, placement), seconds, slice_seconds)
         try:
-            status, output, errors = await run_for_status(
-                argv,
-                place=pods.place_of(self.lab, client),
-                environment=pods.environment_of(client),
-                timeout=seconds + _GRACE_SECONDS,
-            )
+            with self._apart(subject, placement, load) as prefix:
+                status, output, errors = await run_for_status(
+                    [*prefix, *argv],
+                    place=pods.place_of(self.lab, client),
+                    environment=pods.environment_of(client),
+                    timeout=seconds + _GRACE_SECONDS,
+                )
         except MeshError as error:
             raise LoadFailed(str(error)) from error
         # iperf3 says what is wrong inside its report.
         if status != 0 and not isinstance(load, Bulk):
-            raise LoadFailed(f"{argv[1]} ended with {status}: {errors.decode(errors='replace').strip()[-300:]}")
+            raise LoadFailed(f"rr {argv[1]} ended with {status}: {errors.decode(errors='replace').strip()[-300:]}")
         return read(load, output)
+
+    @contextmanager
+    def _apart(self, subject: Subject, placement: Placement, load: Load) -> Iterator[list[str]]:
+        """Keep both ends of a lone connection on cores of their own; yields what to put before the client's command.
+
+        The scheduler sometimes puts both on one core, where a round trip is six times as fast: on one machine, that
+        is, while the ends of a connection that matters are on two. Which way it falls would decide every ratio.
+        """
+        cores = sorted(os.sched_getaffinity(0))
+        if not isinstance(load, RoundTrips) or load.connections > 1 or len(cores) == 1:
+            yield []
+            return
+        server = pods.place_of(self.lab, self._pod(subject, SERVERS[placement])).cgroup
+        assert server is not None
+        processes = processes_in(server)
+        for pid in processes:
+            os.sched_setaffinity(pid, cores[-1:])
+        try:
+            yield ["taskset", "--cpu-list", str(cores[0])]
+        finally:
+            for pid in processes:
+                os.sched_setaffinity(pid, cores)
 
     @asynccontextmanager
     async def idle(self, subject: Subject, connections: int) -> AsyncIterator[None]:

@@ -157,7 +157,7 @@ def notes(results: Results) -> Iterator[str]:
         "median of the ratios within each repetition, in which all are measured one right after the other, in an order "
         "that rotates. CPU seconds are of the proxies of both nodes, and of all in the lab, both ends of the load "
         "included; per GB in bulk, else per 100,000 operations. The mesh and Envoy admit the client's identity by "
-        "policy, and write their access logs."
+        "policy, and write their access logs. The ends of a lone connection are kept on cores of their own."
     )
     if settings.envoy_concurrency:
         yield (
