@@ -44,10 +44,10 @@ test-root: setup ## Tests in network namespaces, with BPF (root)
 test-lab: setup ## Tests that bring a lab up (root)
 	$(PYTEST) -m lab
 
-bench: setup ## The benchmark suite: writes the table under benchmarks/ (root)
+bench: setup ## The benchmark suite: writes tables and a picture under benchmarks/ (root)
 	@$(PYTHON) -m benchmarks
 
-bench-quick: setup ## The same, shorter and without writing the table (root)
+bench-quick: setup ## The same in under two minutes, without writing them (root)
 	@$(PYTHON) -m benchmarks --quick
 
 proto: setup ## Regenerate mesh/wire from its .proto files

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--quick] [--output DIR] [--only CASE]``: brings a lab up, measures, prints, takes it down."""
+"""``python -m benchmarks [--quick] [--output DIR] [--only CASE] [--subjects KEY,KEY]``: a lab, the figures, no lab."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ambimesh.lab.layout import LabLayout
 from ambimesh.output import print_table, progress_console, remark, say, steps
-from benchmarks import machine, report
-from benchmarks.bed import open_bed
-from benchmarks.build import build_rr
-from benchmarks.cases import CASES, FULL, IDLE, QUICK, Plan, choose
+from benchmarks import machine, picture, report
+from benchmarks.bed import Tools, open_bed
+from benchmarks.build import build_rr, install_envoy
+from benchmarks.cases import CASES, ENVOY, FULL, IDLE, QUICK, SUBJECTS, Plan, choose, choose_subjects
 from benchmarks.measure import Measured, measure
 from benchmarks.results import Results, results
 from mesh.errors import MeshError
@@ -31,11 +31,11 @@ def main() -> int:
     """Run the suite; returns the exit status: 0 also when a bound was not reached, for a time is no test."""
     arguments = _arguments()
     folder: Path | None = arguments.output
-    if folder is None and not arguments.quick and not arguments.only:
+    if folder is None and not (arguments.quick or arguments.only or arguments.subjects):
         folder = COMMITTED
     status = 0
     try:
-        plan = planned(quick=arguments.quick, only=arguments.only)
+        plan = planned(quick=arguments.quick, only=arguments.only, subjects=arguments.subjects)
         _show(trio.run(_run, LabLayout.named(arguments.lab), plan), folder)
     except* KeyboardInterrupt:
         status = 130
@@ -49,23 +49,32 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure the mesh against no mesh, in a lab of its own that is gone afterwards (root).",
+        description="Measure the mesh against no mesh and Envoy, in a lab of its own that is gone afterwards (root).",
         epilog=f"Cases: {', '.join(case.name for case in CASES)}, {IDLE}.",
     )
     parser.add_argument("--quick", action="store_true", help="under two minutes, without held loads; writes nothing")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write results.md and results.json there")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write results.md, .json and .png there")
     parser.add_argument("--only", action="append", default=[], metavar="CASE", help="only this case; repeatable")
+    parser.add_argument(
+        "--subjects",
+        type=lambda text: [key for key in text.split(",") if key],
+        default=[],
+        metavar="KEY,KEY",
+        help=f"only these of {','.join(subject.key for subject in SUBJECTS)}",
+    )
     parser.add_argument("--lab", default=DEFAULT_LAB, help=f"the lab's name; {DEFAULT_LAB} when left out")
     return parser.parse_args()
 
 
-def planned(*, quick: bool, only: list[str]) -> Plan:
+def planned(*, quick: bool, only: list[str], subjects: list[str]) -> Plan:
     """The plan of a command line.
 
     Raises:
-        ConfigurationError: a case is not known.
+        ConfigurationError: a case or a subject is not known.
     """
     plan = QUICK if quick else FULL
+    if subjects:
+        plan = dataclasses.replace(plan, subjects=choose_subjects(subjects))
     if not only:
         return plan
     cases, idle = choose(only)
@@ -77,19 +86,29 @@ def planned(*, quick: bool, only: list[str]) -> Plan:
 
 
 async def _run(layout: LabLayout, plan: Plan) -> Results:
-    rr = await build_rr()
-    described = await machine.describe()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_interrupt_on_sigterm)
-        measured = await _measure(layout, rr, plan)
+        with steps() as step:
+            tools = await _tools(plan, step)
+        described = await machine.describe(tools.envoy)
+        measured = await _measure(layout, tools, plan)
         nursery.cancel_scope.cancel()
     return results(described, plan, measured)
 
 
-async def _measure(layout: LabLayout, rr: Path, plan: Plan) -> Measured:
+async def _tools(plan: Plan, step: Callable[[str], None]) -> Tools:
+    step("building the load generator")
+    rr = await build_rr()
+    if ENVOY not in plan.subjects:
+        return Tools(rr)
+    step("installing Envoy")
+    return Tools(rr, await install_envoy())
+
+
+async def _measure(layout: LabLayout, tools: Tools, plan: Plan) -> Measured:
     async with AsyncExitStack() as stack:
         with steps() as step:
-            bed = await stack.enter_async_context(open_bed(layout, rr, step))
+            bed = await stack.enter_async_context(open_bed(layout, tools, plan.subjects, step))
         with _progress(plan.loads) as tell:
             return await measure(bed, plan, tell)
 
@@ -114,19 +133,18 @@ def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
 
 
 def _show(found: Results, folder: Path | None) -> None:
-    for placement in dict.fromkeys(row.placement for row in found.rows):
-        say(f"\n{placement}")
-        print_table(report.COLUMNS, [report.case_cells(row) for row in found.rows if row.placement == placement])
+    for table in report.tables(found):
+        say(f"\n{table.title}")
+        print_table(table.columns, table.rows)
     say("")
-    print_table(report.MEMORY_COLUMNS, list(report.memory_rows(found.memory)))
-    say("")
-    for line in (*report.held_lines(found), *report.notes(found)):
+    for line in report.notes(found):
         say(line)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.md").write_text(report.markdown(found))
         (folder / "results.json").write_bytes(report.encoded(found))
-        say(f"written: {folder / 'results.md'}, {folder / 'results.json'}")
+        picture.draw(found, folder / report.PICTURE)
+        say(f"written: results.md, results.json and {report.PICTURE} in {folder}")
 
 
 if __name__ == "__main__":

@@ -5,15 +5,18 @@ Traffic stays inside the lab's namespaces. Every load is bounded in time, and wh
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from ambimesh.lab import pods, readiness
 from ambimesh.lab.bring_up import Wish, bring_up
+from ambimesh.lab.cgroups import processes_in
 from ambimesh.lab.http_client import get
 from ambimesh.lab.layout import LabLayout
 from ambimesh.lab.mesh_processes import ZTUNNEL_METRICS_PORT, ztunnel_name
@@ -22,7 +25,9 @@ from ambimesh.lab.programs import launch_arguments, run_for_status
 from ambimesh.lab.record import Lab
 from ambimesh.lab.take_down import take_down
 from benchmarks import usage
-from benchmarks.cases import AMBIMESH, SUBJECTS, Bulk, Load, Placement, RoundTrips, Subject
+from benchmarks.cases import AMBIMESH, ENVOY, Bulk, Load, Placement, RoundTrips, Subject
+from benchmarks.envoy_configuration import LOOPBACK
+from benchmarks.envoy_pair import EnvoyPair, Site
 from benchmarks.loads import Reading, command, idle_command, read
 from benchmarks.objects import CLIENT, SERVERS, objects_of
 from mesh.errors import MeshError
@@ -42,23 +47,63 @@ class LoadFailed(MeshError):
     """A load could not be made, or broke off; the message has the load generator's words."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Programs that were built or installed for the run."""
+
+    rr: Path
+    envoy: Path | None = None
+    """None when Envoy is left out."""
+
+
 class Bed:
-    """A lab with the pods of all subjects, ready for loads."""
+    """A lab with the pods of some subjects, ready for loads."""
 
-    def __init__(self, lab: Lab, rr: Path) -> None:
+    def __init__(self, lab: Lab, tools: Tools, subjects: Sequence[Subject]) -> None:
         self.lab = lab
-        self._rr = rr
-        self.meter = usage.Meter(lab.cgroup, [self._ztunnel(node) for node in ("node1", "node2")])
+        self.subjects = tuple(subjects)
+        self._tools = tools
+        self._envoys: EnvoyPair | None = None
+        self._meters = {
+            subject.name: usage.Meter(lab.cgroup, self._proxies(subject).values()) for subject in subjects
+        }
 
-    def _ztunnel(self, node: str) -> Path:
-        return self.lab.node_cgroup(self.lab.node(node)) / "ztunnel"
+    def _proxies(self, subject: Subject) -> dict[str, Path]:
+        """The cgroups of a subject's proxies, by node."""
+        if not subject.proxy:
+            return {}
+        return {node.name: self.lab.node_cgroup(node) / subject.proxy for node in self.lab.nodes}
+
+    def used(self, subject: Subject) -> usage.Usage:
+        """CPU time so far of a subject's proxies, the lab and the machine."""
+        return self._meters[subject.name].read()
+
+    async def start_envoys(self) -> None:
+        """Start the peer's proxies in their pods.
+
+        Raises:
+            EnvironmentLacks: they do not start.
+        """
+        assert self._tools.envoy is not None
+        client, server = self._site(CLIENT), self._site(SERVERS[Placement.CROSS])
+        self._envoys = EnvoyPair(self.lab, client, server)
+        await self._envoys.start(self._tools.envoy, self._pod_address(ENVOY, SERVERS[Placement.CROSS]))
+
+    def _site(self, pod: str) -> Site:
+        found = self._pod(ENVOY, pod)
+        netns = pods.place_of(self.lab, found).netns
+        assert netns is not None
+        return Site(found.spec.node_name, netns)
 
     def _pod(self, subject: Subject, name: str) -> Pod:
         return pods.find_pod(self.lab, subject.namespace, name)
 
+    def _pod_address(self, subject: Subject, name: str) -> str:
+        return next(address for address in self._pod(subject, name).status.addresses if ":" not in address)
+
     def _address(self, subject: Subject, placement: Placement) -> str:
-        addresses = self._pod(subject, SERVERS[placement]).status.addresses
-        return next(address for address in addresses if ":" not in address)
+        """What a subject's client dials: the server's pod, or where the peer listens for it."""
+        return LOOPBACK if subject == ENVOY else self._pod_address(subject, SERVERS[placement])
 
     async def load(
         self, subject: Subject, placement: Placement, load: Load, seconds: float, slice_seconds: float = 0
@@ -70,20 +115,43 @@ class Bed:
             UnusableOutput: it did not print what it should.
         """
         client = self._pod(subject, CLIENT)
-        argv = command(load, self._rr, self._address(subject, placement), seconds, slice_seconds)
+        argv = command(load, self._tools.rr, self._address(subject, placement), seconds, slice_seconds)
         try:
-            status, output, errors = await run_for_status(
-                argv,
-                place=pods.place_of(self.lab, client),
-                environment=pods.environment_of(client),
-                timeout=seconds + _GRACE_SECONDS,
-            )
+            with self._apart(subject, placement, load) as prefix:
+                status, output, errors = await run_for_status(
+                    [*prefix, *argv],
+                    place=pods.place_of(self.lab, client),
+                    environment=pods.environment_of(client),
+                    timeout=seconds + _GRACE_SECONDS,
+                )
         except MeshError as error:
             raise LoadFailed(str(error)) from error
         # iperf3 says what is wrong inside its report.
         if status != 0 and not isinstance(load, Bulk):
-            raise LoadFailed(f"{argv[1]} ended with {status}: {errors.decode(errors='replace').strip()[-300:]}")
+            raise LoadFailed(f"rr {argv[1]} ended with {status}: {errors.decode(errors='replace').strip()[-300:]}")
         return read(load, output)
+
+    @contextmanager
+    def _apart(self, subject: Subject, placement: Placement, load: Load) -> Iterator[list[str]]:
+        """Keep both ends of a lone connection on cores of their own; yields what to put before the client's command.
+
+        The scheduler sometimes puts both on one core, where a round trip is six times as fast: on one machine, that
+        is, while the ends of a connection that matters are on two. Which way it falls would decide every ratio.
+        """
+        cores = sorted(os.sched_getaffinity(0))
+        if not isinstance(load, RoundTrips) or load.connections > 1 or len(cores) == 1:
+            yield []
+            return
+        server = pods.place_of(self.lab, self._pod(subject, SERVERS[placement])).cgroup
+        assert server is not None
+        processes = processes_in(server)
+        for pid in processes:
+            os.sched_setaffinity(pid, cores[-1:])
+        try:
+            yield ["taskset", "--cpu-list", str(cores[0])]
+        finally:
+            for pid in processes:
+                os.sched_setaffinity(pid, cores)
 
     @asynccontextmanager
     async def idle(self, subject: Subject, connections: int) -> AsyncIterator[None]:
@@ -94,7 +162,7 @@ class Bed:
         """
         client = self._pod(subject, CLIENT)
         hold = _OPENING_SECONDS + _GRACE_SECONDS
-        argv = idle_command(self._rr, self._address(subject, Placement.CROSS), connections, hold)
+        argv = idle_command(self._tools.rr, self._address(subject, Placement.CROSS), connections, hold)
         process = await trio.lowlevel.open_process(
             launch_arguments(argv, pods.place_of(self.lab, client), environment=pods.environment_of(client)),
             stdin=subprocess.DEVNULL,
@@ -122,33 +190,36 @@ class Bed:
             await process.stdout.aclose()
             await process.stderr.aclose()
 
-    def memory(self) -> dict[str, usage.Memory]:
-        """The ztunnels' memory by node."""
-        return {node.name: usage.memory_of(self._ztunnel(node.name)) for node in self.lab.nodes}
+    def memory(self, subject: Subject) -> dict[str, usage.Memory]:
+        """The memory of a subject's proxies by node."""
+        return {node: usage.memory_of(cgroup) for node, cgroup in self._proxies(subject).items()}
 
-    async def restart_ztunnels(self) -> None:
-        """Start both ztunnels anew, so that what earlier loads left in their memory is gone.
+    async def restart_proxies(self, subject: Subject) -> None:
+        """Start a subject's proxies anew, so that what earlier loads left in their memory is gone.
 
         Raises:
             LoadFailed: they do not carry traffic again.
         """
-        processes = Processes(self.lab.layout)
-        for node in self.lab.nodes:
-            await processes.restart(ztunnel_name(node.name))
-        for node in self.lab.nodes:
-            await readiness.wait_for_process(processes, processes.spec(ztunnel_name(node.name)), _READY_SECONDS)
-        await self.warm_up([AMBIMESH])
+        if subject == ENVOY:
+            assert self._envoys is not None
+            await self._envoys.restart()
+        else:
+            processes = Processes(self.lab.layout)
+            for node in self.lab.nodes:
+                await processes.restart(ztunnel_name(node.name))
+            for node in self.lab.nodes:
+                await readiness.wait_for_process(processes, processes.spec(ztunnel_name(node.name)), _READY_SECONDS)
+        await self.warm_up(subject)
 
-    async def warm_up(self, subjects: Sequence[Subject]) -> None:
+    async def warm_up(self, subject: Subject) -> None:
         """Wait until every server answers, which also fetches certificates and opens tunnels.
 
         Raises:
             LoadFailed: a server does not answer within the time a pod may take.
         """
-        for subject in subjects:
-            for placement in Placement:
-                for load in (RoundTrips(1, 100), Bulk(1)):
-                    await self._until_answered(subject, placement, load)
+        for placement in subject.placements:
+            for load in (RoundTrips(1, 100), Bulk(1)):
+                await self._until_answered(subject, placement, load)
 
     async def _until_answered(self, subject: Subject, placement: Placement, load: Load) -> None:
         deadline = trio.current_time() + _READY_SECONDS
@@ -161,8 +232,12 @@ class Bed:
                     raise LoadFailed(f"{subject.name}, {placement}: no answer: {error}") from error
                 await trio.sleep(0.2)
 
-    async def carried(self) -> int:
-        """How many connections the ztunnels have carried, by their own count."""
+    async def carried(self, subject: Subject) -> int:
+        """How many connections a subject's proxies have carried, by their own count; 0 for who has none."""
+        if subject == ENVOY:
+            return await self._envoys.admitted() if self._envoys else 0
+        if subject != AMBIMESH:
+            return 0
         total = 0.0
         for node in self.lab.nodes:
             answer = await get(node.netns, ZTUNNEL_METRICS_PORT, "/metrics")
@@ -177,39 +252,55 @@ def sum_of(name: str, exposition: str) -> float:
 
 
 @asynccontextmanager
-async def open_bed(layout: LabLayout, rr: Path, step: Callable[[str], None]) -> AsyncIterator[Bed]:
+async def open_bed(
+    layout: LabLayout, tools: Tools, subjects: Sequence[Subject], step: Callable[[str], None]
+) -> AsyncIterator[Bed]:
     """Bring the lab up with everything in it, and take it down at the end of the block, however that comes.
 
     Raises:
-        MeshError: the lab could not be brought up, or the mesh does not carry the enrolled namespace's traffic.
+        MeshError: the lab could not be brought up, or a mesh does not carry its namespace's traffic.
     """
     lab = await bring_up(Wish(layout=layout, nodes=2), step)
     try:
         step("starting pods")
         store = FolderStore(lab.layout.cluster)
-        for subject in SUBJECTS:
-            for value in objects_of(subject, rr):
+        for subject in subjects:
+            for value in objects_of(subject, tools.rr):
                 store.apply(value)
         unready = await readiness.wait_for_pods(lab, _POD_SECONDS)
         if unready:
             raise LoadFailed("; ".join(f"pod {pod} is not ready: {reason}" for pod, reason in unready))
-        await _until_captured(store)
-        bed = Bed(lab, rr)
+        await _until_captured(store, subjects)
+        bed = Bed(lab, tools, subjects)
+        if ENVOY in subjects:
+            step("starting Envoy")
+            await bed.start_envoys()
         step("warming up")
-        await bed.warm_up([one for one in SUBJECTS if not one.enrolled])
-        before = await bed.carried()
-        await bed.warm_up([one for one in SUBJECTS if one.enrolled])
-        # The figures of a mesh that carries nothing would be splendid.
-        if before or not await bed.carried():
-            raise LoadFailed("the mesh does not carry what it should: its connection counters say otherwise")
+        for subject in subjects:
+            await _warmed_up(bed, subject)
         yield bed
     finally:
         with trio.CancelScope(shield=True):
             await take_down(lab, lambda _: None)
 
 
-async def _until_captured(store: FolderStore) -> None:
-    spaces = {subject.namespace for subject in SUBJECTS if subject.enrolled}
+async def _warmed_up(bed: Bed, subject: Subject) -> None:
+    """Warm a subject up, and see that it is its own proxies that carry its traffic, and nobody else's.
+
+    The figures of a mesh that carries nothing would be splendid.
+    """
+    before = [await bed.carried(one) for one in bed.subjects]
+    await bed.warm_up(subject)
+    after = [await bed.carried(one) for one in bed.subjects]
+    for one, earlier, later in zip(bed.subjects, before, after, strict=True):
+        expected = one == subject and bool(one.proxy)
+        if (later > earlier) != expected:
+            does = "does not carry its own traffic" if expected else f"carries traffic of {subject.name}"
+            raise LoadFailed(f"{one.name} {does}: its connection counters say so")
+
+
+async def _until_captured(store: FolderStore, subjects: Sequence[Subject]) -> None:
+    spaces = {subject.namespace for subject in subjects if subject.enrolled}
     deadline = trio.current_time() + _POD_SECONDS
     while True:
         missing = [

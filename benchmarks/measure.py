@@ -1,21 +1,22 @@
 """Runs a plan on a bed: subjects one right after the other, all cases once per repetition.
 
 Repetitions are the outer loop, so that a disturbance of some seconds costs single samples of several cases and not a
-case. Which subject goes first alternates.
+case. Which subject goes first rotates from one repetition to the next.
 """
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import trio
 
 from benchmarks.bed import Bed
-from benchmarks.cases import AMBIMESH, SUBJECTS, Case, Plan, Subject
+from benchmarks.cases import AMBIMESH, Case, Plan, Subject
 from benchmarks.figures import Sample
+from benchmarks.usage import Memory
 from mesh.errors import MeshError
 
 _SPARE_DESCRIPTORS = 1000
@@ -25,29 +26,32 @@ _SETTLE_SECONDS = 3.0
 
 
 class NodeMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """One node's ztunnel, resident bytes."""
+    """One subject's proxy on one node, resident bytes; of several processes their sum."""
 
+    subject: str
     node: str
     at_rest: int
+    at_rest_proportional: int = 0
+    """With pages that processes share divided among them."""
     under_load: int
     """The highest while the cases ran."""
     idle_before: int = 0
     idle_with: int = 0
-    """With the idle connections open, of a ztunnel that has carried nothing else; 0 when that was not measured."""
+    """With the idle connections open, of a proxy that has carried nothing else; 0 when that was not measured."""
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What the ztunnels needed."""
+    """What the proxies needed."""
 
     nodes: tuple[NodeMemory, ...]
     idle_connections: int = 0
     idle_wanted: int = 0
-    problem: str = ""
+    problems: tuple[str, ...] = ()
 
     @property
-    def at_rest(self) -> int:
-        """Of the ztunnel that needs more, at rest."""
-        return max(one.at_rest for one in self.nodes)
+    def at_rest(self) -> int | None:
+        """Of the ztunnel that needs more, at rest; None when the mesh was left out."""
+        return max((one.at_rest for one in self.nodes if one.subject == AMBIMESH.name), default=None)
 
 
 @dataclass(slots=True)
@@ -74,17 +78,16 @@ async def measure(bed: Bed, plan: Plan, tell: Callable[[str, int], None]) -> Mea
         tell: told what runs next, and how many loads are done.
 
     Raises:
-        MeshError: the ztunnels could not be restarted. A load that fails is noted and the rest goes on.
+        MeshError: the lab broke. A load that fails is noted, and the rest goes on.
     """
     measured = Measured()
     tell("coming to rest", 0)
     await trio.sleep(_SETTLE_SECONDS)
-    rest = bed.memory()
-    highest = {node: found.resident for node, found in rest.items()}
+    rest = _memory(bed)
+    highest = {proxy: found.resident for proxy, found in rest.items()}
     done = 0
     for case, repetition in order(plan):
-        subjects = SUBJECTS if repetition % 2 == 0 else SUBJECTS[::-1]
-        for subject in subjects:
+        for subject in rotated(plan.subjects_of(case), repetition):
             tell(f"{case.placement}, {case.title}: {subject.name}", done)
             try:
                 sample = await _sample(bed, plan, case, subject, repetition)
@@ -92,16 +95,35 @@ async def measure(bed: Bed, plan: Plan, tell: Callable[[str, int], None]) -> Mea
             except MeshError as error:
                 measured.problems.setdefault(case.name, []).append(f"{subject.name}: {error}")
             done += 1
-            for node, found in bed.memory().items():
-                highest[node] = max(highest[node], found.resident)
+            highest = {proxy: max(highest[proxy], found.resident) for proxy, found in _memory(bed).items()}
     nodes = tuple(
-        NodeMemory(node=node, at_rest=rest[node].resident, under_load=highest[node]) for node in sorted(rest)
+        NodeMemory(
+            subject=subject,
+            node=node,
+            at_rest=found.resident,
+            at_rest_proportional=found.proportional,
+            under_load=highest[subject, node],
+        )
+        for (subject, node), found in rest.items()
     )
     measured.memory = MemoryFigures(nodes=nodes)
     if plan.idle_connections:
         tell("idle connections", done)
         measured.memory = await _idle(bed, plan.idle_connections, nodes)
     return measured
+
+
+def _memory(bed: Bed) -> dict[tuple[str, str], Memory]:
+    """The memory of all proxies, by subject and node."""
+    return {
+        (subject.name, node): found for subject in bed.subjects for node, found in bed.memory(subject).items()
+    }
+
+
+def rotated(subjects: Sequence[Subject], repetition: int) -> list[Subject]:
+    """The subjects in the order of a repetition: each is first, and in every other place, as often as the others."""
+    start = repetition % len(subjects) if subjects else 0
+    return [*subjects[start:], *subjects[:start]]
 
 
 def order(plan: Plan) -> list[tuple[Case, int]]:
@@ -115,14 +137,15 @@ def order(plan: Plan) -> list[tuple[Case, int]]:
 
 async def _sample(bed: Bed, plan: Plan, case: Case, subject: Subject, repetition: int) -> Sample:
     seconds = plan.held_seconds if case.held else plan.seconds
-    before = bed.meter.read()
+    before = bed.used(subject)
     reading = await bed.load(subject, case.placement, case.load, seconds, plan.slice_seconds if case.held else 0)
-    growth = bed.meter.read().since(before)
+    growth = bed.used(subject).since(before)
     return Sample(
         subject=subject.name,
         repetition=repetition,
         reading=reading,
         proxy_cpu_seconds=growth.proxies,
+        lab_cpu_seconds=growth.lab,
         others_cores=growth.others,
     )
 
@@ -133,20 +156,26 @@ def fitting(wanted: int, limit: int) -> int:
 
 
 async def _idle(bed: Bed, wanted: int, nodes: tuple[NodeMemory, ...]) -> MemoryFigures:
-    """Memory with idle connections, of fresh ztunnels: memory that earlier loads left free would hide some of it."""
-    await bed.restart_ztunnels()
-    await trio.sleep(_SETTLE_SECONDS)
+    """Memory with idle connections, of fresh proxies: memory that earlier loads left free would hide some of it."""
     connections = fitting(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    before = bed.memory()
-    try:
-        async with bed.idle(AMBIMESH, connections):
-            after = bed.memory()
-    except MeshError as error:
-        return MemoryFigures(nodes=nodes, idle_wanted=wanted, problem=str(error))
-    found = tuple(
-        msgspec.structs.replace(
-            one, idle_before=before[one.node].resident, idle_with=after[one.node].resident
-        )
-        for one in nodes
+    problems: list[str] = []
+    found = {(one.subject, one.node): one for one in nodes}
+    for subject in bed.subjects:
+        if not subject.proxy:
+            continue
+        try:
+            await bed.restart_proxies(subject)
+            await trio.sleep(_SETTLE_SECONDS)
+            before = bed.memory(subject)
+            async with bed.idle(subject, connections):
+                after = bed.memory(subject)
+        except MeshError as error:
+            problems.append(f"{subject.name}: {error}")
+            continue
+        for node, memory in after.items():
+            found[subject.name, node] = msgspec.structs.replace(
+                found[subject.name, node], idle_before=before[node].resident, idle_with=memory.resident
+            )
+    return MemoryFigures(
+        nodes=tuple(found.values()), idle_connections=connections, idle_wanted=wanted, problems=tuple(problems)
     )
-    return MemoryFigures(nodes=found, idle_connections=connections, idle_wanted=wanted)

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
-from benchmarks.cases import RESIDENT_AT_REST_BYTES, SUBJECTS
+from benchmarks.cases import (
+    AMBIMESH,
+    ENVOY,
+    HELD_DECAY,
+    HELD_TAIL,
+    NO_MESH,
+    RESIDENT_AT_REST_BYTES,
+    SUBJECTS,
+    Placement,
+)
 from benchmarks.figures import Row, Spread, SubjectFigures
 from benchmarks.measure import MemoryFigures
 from benchmarks.results import Results
 
 _MIB = 1024 * 1024
-_BASE, *_OTHERS = (subject.name for subject in SUBJECTS)
-
-COLUMNS = (
-    "case",
-    _BASE,
-    *(column for name in _OTHERS for column in (name, f"ratio to {_BASE}")),
-    "required",
-    "reached",
-    f"p50 / p99 us, {_BASE}",
-    *(column for name in _OTHERS for column in (f"p50 / p99 us, {name}", f"CPU s, {name}")),
+PICTURE = "results.png"
+_HELD_COLUMNS = (
+    *("subject", "per second", "last / first", "required", "reached"),
+    *("p50 us", "p99 us", "p99 / p50", "required", "reached"),
 )
-MEMORY_COLUMNS = ("resident memory of ztunnel", "node1", "node2", "required", "reached")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Column heads and rows of cells."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 def number(value: float) -> str:
@@ -48,31 +60,93 @@ def yes_or_no(reached: bool | None) -> str:
     return "" if reached is None else "yes" if reached else "NO"
 
 
-def case_cells(row: Row) -> tuple[str, ...]:
-    """A case's cells under :data:`COLUMNS`."""
-    by_subject = {one.subject: one for one in row.figures}
-    cells = [row.title, _judged(row, by_subject.get(_BASE))]
-    for name in _OTHERS:
-        found = by_subject.get(name)
-        cells += [_judged(row, found), spread(found.ratio) if found else "-"]
-    cells += [row.required, yes_or_no(row.reached), _latencies(by_subject.get(_BASE))]
-    for name in _OTHERS:
-        found = by_subject.get(name)
-        cells += [_latencies(found), _cpu(row, found)]
-    return tuple(cells)
+def tables(results: Results) -> Iterator[Table]:
+    """All tables of a run, in their order."""
+    for placement in Placement:
+        rows = [row for row in results.rows if row.placement == placement.value]
+        if rows:
+            subjects = [one.name for one in SUBJECTS if placement in one.placements and one.name in _measured(results)]
+            yield _ratio_table(placement, rows, subjects)
+            yield _cost_table(placement, rows, subjects)
+    held = tuple(_held_rows(results))
+    if held:
+        slices = f"slices of {results.settings.slice_seconds:g} s"
+        yield Table(f"Held: connect + request x 8, cross node, in {slices}", _HELD_COLUMNS, held)
+    yield _memory_table(results.memory)
 
 
-def memory_rows(memory: MemoryFigures) -> Iterator[tuple[str, ...]]:
-    """The rows under :data:`MEMORY_COLUMNS`."""
+def _measured(results: Results) -> set[str]:
+    return {one.subject for row in results.rows for one in row.figures} or {NO_MESH.name}
+
+
+def _ratio_table(placement: Placement, rows: Sequence[Row], subjects: Sequence[str]) -> Table:
+    against_envoy = ENVOY.name in subjects and AMBIMESH.name in subjects
+    columns = ["case", *subjects]
+    columns += [f"{name} / {NO_MESH.name}" for name in subjects if name != NO_MESH.name]
+    columns += ["required", "reached", "aim", "reached"]
+    columns += [f"{AMBIMESH.name} / {ENVOY.name}", f"ahead of {ENVOY.name}"] if against_envoy else []
+    lines: list[tuple[str, ...]] = []
+    for row in rows:
+        figures = {one.subject: one for one in row.figures}
+        cells = [row.title, *(_judged(row, figures.get(name)) for name in subjects)]
+        cells += [spread(_ratio(figures.get(name))) for name in subjects if name != NO_MESH.name]
+        cells += [row.required_text, yes_or_no(row.reached), row.aim_text, yes_or_no(row.aim_reached)]
+        cells += [spread(row.to_peer), yes_or_no(row.ahead)] if against_envoy else []
+        lines.append(tuple(cells))
+    return Table(placement.capitalize(), tuple(columns), tuple(lines))
+
+
+def _cost_table(placement: Placement, rows: Sequence[Row], subjects: Sequence[str]) -> Table:
+    with_proxies = [one.name for one in SUBJECTS if one.proxy and one.name in subjects]
+    columns = ["case", *(f"p50 / p99 us, {name}" for name in subjects)]
+    columns += [f"CPU s of {name}" for name in with_proxies]
+    columns += [f"CPU s in all, {name}" for name in subjects]
+    lines: list[tuple[str, ...]] = []
+    for row in rows:
+        figures = {one.subject: one for one in row.figures}
+        unit = "/GB" if row.unit == "Gbit/s" else "/100k"
+        cells = [row.title, *(_latencies(figures.get(name)) for name in subjects)]
+        cells += [_cost(figures[name].proxy_cpu, unit) if name in figures else "-" for name in with_proxies]
+        cells += [_cost(figures[name].lab_cpu, unit) if name in figures else "-" for name in subjects]
+        lines.append(tuple(cells))
+    return Table(f"{placement.capitalize()}: latency and CPU time", tuple(columns), tuple(lines))
+
+
+def _held_rows(results: Results) -> Iterator[tuple[str, ...]]:
+    for row in results.rows:
+        for one in row.held:
+            judged = one.subject == AMBIMESH.name
+            yield (
+                one.subject,
+                " ".join(number(value) for value in one.rates),
+                number(one.decay),
+                f">= {HELD_DECAY:.2f}" if judged else "",
+                yes_or_no(one.steady) if judged else "",
+                " ".join(number(value) for value in one.p50_us),
+                " ".join(number(value) for value in one.p99_us),
+                number(one.tail),
+                f"<= {HELD_TAIL:.2f}" if judged else "",
+                yes_or_no(one.tight) if judged else "",
+            )
+
+
+def _memory_table(memory: MemoryFigures) -> Table:
     required = f"< {RESIDENT_AT_REST_BYTES // _MIB} MiB"
-    rest = [f"{one.at_rest / _MIB:.1f} MiB" for one in memory.nodes]
-    yield ("at rest, pods enrolled", *rest, required, yes_or_no(memory.at_rest < RESIDENT_AT_REST_BYTES))
-    yield ("highest under the loads above", *(f"{one.under_load / _MIB:.1f} MiB" for one in memory.nodes), "", "")
+    reached = yes_or_no(memory.at_rest < RESIDENT_AT_REST_BYTES) if memory.at_rest is not None else ""
+    nodes = memory.nodes
+    rows = [
+        ("at rest, pods served", *(_mib(one.at_rest) for one in nodes), required, reached),
+        ("... shared pages divided", *(_mib(one.at_rest_proportional) for one in nodes), "", ""),
+        ("highest under the loads above", *(_mib(one.under_load) for one in nodes), "", ""),
+    ]
     if memory.idle_connections:
-        count = f"{memory.idle_connections:,} idle connections"
-        yield (count, *(f"{one.idle_with / _MIB:.1f} MiB" for one in memory.nodes), "", "")
-        each = [(one.idle_with - one.idle_before) / memory.idle_connections for one in memory.nodes]
-        yield ("each of them", *(f"{number(size)} B" for size in each), "", "")
+        held = [one if one.idle_with else None for one in nodes]
+        cells = [_mib(one.idle_with) if one else "-" for one in held]
+        rows.append((f"{memory.idle_connections:,} idle connections", *cells, "", ""))
+        each = [(one.idle_with - one.idle_before) / memory.idle_connections if one else None for one in held]
+        rows.append(("each of them", *("-" if size is None else f"{number(size)} B" for size in each), "", ""))
+    columns = ("resident memory", *(f"{one.subject}, {one.node}" for one in nodes), "required of ambimesh", "reached")
+    return Table("Memory", columns, tuple(rows))
 
 
 def notes(results: Results) -> Iterator[str]:
@@ -80,17 +154,25 @@ def notes(results: Results) -> Iterator[str]:
     settings, others, memory = results.settings, results.others_cores, results.memory
     yield (
         f"Medians (lowest..highest) of {settings.repetitions} repetitions of {settings.seconds:g} s; a ratio is the "
-        "median of the ratios of each repetition's pair, measured one right after the other, first the one, then the "
-        "other. CPU seconds are the ztunnels' of both nodes, per GB in bulk, else per 100,000 operations."
+        "median of the ratios within each repetition, in which all are measured one right after the other, in an order "
+        "that rotates. CPU seconds are of the proxies of both nodes, and of all in the lab, both ends of the load "
+        "included; per GB in bulk, else per 100,000 operations. The mesh and Envoy admit the client's identity by "
+        "policy, and write their access logs. The ends of a lone connection are kept on cores of their own."
     )
+    if settings.envoy_concurrency:
+        yield (
+            f"Envoy {results.machine.envoy}: one on each side, {settings.envoy_concurrency} worker threads each, in "
+            "the pods' network namespaces; HTTP/2 CONNECT over mutual TLS 1.3 with windows of 4 and 16 MiB. It is "
+            "dialled on loopback, so it captures nothing, and its destination is fixed."
+        )
     if others:
         yield (
             f"Meanwhile {number(others.median)} of {results.machine.cores} cores were busy with something else "
             f"(median of all loads; highest {number(others.highest)})."
         )
-    if memory.problem:
-        yield f"Idle connections could not be measured: {memory.problem}"
-    elif memory.idle_connections < memory.idle_wanted:
+    for problem in memory.problems:
+        yield f"Idle connections could not be measured: {problem}"
+    if memory.idle_connections < memory.idle_wanted:
         yield (
             f"{memory.idle_wanted:,} idle connections were wanted; the limit on open files of a process admits "
             f"{memory.idle_connections:,}."
@@ -101,20 +183,6 @@ def notes(results: Results) -> Iterator[str]:
         for one in row.figures:
             if one.failed:
                 yield f"{row.placement}, {row.title}, {one.subject}: {one.failed} connections failed."
-
-
-def held_lines(results: Results) -> Iterator[str]:
-    """A held case's slices, one line per subject."""
-    for row in results.rows:
-        for sample in results.samples.get(row.case, ()):
-            if sample.reading.slices:
-                rates = " ".join(f"{one.per_second:,.0f}" for one in sample.reading.slices)
-                medians = " ".join(number(one.p50_us) for one in sample.reading.slices)
-                highs = " ".join(number(one.p99_us) for one in sample.reading.slices)
-                yield (
-                    f"{row.placement}, {row.title}, {sample.subject}: per second {rates}; p50 us {medians}; "
-                    f"p99 us {highs}"
-                )
 
 
 def markdown(results: Results) -> str:
@@ -130,15 +198,9 @@ def markdown(results: Results) -> str:
         "",
     ]
     lines += [f"{note}\n" for note in notes(results)]
-    for placement in dict.fromkeys(row.placement for row in results.rows):
-        rows = [case_cells(row) for row in results.rows if row.placement == placement]
-        lines += [f"## {placement.capitalize()}", "", *_markdown_table(COLUMNS, rows), ""]
-    lines += ["## Memory", "", *_markdown_table(MEMORY_COLUMNS, list(memory_rows(results.memory))), ""]
-    held = list(held_lines(results))
-    if held:
-        lines += [f"## Held connects, in slices of {results.settings.slice_seconds:g} s", ""]
-        lines += [f"- {line}" for line in held]
-        lines.append("")
+    lines += [f"![Ratios to no mesh, per case]({PICTURE})", ""]
+    for table in tables(results):
+        lines += [f"## {table.title}", "", *_markdown_table(table), ""]
     return "\n".join(lines)
 
 
@@ -147,8 +209,8 @@ def encoded(results: Results) -> bytes:
     return msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n"
 
 
-def _markdown_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (columns, ("---",) * len(columns), *rows)]
+def _markdown_table(table: Table) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (table.columns, ("---",) * len(table.columns), *table.rows)]
 
 
 def _judged(row: Row, found: SubjectFigures | None) -> str:
@@ -157,13 +219,19 @@ def _judged(row: Row, found: SubjectFigures | None) -> str:
     return f"{spread(found.rate if row.metric == 'rate' else found.p50_us)} {row.unit}"
 
 
+def _ratio(found: SubjectFigures | None) -> Spread | None:
+    return found.ratio if found else None
+
+
 def _latencies(found: SubjectFigures | None) -> str:
     if found is None or found.p50_us is None or found.p99_us is None:
         return "-"
     return f"{number(found.p50_us.median)} / {number(found.p99_us.median)}"
 
 
-def _cpu(row: Row, found: SubjectFigures | None) -> str:
-    if found is None or found.proxy_cpu is None:
-        return "-"
-    return f"{number(found.proxy_cpu)} {'/GB' if row.unit == 'Gbit/s' else '/100k'}"
+def _cost(seconds: float | None, unit: str) -> str:
+    return "-" if seconds is None else f"{number(seconds)} {unit}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / _MIB:.1f} MiB"

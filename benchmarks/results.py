@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from benchmarks.cases import Plan
+from benchmarks.cases import ENVOY, Plan
+from benchmarks.envoy_pair import CONCURRENCY
 from benchmarks.figures import Row, Sample, Spread, row
 from benchmarks.machine import Machine
 from benchmarks.measure import Measured, MemoryFigures
@@ -17,6 +18,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     held_seconds: float
     slice_seconds: float
+    envoy_concurrency: int = 0
+    """Worker threads of each Envoy; 0 when it was left out."""
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,7 @@ def results(machine: Machine, plan: Plan, measured: Measured) -> Results:
             seconds=plan.seconds,
             held_seconds=plan.held_seconds,
             slice_seconds=plan.slice_seconds,
+            envoy_concurrency=CONCURRENCY if ENVOY in plan.subjects else 0,
         ),
         others_cores=Spread.of(measured.others) if measured.others else None,
         rows=rows,

@@ -1,8 +1,8 @@
 """CPU time and memory, from /proc and the cgroup hierarchy (proc(5), the kernel's cgroup-v2 document).
 
-CPU time of the mesh is that of every process in the cgroups of its proxies, workers included. Beside it the machine's
-busy time and that of the whole lab are taken: what is busy and not the lab's own disturbs the measurement, and is
-reported with it.
+CPU time of a subject's proxies is that of their cgroups, which counts processes that have ended meanwhile too. Beside
+it the machine's busy time and that of the whole lab are taken: what is busy and not the lab's own disturbs the
+measurement, and is reported with it.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident bytes of some processes together."""
+    """Bytes of memory of some processes together."""
 
     resident: int
-    peak: int
-    """The sum of each one's highest; that of a group as a whole may have been less."""
+    """The sum of each one's: what several share counts several times."""
+    proportional: int
+    """The same, but of a page that N processes share each is charged the Nth part (proc(5), Pss)."""
 
 
 class Meter:
-    """Reads the counters of one lab."""
+    """Reads the counters of one lab and, in it, of some proxies' cgroups."""
 
     def __init__(self, lab: Path, proxies: Iterable[Path]) -> None:
         self._lab = lab
@@ -61,7 +62,7 @@ class Meter:
 
     def read(self) -> Usage:
         """The counters now."""
-        proxies = sum(process_seconds(text) for text in _texts(self._proxies, "stat"))
+        proxies = sum(cgroup_seconds((cgroup / "cpu.stat").read_text()) for cgroup in self._proxies)
         lab = cgroup_seconds((self._lab / "cpu.stat").read_text())
         machine = busy_seconds(Path("/proc/stat").read_text())
         return Usage(time.monotonic(), proxies, lab, machine)
@@ -69,36 +70,28 @@ class Meter:
 
 def memory_of(cgroup: Path) -> Memory:
     """The memory of the processes of a cgroup."""
-    found = [process_memory(text) for text in _texts([cgroup], "status")]
-    return Memory(sum(one.resident for one in found), sum(one.peak for one in found))
+    found = [process_memory(text) for text in _texts(cgroup, "smaps_rollup")]
+    return Memory(sum(one.resident for one in found), sum(one.proportional for one in found))
 
 
-def _texts(groups: Iterable[Path], name: str) -> list[str]:
+def _texts(cgroup: Path, name: str) -> list[str]:
     texts: list[str] = []
-    for cgroup in groups:
-        for pid in processes_in(cgroup):
-            try:
-                texts.append(Path(f"/proc/{pid}/{name}").read_text(errors="replace"))
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended meanwhile
+    for pid in processes_in(cgroup):
+        try:
+            texts.append(Path(f"/proc/{pid}/{name}").read_text(errors="replace"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
     return texts
 
 
-def process_seconds(stat: str) -> float:
-    """CPU seconds, user and system, of a process from its ``/proc/PID/stat``."""
-    # The command's name stands in parentheses and may hold anything, so count from the last one.
-    fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
-
-
-def process_memory(status: str) -> Memory:
-    """Resident memory of a process from its ``/proc/PID/status``; none for a zombie, which has no such lines."""
-    found = {"VmRSS": 0, "VmHWM": 0}
-    for line in status.splitlines():
+def process_memory(smaps_rollup: str) -> Memory:
+    """Memory of a process from its ``/proc/PID/smaps_rollup``; none for a zombie, of which that is empty."""
+    found = {"Rss": 0, "Pss": 0}
+    for line in smaps_rollup.splitlines():
         name, _, rest = line.partition(":")
         if name in found:
             found[name] = int(rest.split()[0]) * 1024
-    return Memory(found["VmRSS"], found["VmHWM"])
+    return Memory(found["Rss"], found["Pss"])
 
 
 def cgroup_seconds(cpu_stat: str) -> float:

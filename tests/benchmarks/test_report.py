@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from benchmarks import report
-from benchmarks.cases import AMBIMESH, CASES, FULL, NO_MESH, Plan
+from benchmarks.cases import AMBIMESH, CASES, ENVOY, FULL, NO_MESH, SUBJECTS, Plan
 from benchmarks.figures import Sample, Spread
 from benchmarks.loads import Reading, Slice
-from benchmarks.machine import Machine, cpu_model
-from benchmarks.measure import Measured, MemoryFigures, NodeMemory, fitting, order
+from benchmarks.machine import Machine, cpu_model, envoy_version
+from benchmarks.measure import Measured, MemoryFigures, NodeMemory, fitting, order, rotated
 from benchmarks.results import Results, results
 
 MIB = 1 << 20
@@ -21,6 +22,7 @@ MACHINE = Machine(
     python="3.11.2",
     openssl="OpenSSL 3.0",
     iperf3="iperf 3.12",
+    envoy="1.40.0 BoringSSL",
     congestion_control="cubic",
     date="2026-11-23 17:00",
     commit="0123456789ab",
@@ -37,13 +39,17 @@ PLAN = Plan(
 
 def sample(subject: str, rate: float, slices: tuple[Slice, ...] = ()) -> Sample:
     reading = Reading(rate=rate, work=rate, p50_us=100, p99_us=400, slices=slices, failed=len(slices))
-    return Sample(subject=subject, repetition=0, reading=reading, proxy_cpu_seconds=3, others_cores=0.25)
+    return Sample(
+        subject=subject, repetition=0, reading=reading, proxy_cpu_seconds=3, lab_cpu_seconds=8, others_cores=0.25
+    )
 
 
-def memory(node: str, rest: int) -> NodeMemory:
+def memory(subject: str, node: str, rest: int) -> NodeMemory:
     return NodeMemory(
+        subject=subject,
         node=node,
         at_rest=rest * MIB,
+        at_rest_proportional=(rest - 10) * MIB,
         under_load=(rest + 5) * MIB,
         idle_before=rest * MIB,
         idle_with=(rest + 20) * MIB,
@@ -55,18 +61,20 @@ def found() -> Results:
     held = tuple(Slice(per_second=rate, p50_us=1000, p99_us=2500) for rate in (5000, 4000))
     measured = Measured(
         samples={
-            "cross-bulk": [sample(NO_MESH.name, 10), sample(AMBIMESH.name, 3)],
+            "cross-bulk": [sample(NO_MESH.name, 10), sample(AMBIMESH.name, 5), sample(ENVOY.name, 8)],
             "cross-connect-held": [sample(NO_MESH.name, 15000), sample(AMBIMESH.name, 4500, held)],
             "same-32x100": [sample(NO_MESH.name, 100_000)],
         },
         problems={"same-32x100": ["ambimesh: rr: connect: Connection refused"]},
         memory=MemoryFigures(
             nodes=(
-                memory("node1", 50),
-                memory("node2", 61),
+                memory(AMBIMESH.name, "node1", 50),
+                memory(AMBIMESH.name, "node2", 61),
+                NodeMemory(subject=ENVOY.name, node="node1", at_rest=70 * MIB, under_load=80 * MIB),
             ),
             idle_connections=9000,
             idle_wanted=10_000,
+            problems=("envoy: not open",),
         ),
     )
     return results(MACHINE, PLAN, measured)
@@ -77,12 +85,22 @@ def test_markdown_says_what_was_measured_where_and_what_was_missed(found: Result
     for part in (
         "A Processor, 2 cores, 8 GiB; Linux 6.18.0, Python 3.11.2, OpenSSL 3.0, iperf 3.12, TCP cubic.",
         "at commit 0123456789ab",
-        "| bulk TCP, 1 connection | 10.0 Gbit/s | 3.00 Gbit/s | 0.300 | >= 0.42 | NO |",
-        "| failed | - |",
+        "| case | no mesh | ambimesh | envoy | ambimesh / no mesh | envoy / no mesh | required | reached | aim "
+        "| reached | ambimesh / envoy | ahead of envoy |",
+        "| bulk TCP, 1 connection | 10.0 Gbit/s | 5.00 Gbit/s | 8.00 Gbit/s | 0.500 | 0.800 | >= 0.48 | yes | >= 0.65 "
+        "| NO | 0.625 | NO |",
+        "| bulk TCP, 1 connection | 100 / 400 | 100 / 400 | 100 / 400 | 0.600 /GB | 0.375 /GB | 0.800 /GB | 1.60 /GB "
+        "| 1.00 /GB |",
+        "| 32 x 100 B | 100,000 /s | failed | - | >= 2.30 |  | >= 3.00 |  |",
+        "Envoy 1.40.0 BoringSSL: one on each side, 2 worker threads each",
+        "](results.png)",
         "same node, 32 x 100 B: ambimesh: rr: connect: Connection refused",
-        "| at rest, pods enrolled | 50.0 MiB | 61.0 MiB | < 60 MiB | NO |",
+        "| at rest, pods served | 50.0 MiB | 61.0 MiB | 70.0 MiB | < 60 MiB | NO |",
+        "| ... shared pages divided | 40.0 MiB | 51.0 MiB |",
+        "| 9,000 idle connections | 70.0 MiB | 81.0 MiB | - |",
+        "Idle connections could not be measured: envoy: not open",
         "the limit on open files of a process admits 9,000",
-        "per second 5,000 4,000; p50 us 1,000 1,000; p99 us 2,500 2,500",
+        "| ambimesh | 5,000 4,000 | 0.800 | >= 0.90 | NO | 1,000 1,000 | 2,500 2,500 | 4.00 | <= 4.00 | yes |",
         "cross node, connect + request x 8, held, ambimesh: 2 connections failed.",
         "0.250 of 2 cores were busy with something else",
     ):
@@ -100,14 +118,24 @@ def test_every_table_of_the_markdown_is_rectangular(found: Results) -> None:
 
 
 def test_memory_per_idle_connection(found: Results) -> None:
-    rows = {cells[0]: cells for cells in report.memory_rows(found.memory)}
+    *_, table = report.tables(found)
+    rows = {cells[0]: cells for cells in table.rows}
     assert rows["each of them"][1] == f"{report.number(20 * MIB / 9000)} B"
+
+
+def test_what_was_left_out_has_no_column(found: Results) -> None:
+    alone = [row for row in found.rows if row.case == "same-32x100"]
+    first, second, memory = report.tables(msgspec.structs.replace(found, rows=tuple(alone)))
+    assert [column for column in first.columns if "ambimesh" in column or "envoy" in column] == []
+    assert second.columns == ("case", "p50 / p99 us, no mesh", "CPU s in all, no mesh")
+    assert memory.title == "Memory"
 
 
 def test_json_holds_every_sample(found: Results) -> None:
     value = json.loads(report.encoded(found))
     assert value["samples"]["cross-connect-held"][1]["reading"]["slices"][1]["per_second"] == 4000
-    assert value["rows"][0]["figures"][1]["ratio"] == {"median": 0.3, "lowest": 0.3, "highest": 0.3}
+    assert value["rows"][0]["figures"][1]["ratio"] == {"median": 0.5, "lowest": 0.5, "highest": 0.5}
+    assert msgspec.json.decode(report.encoded(found), type=Results) == found
     assert value["machine"]["commit"] == "0123456789ab"
 
 
@@ -141,12 +169,24 @@ def test_repetitions_are_the_outer_loop_and_held_cases_come_last() -> None:
         ("same-32x100", 1),
         ("cross-connect-held", 0),
     ]
-    assert len(order(FULL)) * 2 == FULL.loads
+    assert sum(len(FULL.subjects_of(case)) for case, _ in order(FULL)) == FULL.loads
+
+
+def test_every_subject_is_in_every_place_once() -> None:
+    orders = [rotated(SUBJECTS, repetition) for repetition in range(len(SUBJECTS))]
+    assert all(set(places) == set(SUBJECTS) for places in (*orders, *zip(*orders, strict=True)))
+    assert rotated((), 1) == []
 
 
 @pytest.mark.parametrize(("limit", "count"), [(20_000, 10_000), (8000, 7000), (500, 0)])
 def test_idle_connections_fit_the_descriptor_limit(limit: int, count: int) -> None:
     assert fitting(10_000, limit) == count
+
+
+def test_versions_of_envoy() -> None:
+    said = "/a/path/envoy  version: 0123abc/1.40.0/Clean/RELEASE/BoringSSL"
+    assert envoy_version(said) == "1.40.0 BoringSSL"
+    assert envoy_version("") == "unknown"
 
 
 def test_processor_names() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,27 @@ from benchmarks import usage
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def test_a_process_name_may_hold_anything() -> None:
-    stat = f"42 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 {3 * TICKS} {2 * TICKS} 0 0 20 0 1 0 100 0 0"
-    assert usage.process_seconds(stat) == 5.0
+def cgroup(folder: Path, seconds: float) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "cpu.stat").write_text(f"usage_usec {seconds * 1e6:.0f}\nuser_usec 1\nsystem_usec 2\n")
+    return folder
 
 
-def test_own_cpu_time_is_read() -> None:
-    before = usage.process_seconds(Path("/proc/self/stat").read_text())
-    end = time.process_time() + 0.1
-    while time.process_time() < end:
-        pass
-    assert usage.process_seconds(Path("/proc/self/stat").read_text()) - before >= 0.05
+def test_proxies_are_counted_beside_the_lab_they_are_in(tmp_path: Path) -> None:
+    lab = cgroup(tmp_path / "lab", 7.5)
+    meter = usage.Meter(lab, [cgroup(lab / "node1" / "proxy", 1.5), cgroup(lab / "node2" / "proxy", 0.25)])
+    found = meter.read()
+    assert (found.proxies, found.lab) == (1.75, 7.5)
+    assert usage.Meter(lab, []).read().proxies == 0
 
 
 def test_own_memory_is_read() -> None:
-    found = usage.process_memory(Path("/proc/self/status").read_text())
-    assert 1 << 20 < found.resident <= found.peak
+    found = usage.process_memory(Path("/proc/self/smaps_rollup").read_text())
+    assert 1 << 20 < found.proportional <= found.resident
 
 
 def test_a_zombie_has_no_memory() -> None:
-    assert usage.process_memory("Name:\tpython\nState:\tZ (zombie)\n") == usage.Memory(0, 0)
+    assert usage.process_memory("") == usage.Memory(0, 0)
 
 
 def test_cgroup_time() -> None:
