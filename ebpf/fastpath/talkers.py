@@ -1,0 +1,73 @@
+"""Who talks enough to be spliced: the ring buffer in which the programs name such connections.
+
+The layout is the kernel's: a page that holds how far the reader has come, a page that holds how far the writers have
+come, then the ring itself, mapped twice in a row so that no record is broken in two. A record has a header of eight
+bytes whose first word is its length, with a bit that is set while it is being written and one for records given up. The
+descriptor is readable while there is something to read. One reader at a time.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from types import TracebackType
+from typing import Self
+
+from ebpf import syscall
+from ebpf.layout import FAST_TALKERS_BYTES
+from ebpf.paths import PinPaths
+
+_BUSY = 1 << 31
+_DISCARDED = 1 << 30
+_HEADER_BYTES = 8
+_COOKIE_BYTES = 8
+_POSITION = struct.Struct("=Q")
+_LENGTH = struct.Struct("=I")
+
+
+class Talkers:
+    """The reading end.
+
+    Raises:
+        EnvironmentLacks: the node's programs are not loaded.
+    """
+
+    def __init__(self, paths: PinPaths) -> None:
+        self.fd = syscall.require_pin(paths.maps / "fast_talkers")
+        page, size = mmap.PAGESIZE, FAST_TALKERS_BYTES
+        self._read = mmap.mmap(self.fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._written = mmap.mmap(self.fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._position = memoryview(self._read).cast("Q")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the ring; what is in it stays for the next reader."""
+        if self.fd >= 0:
+            self._position.release()
+            self._read.close()
+            self._written.close()
+            os.close(self.fd)
+            self.fd = -1
+
+    def take(self) -> list[int]:
+        """Cookies of the clients' sockets named since this was last called."""
+        position, end = self._position[0], _POSITION.unpack_from(self._written)[0]
+        found: list[int] = []
+        while position < end:
+            offset = mmap.PAGESIZE + position % FAST_TALKERS_BYTES
+            length = _LENGTH.unpack_from(self._written, offset)[0]
+            if length & _BUSY:
+                break
+            if not length & _DISCARDED:
+                found.append(_POSITION.unpack_from(self._written, offset + _HEADER_BYTES)[0])
+            position += _HEADER_BYTES + _COOKIE_BYTES
+        self._position[0] = position
+        return found
