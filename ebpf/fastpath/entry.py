@@ -32,7 +32,8 @@ from mesh.errors import InternalError
 _LINK_LAYER = bytes(14)
 """The program is of a kind that is run on packets; its input begins where a packet's payload would."""
 _ENTRY = struct.Struct("=14sQ16sHH16sHH")
-_TEST_RUN = struct.Struct("=IIIIQQ")
+_TEST_RUN = struct.Struct("=IIIIQQ48x")
+"""Whole, although only its beginning is used: the kernel also writes how long it took, further on."""
 _RESULT_OFFSET = 4
 
 

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Self
 
 from ebpf import syscall
-from ebpf.layout import FAST_TALKERS_BYTES
 from ebpf.paths import PinPaths
 
 _BUSY = 1 << 31
@@ -35,9 +34,10 @@ class Talkers:
 
     def __init__(self, paths: PinPaths) -> None:
         self.fd = syscall.require_pin(paths.maps / "fast_talkers")
-        page, size = mmap.PAGESIZE, FAST_TALKERS_BYTES
+        self._size = syscall.map_info(self.fd).max_entries
+        page = mmap.PAGESIZE
         self._read = mmap.mmap(self.fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._written = mmap.mmap(self.fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._written = mmap.mmap(self.fd, page + 2 * self._size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._position = memoryview(self._read).cast("Q")
 
     def __enter__(self) -> Self:
@@ -62,7 +62,7 @@ class Talkers:
         position, end = self._position[0], _POSITION.unpack_from(self._written)[0]
         found: list[int] = []
         while position < end:
-            offset = mmap.PAGESIZE + position % FAST_TALKERS_BYTES
+            offset = mmap.PAGESIZE + position % self._size
             length = _LENGTH.unpack_from(self._written, offset)[0]
             if length & _BUSY:
                 break

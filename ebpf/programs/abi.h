@@ -266,8 +266,6 @@ struct fast_connection {
 	__u32 zero;
 };
 
-#define FAST_TALKERS_BYTES 65536 /* 16 each: a header and a cookie */
-
 /* fast_talkers, a ring buffer: cookies (__u64) of clients' sockets whose connections are worth entering. */
 
 /* What mesh_enter is given, after the 14 bytes that a link layer's header would have: one socket of this namespace. */

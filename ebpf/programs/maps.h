@@ -53,7 +53,7 @@ struct fast_talkers_table_t {
 	int flags;
 };
 __attribute__((section("maps/ringbuf:" PIN_DIRECTORY "fast_talkers"))) struct fast_talkers_table_t fast_talkers = {
-	.flags = 0, .max_entries = FAST_TALKERS_BYTES};
+	.flags = 0, .max_entries = SIZE_FAST_TALKERS};
 
 BPF_F_TABLE("percpu_array:" PIN_DIRECTORY "counters", u32, u64, counters, REASON_LIMIT, 0);
 BPF_F_TABLE("array:" PIN_DIRECTORY "metadata", u32, struct metadata, metadata, 1, 0);
