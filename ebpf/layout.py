@@ -47,8 +47,6 @@ CONNECTION_PROBE = 4
 CONNECTION_ITSELF = 5
 CONNECTION_ACCEPTED = 6
 CONNECTION_FAST = 7
-CONNECTION_SPLICED = 8
-CONNECTION_SPLICED_ACCEPTED = 9
 
 FAST_DIAL = 1
 FAST_SPLICE = 2
@@ -62,6 +60,11 @@ FLOW_PAIRED = 3
 ABILITY_SPLICE = 1
 
 TALKATIVE_SEGMENTS = 64
+TALKATIVE_SEGMENTS_ACCEPTED = 256
+
+ASKED_NOT = 0
+ASKED_ENTRY = 1
+ASKED_NEVER = 2
 
 ENTRY_DONE = 0
 ENTRY_GONE = 1
@@ -117,7 +120,12 @@ class ExcludedNetwork(ctypes.Structure):
 class Connection(ctypes.Structure):
     """Value of ``connections``."""
 
-    _fields_ = (("kind", ctypes.c_uint32), ("address", SocketAddressLayout), ("chosen", SocketAddressLayout))
+    _fields_ = (
+        ("kind", ctypes.c_uint32),
+        ("address", SocketAddressLayout),
+        ("chosen", SocketAddressLayout),
+        ("spliced", ctypes.c_uint32),
+    )
 
 
 class Handoff(ctypes.Structure):
@@ -231,8 +239,19 @@ class FastConnection(ctypes.Structure):
     )
 
 
+class FastTalker(ctypes.Structure):
+    """What is in ``fast_talkers``."""
+
+    _fields_ = (
+        ("client", ctypes.c_uint64),
+        ("netns", ctypes.c_uint64),
+        ("source", SocketAddressLayout),
+        ("destination", SocketAddressLayout),
+    )
+
+
 class FastEntry(ctypes.Structure):
-    """What ``mesh_enter`` is given."""
+    """What ``mesh_enter`` and ``mesh_enter_leg`` are given."""
 
     _fields_ = (("cookie", ctypes.c_uint64), ("local", SocketAddressLayout), ("remote", SocketAddressLayout))
 
@@ -276,6 +295,7 @@ MAPS: Mapping[str, MapLayout] = {
     "fast_closed": MapLayout(ctypes.c_uint64, FastConnection),
     "fast_flows": MapLayout(ctypes.c_uint64, FastFlow),
     "fast_sockets": MapLayout(ctypes.c_uint64, ctypes.c_uint64),
+    "fast_talkers": MapLayout(ctypes.c_int, FastTalker),
     "counters": MapLayout(ctypes.c_uint32, ctypes.c_uint64),
     "metadata": MapLayout(ctypes.c_uint32, Metadata),
 }

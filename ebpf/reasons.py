@@ -72,3 +72,5 @@ class Reason(enum.IntEnum):
     """A direction came back from TCP to the splice."""
     FAST_UNRECORDED = 32
     """A closed connection found no room in the table that ztunnel reads: its record is lost."""
+    FAST_LEG_SPLICED = 33
+    """The leg between an application and its ztunnel proved to be worth it, and both its ends were entered."""

@@ -36,8 +36,8 @@ class MapSizes:
     """Live fast connections; more take the slow path."""
     fast_closed: int = 65536
     """Fast connections that ended and whose record ztunnel has not read yet; it reads several times a second."""
-    fast_talkers: int = 65536
-    """Bytes (a power of two, of pages) for connections that wait to be spliced, 16 each; more stay on TCP."""
+    fast_talkers: int = 262144
+    """Bytes (a power of two, of pages) for connections that wait to be spliced, 64 each; more stay on TCP."""
     fast_sockets: int = 131072
     """Ends of live fast connections."""
 

@@ -9,7 +9,7 @@ said for some seconds that it is alive.
 For a Service, ztunnel writes down its endpoints, each as often as its weight asks; the program draws one per
 connection. What it draws without a verdict goes to ztunnel, with the drawn endpoint, so that the distribution stays.
 
-A fast connection begins on TCP. Of one that has proven to be worth it the programs tell the cookie (``talkers``), and
+A fast connection begins on TCP. Of one that has proven to be worth it the programs tell (``talkers``), and
 ztunnel has its ends entered in the splice (``enter_client``, ``enter_server``), each from inside its pod's namespace.
 
 An object serves one thread.
@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Self
 
 from ebpf.fastpath.entry import EntryOutcome, SpliceEntry
-from ebpf.fastpath.talkers import Talkers
+from ebpf.fastpath.talkers import Talker, Talkers
 from ebpf.layout import (
     END_CLOSED,
     END_FAILED,
@@ -202,6 +202,14 @@ class FastPathMaps:
     def enter_server(self, connection: FastPathConnection) -> EntryOutcome:
         """The same for the server's end, from inside the server's."""
         return self._entry.enter(connection.server_cookie, connection.destination, connection.source)
+
+    def enter_leg(self, talker: Talker) -> EntryOutcome:
+        """Enter both ends of a leg, or neither; called from inside the pod's network namespace.
+
+        Raises:
+            EnvironmentLacks: the kernel cannot run the program.
+        """
+        return self._entry.enter_leg(talker.source, talker.destination)
 
     def leave(self, cookie: int) -> None:
         """Take a socket whose other end could not be entered out again: nothing has been spliced to it."""

@@ -12,17 +12,29 @@ import mmap
 import os
 import struct
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from ebpf import syscall
 from ebpf.paths import PinPaths
+from mesh.addresses import IpBytes, SocketAddress
 
 _BUSY = 1 << 31
 _DISCARDED = 1 << 30
 _HEADER_BYTES = 8
-_COOKIE_BYTES = 8
+_TALKER = struct.Struct("=QQ16sHH16sHH")
 _POSITION = struct.Struct("=Q")
 _LENGTH = struct.Struct("=I")
+
+
+class Talker(NamedTuple):
+    """One connection that is worth being spliced."""
+
+    client: int
+    """Of a fast connection the cookie of its client's socket; 0: it is a leg between an application and its ztunnel."""
+    netns: int
+    """Of the client; of a leg, of both ends."""
+    source: SocketAddress
+    destination: SocketAddress
 
 
 class Talkers:
@@ -57,17 +69,19 @@ class Talkers:
             os.close(self.fd)
             self.fd = -1
 
-    def take(self) -> list[int]:
-        """Cookies of the clients' sockets named since this was last called."""
+    def take(self) -> list[Talker]:
+        """What was named since this was last called."""
         position, end = self._position[0], _POSITION.unpack_from(self._written)[0]
-        found: list[int] = []
+        found: list[Talker] = []
         while position < end:
             offset = mmap.PAGESIZE + position % self._size
             length = _LENGTH.unpack_from(self._written, offset)[0]
             if length & _BUSY:
                 break
             if not length & _DISCARDED:
-                found.append(_POSITION.unpack_from(self._written, offset + _HEADER_BYTES)[0])
-            position += _HEADER_BYTES + _COOKIE_BYTES
+                client, netns, *rest = _TALKER.unpack_from(self._written, offset + _HEADER_BYTES)
+                source, destination = (SocketAddress(IpBytes(rest[at]), rest[at + 1]) for at in (0, 3))
+                found.append(Talker(client, netns, source, destination))
+            position += _HEADER_BYTES + _TALKER.size  # a multiple of eight, so there is no padding
         self._position[0] = position
         return found

@@ -54,8 +54,6 @@
 #define CONNECTION_ITSELF 5    /* a pod's socket to its own address: nothing */
 #define CONNECTION_ACCEPTED 6  /* the application's accepted end of a delivery: the true client */
 #define CONNECTION_FAST 7      /* an application's socket dialled directly, by a verdict: the destination it dialled */
-#define CONNECTION_SPLICED 8   /* the same, its payload past TCP */
-#define CONNECTION_SPLICED_ACCEPTED 9 /* the accepting end of such a one: nothing */
 
 /* fast_state.flags, written by ztunnel */
 #define FAST_DIAL 1   /* verdicts are honoured */
@@ -82,6 +80,8 @@
 
 /* Data segments that an end has sent and received when its connection is worth entering: 32 short round trips. */
 #define TALKATIVE_SEGMENTS 64
+/* The same for the accepting end of a leg, which by then would have been entered if the dialling end talked, too. */
+#define TALKATIVE_SEGMENTS_ACCEPTED 256
 
 /* What mesh_enter returns. */
 #define ENTRY_DONE 0
@@ -125,7 +125,8 @@ enum reason {
 	REASON_FAST_FELL_BACK = 30,   /* the receiver's queue was full: TCP until it is read */
 	REASON_FAST_RETURNED = 31,
 	REASON_FAST_UNRECORDED = 32, /* the table of closed connections is full: ztunnel has been away for long */
-	REASON_LIMIT = 33,           /* one more than the last */
+	REASON_FAST_LEG_SPLICED = 33, /* an application's socket and ztunnel's, in the pod, are in the sockhash */
+	REASON_LIMIT = 34,           /* one more than the last */
 };
 
 struct address {
@@ -167,6 +168,7 @@ struct connection {
 	__u32 kind;
 	struct socket_address address;
 	struct socket_address chosen; /* CAPTURED and HANDED: the endpoint drawn for a service here; port 0: none */
+	__u32 spliced; /* it is in the sockhash */
 };
 
 /* What ztunnel reads of a captured connection. */
@@ -237,7 +239,7 @@ struct fast_flow {
 	__u64 own;         /* the socket's address in the kernel */
 	__u64 peer;        /* the other end's */
 	__u64 peer_cookie; /* 0: not both ends are in the sockhash (yet) */
-	__u64 connection;  /* key of fast_connections */
+	__u64 connection;  /* key of fast_connections; 0: a leg between an application and its ztunnel */
 	__u64 spliced;     /* bytes */
 	__u64 tcp;         /* bytes, brought up to date when something is sent or the state changes */
 	__u64 acked_before; /* the TCP counter's value when the connection was established */
@@ -266,11 +268,20 @@ struct fast_connection {
 	__u32 zero;
 };
 
-/* fast_talkers, a ring buffer: cookies (__u64) of clients' sockets whose connections are worth entering. */
+/* fast_talkers, a ring buffer: connections that are worth entering. */
+struct fast_talker {
+	__u64 client; /* of a fast connection, the cookie of its client's socket; 0: a leg */
+	__u64 netns;  /* of a leg, both ends'; else the client's */
+	struct socket_address source;
+	struct socket_address destination;
+};
 
-/* What mesh_enter is given, after the 14 bytes that a link layer's header would have: one socket of this namespace. */
+/*
+ * What mesh_enter and mesh_enter_leg are given, after the 14 bytes that a link layer's header would have: one socket of
+ * this namespace, or the dialling end of a leg in it.
+ */
 struct fast_entry {
-	__u64 cookie;
+	__u64 cookie; /* a leg: 0 */
 	struct socket_address local;
 	struct socket_address remote;
 };

@@ -89,11 +89,9 @@ static __always_inline void before_syn(struct bpf_sock_ops *ctx, struct bpf_sock
 	if (connection->kind == CONNECTION_FAST)
 		events |= BPF_SOCK_OPS_STATE_CB_FLAG;
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | events);
-	if (connection->kind == CONNECTION_FAST)
-		return;
 	if (connection->kind == CONNECTION_DELIVERY)
 		count(REASON_TICKET_DELIVERY);
-	else
+	else if (connection->kind != CONNECTION_FAST)
 		count(connection->kind == CONNECTION_PROBE ? REASON_TICKET_PROBE : REASON_TICKET_ITSELF);
 }
 
@@ -130,28 +128,6 @@ static __always_inline void before_retransmission(struct bpf_sock_ops *ctx, stru
  * round trip that TCP measures, until one has shown enough traffic. By then how their owners wait can be read from the
  * sockets themselves. If it suits, ztunnel is asked to enter both (entry.bpf.c); either way there are no more callbacks.
  */
-
-static void *(*to_tcp_sock)(void *) = (void *)BPF_FUNC_skc_to_tcp_sock;
-
-/* Bytes that this socket has given to TCP so far; ``acked_before`` is not subtracted. */
-static __always_inline u64 given_to_tcp(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
-{
-	void *tcp = to_tcp_sock(sk);
-	if (!tcp)
-		return ctx->bytes_acked;
-	u32 written = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ);
-	return ctx->bytes_acked + (u32)(written - ctx->snd_una);
-}
-
-static __always_inline void watch(struct bpf_sock_ops *ctx, u32 events)
-{
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | events);
-}
-
-static __always_inline void stop_watching(struct bpf_sock_ops *ctx)
-{
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
-}
 
 /* How the owner of an end waits, as far as its pod leaves it to us. */
 static __always_inline int suits(u64 netns, const void *tcp)
@@ -195,23 +171,64 @@ static __always_inline void on_round_trip(struct bpf_sock_ops *ctx, struct bpf_s
 		count(REASON_FAST_NOT_SPLICED);
 		return;
 	}
-	if (fast_talkers.ringbuf_output(&client, sizeof(client), 0)) {
+	struct fast_talker talker = {.client = client, .netns = live->source_netns};
+	talker.source = live->source;
+	talker.destination = live->destination;
+	if (fast_talkers.ringbuf_output(&talker, sizeof(talker), 0)) {
 		count(REASON_FAST_NO_ROOM); /* ztunnel has been away for long */
 		return;
 	}
 	live->asked = ASKED_ENTRY;
 }
 
-/* Begins to keep count of one end. Returns its flow. */
-static __always_inline struct fast_flow *keep_count(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie,
-						    u64 client)
+/*
+ * The same of a leg: between an application that was captured and ztunnel, or between ztunnel and one that it delivers
+ * to. Nothing is kept of it before; the two ends know of each other only that they have these addresses. Whichever end
+ * finds that it is worth it also watches for its close, to forget then what entry.bpf.c has noted of both.
+ */
+static __always_inline void on_leg_round_trip(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u32 kind)
+{
+	bool dials = kind == CONNECTION_CAPTURED || kind == CONNECTION_DELIVERY;
+	u32 segments = ctx->data_segs_in + ctx->data_segs_out, zero = 0;
+	if (segments < (dials ? TALKATIVE_SEGMENTS : TALKATIVE_SEGMENTS_ACCEPTED))
+		return;
+	u64 cookie = socket_cookie(ctx), netns = bpf_get_netns_cookie(ctx);
+	struct fast_state *state = fast_state.lookup(&zero);
+	void *tcp = to_tcp_sock(sk);
+	stop_watching(ctx);
+	if (!tcp || !state || !(state->flags & FAST_SPLICE) || fast_flows.lookup(&cookie))
+		return;
+	if ((kind == CONNECTION_CAPTURED || kind == CONNECTION_ACCEPTED) && suits(netns, tcp) != OWNER_POLLS) {
+		count(REASON_FAST_NOT_SPLICED);
+		return;
+	}
+	struct fast_talker talker = {.netns = netns};
+	read_local(ctx, dials ? &talker.source : &talker.destination);
+	read_remote(ctx, dials ? &talker.destination : &talker.source);
+	if (fast_talkers.ringbuf_output(&talker, sizeof(talker), 0))
+		count(REASON_FAST_NO_ROOM);
+	else
+		watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static __always_inline void on_measured(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
+	u32 kind = connection ? connection->kind : CONNECTION_UNTOUCHED;
+	if (kind == CONNECTION_CAPTURED || kind == CONNECTION_HANDED || kind == CONNECTION_DELIVERY ||
+	    kind == CONNECTION_ACCEPTED)
+		on_leg_round_trip(ctx, sk, kind);
+	else
+		on_round_trip(ctx, sk);
+}
+
+/* Begins to keep count of one end. */
+static __always_inline struct fast_flow *keep_count(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, u64 client)
 {
 	struct fast_flow flow = {.own = (u64)to_tcp_sock(sk), .connection = client, .is_client = cookie == client};
 	flow.acked_before = given_to_tcp(ctx, sk);
-	if (fast_flows.update(&cookie, &flow)) {
+	if (fast_flows.update(&cookie, &flow))
 		count(REASON_FAST_NO_ROOM);
-		return NULL;
-	}
 	return fast_flows.lookup(&cookie);
 }
 
@@ -219,7 +236,11 @@ static __always_inline struct fast_flow *keep_count(struct bpf_sock_ops *ctx, st
 static __always_inline void on_dialled(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
-	if (!connection || connection->kind != CONNECTION_FAST)
+	if (!connection)
+		return;
+	if (connection->kind == CONNECTION_CAPTURED || connection->kind == CONNECTION_DELIVERY)
+		watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
+	if (connection->kind != CONNECTION_FAST)
 		return;
 	u64 cookie = socket_cookie(ctx);
 	struct fast_connection *live = fast_connections.lookup(&cookie);
@@ -265,6 +286,14 @@ static __always_inline void on_state(struct bpf_sock_ops *ctx, struct bpf_sock *
 {
 	u64 cookie = socket_cookie(ctx);
 	struct fast_flow *flow = fast_flows.lookup(&cookie);
+	if (flow && !flow->connection) {
+		u64 other = flow->peer_cookie;
+		if (ctx->args[1] == BPF_TCP_CLOSE) {
+			fast_flows.delete(&cookie);
+			fast_flows.delete(&other);
+		}
+		return;
+	}
 	u64 client = flow ? flow->connection : cookie;
 	u32 former = ctx->args[0], state = ctx->args[1];
 	u64 bytes = 0;
@@ -311,6 +340,7 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
 			connection->kind = CONNECTION_HANDED;
 			connection->address = handoff->destination;
 			connection->chosen = handoff->chosen;
+			watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
 		}
 		handoffs.delete(&key);
 		return;
@@ -326,6 +356,7 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
 		if (connection) {
 			connection->kind = CONNECTION_ACCEPTED;
 			connection->address = ticket->client;
+			watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
 		}
 	}
 	u64 client = ticket->fast_client, destination = ticket->fast_destination;
@@ -355,7 +386,7 @@ int mesh_sock_ops(struct bpf_sock_ops *ctx)
 		on_dialled(ctx, sk);
 		break;
 	case BPF_SOCK_OPS_RTT_CB:
-		on_round_trip(ctx, sk);
+		on_measured(ctx, sk);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		on_state(ctx, sk);

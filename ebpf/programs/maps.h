@@ -36,6 +36,7 @@ struct fast_sockets_table_t {
 	u64 key;
 	u64 leaf;
 	int (*insert)(u64 *, u64 *); /* the value is a socket */
+	int (*delete)(u64 *);
 	int (*msg_redirect_hash)(void *, void *, u64);
 	u32 max_entries;
 	int flags;
@@ -44,10 +45,10 @@ __attribute__((section("maps/sockhash:" PIN_DIRECTORY "fast_sockets"))) struct f
 	.flags = 0, .max_entries = (SIZE_FAST_SOCKETS)};
 BPF_ANNOTATE_KV_PAIR(fast_sockets, u64, u64);
 
-/* The same for a ring buffer; its size is in bytes. */
+/* The same for a ring buffer, which has no keys; its size is in bytes. */
 struct fast_talkers_table_t {
 	int key;
-	u32 leaf;
+	struct fast_talker leaf;
 	int (*ringbuf_output)(void *, u64, u64);
 	u32 max_entries;
 	int flags;

@@ -15,6 +15,8 @@ import trio.testing
 
 from ebpf.fastpath.entry import EntryOutcome
 from ebpf.fastpath.tables import FastPathConnection
+from ebpf.fastpath.talkers import Talker
+from mesh.addresses import SocketAddress, parse_ip
 from mesh.errors import EnvironmentLacks
 from ztunnel.fastpath.splicer import Splicer
 
@@ -42,6 +44,13 @@ class Places:
             self.inside = None
 
 
+POD, OTHER = SocketAddress(parse_ip("10.244.1.2"), 40000), SocketAddress(parse_ip("127.0.0.1"), 15001)
+
+
+def talker(client: int, netns: int = CLIENT) -> Talker:
+    return Talker(client, netns, POD, OTHER)
+
+
 class Pipe:
     """A ring, played by a pipe."""
 
@@ -51,9 +60,9 @@ class Pipe:
     def name(self, *cookies: int) -> None:
         os.write(self.end, struct.pack(f"={len(cookies)}Q", *cookies))
 
-    def take(self) -> list[int]:
+    def take(self) -> list[Talker]:
         data = os.read(self.fd, 4096)
-        return list(struct.unpack(f"={len(data) // 8}Q", data))
+        return [talker(cookie) for cookie in struct.unpack(f"={len(data) // 8}Q", data)]
 
 
 class Kernel:
@@ -85,6 +94,11 @@ class Kernel:
             self.entered.append(cookie)
         return answer
 
+    def enter_leg(self, named: Talker) -> EntryOutcome:
+        assert self.places.inside == named.netns
+        assert (named.source, named.destination) == (POD, OTHER)
+        return self._enter(0)
+
     def leave(self, cookie: int) -> None:
         self.entered.remove(cookie)
 
@@ -104,7 +118,7 @@ def splicer(kernel: Kernel) -> Splicer:
 
 def test_both_ends_each_from_inside_its_pod(kernel: Kernel, splicer: Splicer, connection: Any) -> None:
     kernel.connections[1] = connection(1)
-    assert splicer.enter(1)
+    assert splicer.enter(talker(1))
     assert kernel.entered == [1, 2]
 
 
@@ -115,7 +129,7 @@ def test_one_end_alone_does_not_stay(
 ) -> None:
     kernel.connections[1] = connection(1)
     kernel.answers[end] = outcome
-    assert not splicer.enter(1)
+    assert not splicer.enter(talker(1))
     assert kernel.entered == []
 
 
@@ -124,9 +138,16 @@ def test_only_established_connections_of_served_pods(
     kernel: Kernel, splicer: Splicer, connection: Any, fields: dict[str, int]
 ) -> None:
     kernel.connections[1] = connection(1, **fields)
-    assert not splicer.enter(1)
-    assert not splicer.enter(99)
+    assert not splicer.enter(talker(1))
+    assert not splicer.enter(talker(99))
     assert kernel.entered == []
+
+
+@pytest.mark.parametrize("outcome", list(EntryOutcome))
+def test_a_leg_is_entered_from_inside_its_pod(kernel: Kernel, splicer: Splicer, outcome: EntryOutcome) -> None:
+    kernel.answers[0] = outcome
+    assert splicer.enter(talker(0)) == (outcome is EntryOutcome.DONE)
+    assert not splicer.enter(talker(0, netns=13))  # of a pod that is not served
 
 
 async def test_what_the_programs_name_is_entered_and_a_failure_costs_one_connection(
@@ -148,6 +169,6 @@ async def test_what_the_programs_name_is_entered_and_a_failure_costs_one_connect
         splicer.stop()
         kernel.talkers.name(1)
         await trio.testing.wait_all_tasks_blocked()
-        assert kernel.talkers.take() == [1]  # left to the next ztunnel
+        assert kernel.talkers.take() == [talker(1)]  # left to the next ztunnel
         nursery.cancel_scope.cancel()
     assert sorted(kernel.entered) == [cookie for cookie in range(1, 401) if cookie not in (3, 4)]
