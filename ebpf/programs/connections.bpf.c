@@ -20,9 +20,6 @@
 #include "maps.h"
 #include "owners.h"
 
-/* bcc declares it with 32 bits. */
-static u64 (*socket_cookie)(void *) = (void *)BPF_FUNC_get_socket_cookie;
-
 static __always_inline void count(u32 reason)
 {
 	u64 *counter = counters.lookup(&reason);
@@ -239,7 +236,7 @@ static __always_inline void on_dialled(struct bpf_sock_ops *ctx, struct bpf_sock
 	if (!connection)
 		return;
 	if (connection->kind == CONNECTION_CAPTURED || connection->kind == CONNECTION_DELIVERY)
-		watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
+		watch_leg(ctx);
 	if (connection->kind != CONNECTION_FAST)
 		return;
 	u64 cookie = socket_cookie(ctx);
@@ -340,7 +337,7 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
 			connection->kind = CONNECTION_HANDED;
 			connection->address = handoff->destination;
 			connection->chosen = handoff->chosen;
-			watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
+			watch_leg(ctx);
 		}
 		handoffs.delete(&key);
 		return;
@@ -356,7 +353,7 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
 		if (connection) {
 			connection->kind = CONNECTION_ACCEPTED;
 			connection->address = ticket->client;
-			watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
+			watch_leg(ctx);
 		}
 	}
 	u64 client = ticket->fast_client, destination = ticket->fast_destination;

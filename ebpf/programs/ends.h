@@ -59,4 +59,14 @@ static __always_inline void stop_watching(struct bpf_sock_ops *ctx)
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
 }
 
+/* bcc declares it with 32 bits. */
+static u64 (*socket_cookie)(void *) = (void *)BPF_FUNC_get_socket_cookie;
+
+/* Watches an end of a leg. Its cookie is made now: the kernel makes one when it is first asked for it. */
+static __always_inline void watch_leg(struct bpf_sock_ops *ctx)
+{
+	if (socket_cookie(ctx))
+		watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
+}
+
 #endif

@@ -154,6 +154,8 @@ static __always_inline int enter_leg(struct bpf_sock *dialled, struct bpf_sock *
 		return outcome;
 	u64 dialled_cookie = *(volatile u64 *)(dialled_tcp + OFFSET_COOKIE);
 	u64 accepted_cookie = *(volatile u64 *)(accepted_tcp + OFFSET_COOKIE);
+	if (!dialled_cookie || !accepted_cookie)
+		return ENTRY_UNKNOWN;
 	struct fast_flow flow = {.mode = FLOW_PAIRED, .entered = 1};
 	flow.own = (u64)dialled_tcp;
 	flow.peer = (u64)accepted_tcp;

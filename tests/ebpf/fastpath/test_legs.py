@@ -245,7 +245,8 @@ def test_who_is_no_leg_is_not_entered(mesh: Any, slow: FastPathMaps, fast: Any) 
             found = {"other way": entry.enter_leg(there, here)}
             for letter in "bc":
                 with mesh.places[letter].namespace.entered():
-                    found[letter] = entry.enter_leg(here, there)
+                    elsewhere = entry.enter_leg(here, there)  # a listener of that namespace may have that address
+                    assert elsewhere in (EntryOutcome.GONE, EntryOutcome.UNKNOWN)
             found["itself"] = entry.enter_leg(here, there)
             found["again"] = entry.enter_leg(here, there)
             sock.sendall(b"t")
@@ -256,8 +257,6 @@ def test_who_is_no_leg_is_not_entered(mesh: Any, slow: FastPathMaps, fast: Any) 
     fast.serve(mesh.places["b"], echo)
     assert mesh.places["a"].run(leg) == {
         "other way": EntryOutcome.UNKNOWN,
-        "b": EntryOutcome.GONE,
-        "c": EntryOutcome.GONE,
         "itself": EntryOutcome.DONE,
         "again": EntryOutcome.UNKNOWN,
     }
