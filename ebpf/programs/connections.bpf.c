@@ -195,6 +195,8 @@ static __always_inline void on_leg_round_trip(struct bpf_sock_ops *ctx, struct b
 	stop_watching(ctx);
 	if (!tcp || !state || !(state->flags & FAST_SPLICE) || fast_flows.lookup(&cookie))
 		return;
+	if (ctx->bytes_acked + ctx->bytes_received > (u64)segments * LEG_BULKY_SEGMENT)
+		return;
 	if ((kind == CONNECTION_CAPTURED || kind == CONNECTION_ACCEPTED) && suits(netns, tcp) != OWNER_POLLS) {
 		count(REASON_FAST_NOT_SPLICED);
 		return;

@@ -69,7 +69,10 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 		flow->mode = FLOW_UNDECIDED;
 		return by_tcp(flow, tcp);
 	}
+	bool bulky = !flow->connection && msg->size > LEG_BULKY_MESSAGE;
 	if (flow->mode == FLOW_UNDECIDED) {
+		if (bulky)
+			return by_tcp(flow, tcp);
 		u32 written = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ), copied = ~written;
 		bpf_probe_read_kernel(&copied, sizeof(copied), (void *)(peer + OFFSET_COPIED_SEQ));
 		if (written != copied)
@@ -84,11 +87,14 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 	bpf_probe_read_kernel(&queued, sizeof(queued), (void *)(peer + OFFSET_RMEM_ALLOC));
 	bpf_probe_read_kernel(&wanted, sizeof(wanted), (void *)(peer + OFFSET_RCVLOWAT));
 	u64 since = flow->spliced - flow->returned_at;
-	bool full = queued > state->queue_limit && (queued < since || queued > PATIENCE * state->queue_limit);
-	if (full || wanted > 1) {
+	bool full = queued > state->queue_limit;
+	if ((full || bulky) && !(queued < since || queued > PATIENCE * state->queue_limit))
+		full = bulky = false; /* not yet: see above */
+	if (full || bulky || wanted > 1) {
 		/* Nobody can tell how long a reader that waits for more than one byte stays with TCP's queue. */
 		flow->mode = wanted > 1 ? FLOW_TCP : FLOW_UNDECIDED;
-		count(REASON_FAST_FELL_BACK);
+		if (full)
+			count(REASON_FAST_FELL_BACK);
 		return by_tcp(flow, tcp);
 	}
 	if (fast_sockets.msg_redirect_hash(msg, &peer_cookie, BPF_F_INGRESS) != SK_PASS) {
