@@ -321,11 +321,14 @@ class FastPath:
 
     def collect(self) -> None:
         """Record what has ended."""
-        for connection in self._maps.take_closed():
-            error = self._cut.pop(connection.cookie, None)
-            if error is None and connection.failed:
-                error = ConnectFailed(f"{connection.destination} did not accept the connection")
-            self.records.ended(connection, error)
+        self.records.ended_all((connection, self._why(connection)) for connection in self._maps.take_closed())
+
+    def _why(self, connection: FastPathConnection) -> MeshError | None:
+        """Why a connection that is over failed, if it did."""
+        error = self._cut.pop(connection.cookie, None)
+        if error is None and connection.failed:
+            return ConnectFailed(f"{connection.destination} did not accept the connection")
+        return error
 
     def count_live(self) -> None:
         """Bring the counters of live connections up to date; called when metrics are read."""

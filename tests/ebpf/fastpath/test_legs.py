@@ -18,6 +18,7 @@ import pytest
 from ebpf.fastpath.entry import EntryOutcome, SpliceEntry
 from ebpf.fastpath.tables import FastPathMaps
 from ebpf.layout import TALKATIVE_SEGMENTS, FastFlow
+from ebpf.listeners import socket_cookie
 from ebpf.maps import PinnedMap
 from ebpf.pods import FastPathUse, PodEntry, PodTable
 from ebpf.reasons import Reason
@@ -123,6 +124,51 @@ def test_only_with_applications_that_do_not_wait(mesh: Any, slow: FastPathMaps, 
     assert after[0] - before[0] == 1
     if waits == "client":  # it is asked where it dials; a server is, where ztunnel's end has been named
         assert after[1] - before[1] == 1
+
+
+def own_flow(node: Any, sock: socket.socket) -> tuple[int, int] | None:
+    """Bytes that a socket has spliced and given to TCP."""
+    with PinnedMap(node.paths, "fast_flows", ctypes.c_uint64, FastFlow) as flows:
+        flow = flows.get(ctypes.c_uint64(socket_cookie(sock.fileno())))
+        return None if flow is None else (flow.spliced, flow.tcp)
+
+
+def test_bulk_is_left_to_tcp(mesh: Any, slow: FastPathMaps, fast: Any) -> None:
+    """Of a leg that began with it, for good; of one that was entered, message by message."""
+    total = 20_000_000
+
+    def server(sock: socket.socket) -> None:
+        first = exactly(sock, 1)
+        if first == b"t":
+            sock.sendall(b"t")
+            answering(sock)
+        exactly(sock, total)
+        sock.sendall(b"a")
+        answering(sock)
+
+    def client() -> None:
+        with dial(B, PORT) as sock:
+            sock.sendall(b"b" + bytes(total))
+            assert exactly(sock, 1) == b"a"
+            assert own_flow(mesh, sock) is None
+        with dial(B, PORT) as sock:
+            talk(mesh, sock, 4)
+            before = own_flow(mesh, sock)
+            assert before is not None
+            sock.sendall(bytes(total))
+            assert exactly(sock, 1) == b"a"
+            after = own_flow(mesh, sock)
+            assert after is not None
+            # What a full buffer leaves of a message may be small.
+            assert after[0] - before[0] + after[1] - before[1] == total
+            assert after[1] - before[1] > 0.9 * total
+            talk(mesh, sock, 4)
+            again = own_flow(mesh, sock)
+            assert again is not None
+            assert again[0] - after[0] >= TALKATIVE_SEGMENTS
+
+    fast.serve(mesh.places["b"], server)
+    mesh.places["a"].run(client)
 
 
 @pytest.mark.parametrize("kind", [FastPathUse.DIRECT, FastPathUse.DISABLED])
