@@ -84,11 +84,11 @@
 #define TALKATIVE_SEGMENTS_ACCEPTED 256
 /*
  * Of bulk a leg is better left to TCP: who splices waits for the reader's lock as long as the reader copies, and ztunnel
- * reads half a megabyte at a time. A leg is not entered if its segments (on loopback up to 64 KiB) have on average more
- * bytes than the first, and once entered its messages of more bytes than the second go by TCP.
+ * reads half a megabyte at a time. A leg is not entered if its segments (on loopback up to 64 KiB, half of a window) have
+ * on average more bytes than the first, and once entered its messages of more bytes than the second go by TCP.
  */
-#define LEG_BULKY_SEGMENT 24576
-#define LEG_BULKY_MESSAGE 32768
+#define LEG_BULKY_SEGMENT 17408
+#define LEG_BULKY_MESSAGE 17408
 
 /* What mesh_enter returns. */
 #define ENTRY_DONE 0
