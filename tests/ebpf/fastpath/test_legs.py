@@ -159,9 +159,9 @@ def test_bulk_is_left_to_tcp(mesh: Any, slow: FastPathMaps, fast: Any) -> None:
             assert exactly(sock, 1) == b"a"
             after = own_flow(mesh, sock)
             assert after is not None
-            # What a full buffer leaves of a message may be small.
-            assert after[0] - before[0] + after[1] - before[1] == total
+            # What a full buffer leaves of a message may be small; the last message is counted with the next.
             assert after[1] - before[1] > 0.9 * total
+            assert after[0] - before[0] < 0.1 * total
             talk(mesh, sock, 4)
             again = own_flow(mesh, sock)
             assert again is not None
@@ -198,7 +198,7 @@ def test_a_reader_that_does_not_read_costs_bounded_memory(mesh: Any, slow: FastP
         with dial(B, PORT) as sock:
             talk(mesh, sock, 4)
             sock.setblocking(False)
-            data, digest, accepted = os.urandom(1 << 16), hashlib.blake2b(), 0
+            data, digest, accepted = os.urandom(10_000), hashlib.blake2b(), 0
             deadline = time.monotonic() + 1
             while time.monotonic() < deadline and accepted < 500_000_000:
                 try:
@@ -269,7 +269,7 @@ def test_a_reset_is_a_reset(mesh: Any, slow: FastPathMaps, fast: Any) -> None:
     assert nothing_left(mesh)
 
 
-def test_who_is_no_leg_is_not_entered(mesh: Any, slow: FastPathMaps, fast: Any) -> None:
+def test_who_is_no_leg_is_not_entered(mesh: Any, told: FastPathMaps, fast: Any) -> None:
     """A pod's own connection to itself; and a leg, asked for from elsewhere, the other way round, and twice."""
 
     def own() -> EntryOutcome:
@@ -287,6 +287,7 @@ def test_who_is_no_leg_is_not_entered(mesh: Any, slow: FastPathMaps, fast: Any) 
 
     def leg() -> dict[str, EntryOutcome]:
         with dial(B, PORT) as sock, SpliceEntry(mesh.paths) as entry:
+            talk(mesh, sock, 0)  # named by the programs, but nobody listens
             here, there = fast.address(*sock.getsockname()), fast.address("127.0.0.1", 15001)
             found = {"other way": entry.enter_leg(there, here)}
             for letter in "bc":
@@ -295,12 +296,17 @@ def test_who_is_no_leg_is_not_entered(mesh: Any, slow: FastPathMaps, fast: Any) 
                     assert elsewhere in (EntryOutcome.GONE, EntryOutcome.UNKNOWN)
             found["itself"] = entry.enter_leg(here, there)
             found["again"] = entry.enter_leg(here, there)
-            sock.sendall(b"t")
-            assert exactly(sock, 1) == b"t"
+            sock.sendall(b"x")
+            assert exactly(sock, 1) == b"x"
         return found
 
+    def server(sock: socket.socket) -> None:
+        answering(sock)
+        echo(sock)
+
+    told.clear()
     assert mesh.places["a"].run(own) is EntryOutcome.UNKNOWN
-    fast.serve(mesh.places["b"], echo)
+    fast.serve(mesh.places["b"], server)
     assert mesh.places["a"].run(leg) == {
         "other way": EntryOutcome.UNKNOWN,
         "itself": EntryOutcome.DONE,
