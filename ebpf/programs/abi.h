@@ -85,7 +85,7 @@
 /*
  * Of bulk a leg is better left to TCP: who splices waits for the reader's lock as long as the reader copies, and ztunnel
  * reads half a megabyte at a time. A leg is not entered if its segments (on loopback up to 64 KiB, half of a window) have
- * on average more bytes than the first, and once entered its messages of more bytes than the second go by TCP.
+ * on average more bytes than the first; once entered, a direction stays on TCP after a message of more than the second.
  */
 #define LEG_BULKY_SEGMENT 17408
 #define LEG_BULKY_MESSAGE 17408

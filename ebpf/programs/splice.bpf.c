@@ -71,8 +71,10 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 	}
 	bool bulky = !flow->connection && msg->size > LEG_BULKY_MESSAGE;
 	if (flow->mode == FLOW_UNDECIDED) {
-		if (bulky)
+		if (bulky) {
+			flow->mode = FLOW_TCP;
 			return by_tcp(flow, tcp);
+		}
 		u32 written = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ), copied = ~written;
 		bpf_probe_read_kernel(&copied, sizeof(copied), (void *)(peer + OFFSET_COPIED_SEQ));
 		if (written != copied)
@@ -92,7 +94,7 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 		full = bulky = false; /* not yet: see above */
 	if (full || bulky || wanted > 1) {
 		/* Nobody can tell how long a reader that waits for more than one byte stays with TCP's queue. */
-		flow->mode = wanted > 1 ? FLOW_TCP : FLOW_UNDECIDED;
+		flow->mode = bulky || wanted > 1 ? FLOW_TCP : FLOW_UNDECIDED;
 		if (full)
 			count(REASON_FAST_FELL_BACK);
 		return by_tcp(flow, tcp);
