@@ -134,7 +134,7 @@ def own_flow(node: Any, sock: socket.socket) -> tuple[int, int] | None:
 
 
 def test_bulk_is_left_to_tcp(mesh: Any, slow: FastPathMaps, fast: Any) -> None:
-    """A leg that begins with it is not entered; of one that was, the direction that carries it takes to TCP for good."""
+    """A leg that begins with it is not entered; of one that was, the direction that carries it goes by TCP for good."""
     total = 20_000_000
 
     def server(sock: socket.socket) -> None:
