@@ -85,7 +85,8 @@
 /*
  * Of bulk a leg is better left to TCP: who splices waits for the reader's lock as long as the reader copies, and ztunnel
  * reads half a megabyte at a time. A leg is not entered if its segments (on loopback up to 64 KiB, half of a window) have
- * on average more bytes than the first; once entered, a direction stays on TCP after a message of more than the second.
+ * on average more bytes than the first; once entered, a direction goes by TCP for good from a message of more than the
+ * second on that finds the reader's queue empty.
  */
 #define LEG_BULKY_SEGMENT 17408
 #define LEG_BULKY_MESSAGE 17408

@@ -89,9 +89,9 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 	bpf_probe_read_kernel(&queued, sizeof(queued), (void *)(peer + OFFSET_RMEM_ALLOC));
 	bpf_probe_read_kernel(&wanted, sizeof(wanted), (void *)(peer + OFFSET_RCVLOWAT));
 	u64 since = flow->spliced - flow->returned_at;
-	bool full = queued > state->queue_limit;
-	if ((full || bulky) && !(queued < since || queued > PATIENCE * state->queue_limit))
-		full = bulky = false; /* not yet: see above */
+	bool full = queued > state->queue_limit && (queued < since || queued > PATIENCE * state->queue_limit);
+	/* An edge-triggered reader may take a short read for the last one: nothing by TCP behind what it has not read. */
+	bulky = bulky && !queued;
 	if (full || bulky || wanted > 1) {
 		/* Nobody can tell how long a reader that waits for more than one byte stays with TCP's queue. */
 		flow->mode = bulky || wanted > 1 ? FLOW_TCP : FLOW_UNDECIDED;
