@@ -108,6 +108,7 @@ def test_only_with_applications_that_do_not_wait(mesh: Any, slow: FastPathMaps, 
         if waits == "server":
             sock.settimeout(None)
         answering(sock)
+        assert sock.recv(1) == b""
 
     def client() -> None:
         with dial(B, PORT) as sock:
