@@ -21,6 +21,7 @@ from ebpf.attachment import (
     CGROUP_HOOKS,
     POD_HOOK,
     SPLICE_HOOK,
+    UNATTACHED_HOOKS,
     Hook,
     attach_to_cgroup,
     attach_to_sockets,
@@ -67,7 +68,7 @@ def run(request: LoadRequest) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     os.environ["BCC_KERNEL_SOURCE"] = request.kernel_headers  # bcc reads it when it compiles
     bcc = _import_bcc()
-    hooks = (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK)
+    hooks = (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK, *UNATTACHED_HOOKS)
     offsets = offset_macros()
     for source in dict.fromkeys(hook.source for hook in hooks):
         module = _compile(bcc, request, paths, source, offsets)

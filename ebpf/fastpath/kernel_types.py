@@ -155,6 +155,8 @@ _FIELDS = {
     "OFFSET_RMEM_ALLOC": ("sock", "sk_backlog.rmem_alloc"),
     "OFFSET_RCVLOWAT": ("sock", "sk_rcvlowat"),
     "OFFSET_FLAGS": ("sock_common", "skc_flags"),
+    "OFFSET_NET": ("sock_common", "skc_net.net"),
+    "OFFSET_NET_COOKIE": ("net", "net_cookie"),
     "OFFSET_SOCKET": ("sock", "sk_socket"),
     "OFFSET_SOCKET_FILE": ("socket", "file"),
     "OFFSET_FILE_FLAGS": ("file", "f_flags"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,14 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
 
 from ebpf.counters import Counters
 from ebpf.fastpath.tables import FastPathConnection, FastPathMaps
-from ebpf.layout import HABIT_NONBLOCKING, FastKey, ip_field
-from ebpf.maps import PinnedMap
 from ebpf.reasons import Reason
 from mesh.addresses import SocketAddress, parse_ip
+from mesh.testing.actors import Actor
 from mesh.testing.conversations import serve
+from ztunnel.fastpath.splicer import Splicer
 
 PORT = 8080
 VIP = "10.96.0.9"
@@ -25,7 +25,7 @@ GENERATION = 7
 
 
 @pytest.fixture
-def maps(mesh: Any) -> Iterator[FastPathMaps]:
+def told(mesh: Any) -> Iterator[FastPathMaps]:
     """Everything that a dials at b's port is admitted, and a service of that one endpoint."""
     a, b = mesh.places["a"], mesh.places["b"]
     with FastPathMaps(mesh.paths) as opened:
@@ -36,14 +36,22 @@ def maps(mesh: Any) -> Iterator[FastPathMaps]:
             opened.admit(a.namespace.cookie(), address(host), b.namespace.cookie(), GENERATION)
         opened.set_service(a.namespace.cookie(), SocketAddress(parse_ip(VIP), 80), [address(b.ipv4)])
         opened.stay_alive(600)
-        with PinnedMap(mesh.paths, "fast_habits", FastKey, ctypes.c_uint32) as habits:
-            for accepts, place in ((1, b), (0, a)):
-                for host in (b.ipv4, b.ipv6):
-                    key = FastKey(place.namespace.cookie(), ip_field(parse_ip(host)), PORT, accepts, 0)
-                    habits.set(key, ctypes.c_uint32(HABIT_NONBLOCKING))
         yield opened
         opened.stop()
         opened.clear()
+
+
+@pytest.fixture
+def maps(told: FastPathMaps, mesh: Any) -> Iterator[FastPathMaps]:
+    """The same, and what ztunnel does for connections that are worth it: both ends are entered in the splice."""
+    with Actor(mesh.cgroup / "ztunnel", None, enter_all, told, mesh.places):
+        yield told
+
+
+def enter_all(told: FastPathMaps, places: Any) -> None:
+    """Enter what the programs name, for ever."""
+    pods = {place.namespace.cookie(): place for place in places.values()}
+    trio.run(Splicer(told, pods.get).run)
 
 
 def address(host: str, port: int = PORT) -> SocketAddress:
@@ -82,4 +90,4 @@ def start(place: Any, handle: Callable[[Any], object]) -> Any:
 @pytest.fixture(scope="session")
 def fast() -> SimpleNamespace:
     """The helpers of this folder: test folders are no packages, so they cannot be imported."""
-    return SimpleNamespace(serve=start, closed=closed, counted=counted, address=address)
+    return SimpleNamespace(enter_all=enter_all, serve=start, closed=closed, counted=counted, address=address)

@@ -19,7 +19,7 @@ import pytest
 
 from ebpf.fastpath.socket_diag import SocketKiller
 from ebpf.fastpath.tables import FastPathMaps
-from ebpf.layout import FastKey
+from ebpf.layout import TALKATIVE_SEGMENTS
 from ebpf.maps import PinnedMap
 from ebpf.reasons import Reason
 from mesh.testing.conversations import dial, digest_of, echo, exactly, report, say, swallow
@@ -43,33 +43,56 @@ def send_and_compare(host: str, port: int, total: int) -> tuple[Any, Any]:
 # -- whose payload goes past TCP ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("waiting", [True, False])
-def test_only_sockets_that_do_not_wait_are_spliced(
-    mesh: Any, maps: FastPathMaps, fast: Any, waiting: bool
-) -> None:
-    with PinnedMap(mesh.paths, "fast_habits", FastKey, ctypes.c_uint32) as habits:
-        for key in list(habits):
-            habits.remove(key)
+@pytest.mark.parametrize("waits", ["neither", "server", "client", "client, later"])
+def test_only_sockets_that_do_not_wait_are_spliced(mesh: Any, maps: FastPathMaps, fast: Any, waits: str) -> None:
+    """Whoever waits at the moment that counts: what a socket was when it was connected is of no account."""
+
+    def decided() -> int:
+        return int(fast.counted(mesh, Reason.FAST_SPLICED) + fast.counted(mesh, Reason.FAST_NOT_SPLICED))
 
     def server(sock: socket.socket) -> None:
-        if waiting:
+        if waits == "server":
             sock.settimeout(None)
         echo(sock)
 
-    def client() -> None:
+    def client() -> int:
+        before, number = decided(), 0
         with dial("10.244.1.3", PORT) as sock:
-            for _ in range(3):
+            if waits == "client":
+                sock.settimeout(None)
+            while decided() == before and number < 10_000:
+                if waits == "client, later" and number == TALKATIVE_SEGMENTS // 4:
+                    sock.settimeout(None)
                 sock.sendall(b"x")
                 assert exactly(sock, 1) == b"x"
+                number += 1
+        return number
 
     fast.serve(mesh.places["b"], server)
     before = fast.counted(mesh, Reason.FAST_SPLICED), fast.counted(mesh, Reason.FAST_NOT_SPLICED)
-    for _ in range(3):
-        mesh.places["a"].run(client)
+    number = mesh.places["a"].run(client)
     after = fast.counted(mesh, Reason.FAST_SPLICED), fast.counted(mesh, Reason.FAST_NOT_SPLICED)
     spliced, direct = after[0] - before[0], after[1] - before[1]
-    assert (spliced, direct) == ((0, 3) if waiting else (2, 1))
-    assert {(record.sent, record.received) for record in fast.closed(maps, 3)} == {(3, 3)}
+    assert (spliced, direct) == ((1, 0) if waits == "neither" else (0, 1))
+    record = fast.closed(maps)[0]
+    assert (record.sent, record.received) == (number, number)
+
+
+def test_a_short_connection_is_not_entered(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
+    def client() -> None:
+        with dial("10.244.1.3", PORT) as sock:
+            for _ in range(TALKATIVE_SEGMENTS // 4):
+                sock.sendall(b"x")
+                assert exactly(sock, 1) == b"x"
+            time.sleep(0.1)
+            with PinnedMap(mesh.paths, "fast_sockets", ctypes.c_uint64, ctypes.c_uint64) as entered:
+                assert entered.count() == 0
+
+    fast.serve(mesh.places["b"], echo)
+    before = fast.counted(mesh, Reason.FAST_SPLICED), fast.counted(mesh, Reason.FAST_NOT_SPLICED)
+    mesh.places["a"].run(client)
+    assert (fast.counted(mesh, Reason.FAST_SPLICED), fast.counted(mesh, Reason.FAST_NOT_SPLICED)) == before
+    fast.closed(maps)
 
 
 # -- what is carried ---------------------------------------------------------------------------------------------------

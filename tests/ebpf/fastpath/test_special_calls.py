@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ebpf.fastpath.tables import FastPathMaps
+from ebpf.layout import TALKATIVE_SEGMENTS
 from ebpf.pods import FastPathUse, PodEntry, PodTable
 from ebpf.reasons import Reason
 from mesh.testing.conversations import dial, exactly, swallow
@@ -113,6 +114,8 @@ def test_low_water_mark_is_kept(mesh: Any, maps: FastPathMaps, fast: Any) -> Non
 
 def test_urgent_data_and_waiting_for_all_on_a_pod_that_asks_for_tcp(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
     def server(sock: socket.socket) -> None:
+        for _ in range(TALKATIVE_SEGMENTS):
+            sock.sendall(exactly(sock, 1))
         sock.settimeout(None)
         sock.sendall(b"g")
         whole = sock.recv(5000, socket.MSG_WAITALL)
@@ -124,6 +127,9 @@ def test_urgent_data_and_waiting_for_all_on_a_pod_that_asks_for_tcp(mesh: Any, m
 
     def client() -> bytes:
         with dial("10.244.1.3", PORT) as sock:
+            for _ in range(TALKATIVE_SEGMENTS):
+                sock.sendall(b"t")
+                assert exactly(sock, 1) == b"t"
             assert exactly(sock, 1) == b"g"
             for _ in range(5):
                 sock.sendall(b"x" * 1000)
@@ -140,4 +146,4 @@ def test_urgent_data_and_waiting_for_all_on_a_pod_that_asks_for_tcp(mesh: Any, m
     assert mesh.places["a"].run(client) == b"5000!"
     assert fast.counted(mesh, Reason.FAST_NOT_SPLICED) == before + 1
     record = fast.closed(maps)[0]
-    assert (record.sent, record.received) == (5001, 6)
+    assert (record.sent, record.received) == (5001 + TALKATIVE_SEGMENTS, 6 + TALKATIVE_SEGMENTS)
