@@ -21,7 +21,11 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see ztunnel/config.py")
     arguments = parser.parse_args()
     _prepare_process()
-    # Imported only now: OpenSSL reads its configuration when it is first loaded.
+    # Imported only now: OpenSSL reads its configuration when it is first loaded, and modules that the compiled form
+    # replaces must not have been imported before it is chosen.
+    from ztunnel import compiled
+
+    compiled.choose()
     import trio
 
     from mesh import config

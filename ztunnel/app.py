@@ -33,6 +33,7 @@ from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
 from mesh.telemetry.metrics import L4Metrics, WorkloadManagerMetrics, XdsMetrics, metrics_page, new_registry
 from mesh.telemetry.output import standard_output
 from mesh.zds.client_driver import run_zds_client
+from ztunnel import compiled
 from ztunnel.admin.dump import dump
 from ztunnel.admin.readiness import Readiness
 from ztunnel.admin.routes import Routes, admin_routes, metrics_routes, readiness_routes
@@ -69,7 +70,15 @@ async def run(settings: ZtunnelSettings) -> None:
     log.configure(settings.log.format, settings.log.level)
     gc.set_threshold(_GC_YOUNG, 50, 50)
     descriptors = raise_descriptor_limit()
-    _log.info("starting", node=settings.node.name, version=version("ambimesh"), descriptors=descriptors)
+    form = compiled.current()
+    _log.info(
+        "starting",
+        node=settings.node.name,
+        version=version("ambimesh"),
+        descriptors=descriptors,
+        form=form.name,
+        form_detail=form.detail,
+    )
     await _Ztunnel(settings).run()
 
 

@@ -6,6 +6,8 @@ them elsewhere would change nothing. All others go to the ``hpack`` library, whi
 
 from __future__ import annotations
 
+from typing import Any
+
 from hpack import Decoder
 from hpack.exceptions import HPACKError
 
@@ -109,6 +111,7 @@ class HeaderAssembler:
         if fields is not None and len(self._block) + 32 * len(fields) <= self._max_size:
             return fields
         try:
-            return [(str(name), str(value)) for name, value in self._decoder.decode(self._block)]
+            decoded: Any = self._decoder.decode(self._block)  # pairs of text, which its published types do not say
+            return [(str(name), str(value)) for name, value in decoded]
         except (HPACKError, UnicodeDecodeError) as error:
             raise Http2Violation(ErrorCode.COMPRESSION_ERROR, "a header block that cannot be decoded") from error

@@ -6,6 +6,7 @@ import errno
 import select
 import socket
 from collections.abc import Callable
+from typing import ClassVar
 
 import structlog
 
@@ -30,7 +31,7 @@ _OF_THE_CONNECTION = (
 class Acceptor:
     """Accepts from one non-blocking listener and hands the connections on."""
 
-    out_of_descriptors = 0
+    out_of_descriptors: ClassVar[int] = 0
     """How often, in this process, a connection was refused for want of descriptors; readiness looks at it."""
 
     def __init__(

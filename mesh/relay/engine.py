@@ -23,7 +23,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import structlog
 import trio
@@ -62,9 +62,11 @@ class Flushable(Protocol):
         """Encrypt and send what has collected."""
 
 
-@runtime_checkable
 class Crashable(Protocol):
-    """Something that can be ended when a handler of its fails: not watched any more, it would else stay for ever."""
+    """Something that can be ended when a handler of its fails: not watched any more, it would else stay for ever.
+
+    Told by the method's name, since compiled classes know no run-time checks of protocols.
+    """
 
     def crashed(self, error: MeshError) -> None:
         """End the connection, and whatever depends on it."""
@@ -236,8 +238,9 @@ class Engine:
 
 def _end(item: object, error: Exception) -> None:
     """End what has failed, so that its peers, the connection table and a drain do not wait for it."""
-    if isinstance(item, Crashable):
+    crashed: Callable[[MeshError], None] | None = getattr(item, "crashed", None)
+    if crashed is not None:
         try:
-            item.crashed(InternalError(f"a bug of this proxy: {error!r}"))
+            crashed(InternalError(f"a bug of this proxy: {error!r}"))
         except Exception:
             _log.exception("a failed connection could not be ended")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from mesh.addresses import format_ip
@@ -11,6 +12,7 @@ from mesh.model.service import Service
 from mesh.model.workload import GatewayAddress, HealthStatus, NamespacedHostname, NetworkAddress, Workload
 from mesh.state.service_index import ServiceView
 from mesh.state.store import MeshState
+from ztunnel import compiled
 from ztunnel.inpod.manager import PodManager
 from ztunnel.proxy.connections import Connection, ConnectionTable
 
@@ -28,6 +30,7 @@ def dump(
         "certificates": [_certificate(report) for report in identities.report()],
         "connections": [_connection(connection) for connection in connections],
         "pods": _pods(pods),
+        "process": [_process(compiled.current())],
     }
 
 
@@ -125,6 +128,10 @@ def _pods(pods: PodManager) -> list[Flat]:
         for server in pods.serving
     ]
     return served + [{"uid": uid, "pending": True} for uid in pods.pending]
+
+
+def _process(form: compiled.Form) -> Flat:
+    return {"pid": os.getpid(), "form": form.name, "formDetail": form.detail}
 
 
 def _gateway(gateway: GatewayAddress | None) -> str:
