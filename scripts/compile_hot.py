@@ -85,8 +85,6 @@ def _build(work: Path, made: Path) -> None:
     command.build_temp = str(work / "objects")
     command.ensure_finalized()
     command.run()
-    for library in made.rglob("*.so"):
-        subprocess.run(["strip", "--strip-unneeded", str(library)], check=True)
 
 
 def _tools() -> str:

@@ -13,7 +13,7 @@ packages=(
     tcpdump                                  # what the inter-node link carries
     iperf3 curl                              # traffic
     openssl git                              # tests: another TLS peer, and which files are the project's
-    gcc libc6-dev binutils                   # the CNI plugin, bcc's includes, ztunnel's compiled modules
+    gcc libc6-dev                            # the CNI plugin, bcc's includes, ztunnel's compiled modules
     python3-dev                              # the interpreter's headers, for these modules
     make util-linux procps
 )
