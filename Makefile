@@ -23,7 +23,8 @@ lab: setup ## Bring the lab up and leave it running (root); .venv/bin/ambimesh l
 CHECKS := "$(PYTHON) -m ruff check" "$(PYTHON) -m mypy" ".venv/bin/lint-imports --no-logo"
 TIERS := unit compiled root lab
 # Where the modules of scripts/compile_hot.py are tested.
-COMPILED := tests/mesh/hbone tests/mesh/telemetry tests/mesh/test_addresses.py tests/mesh/test_rbac.py tests/ztunnel
+COMPILED := tests/mesh/hbone tests/mesh/relay tests/mesh/state tests/mesh/telemetry tests/ztunnel \
+    tests/mesh/test_addresses.py tests/mesh/test_compiled.py tests/mesh/test_rbac.py
 
 check: setup ## Lint, types, import rules
 	@failed=(); for check in $(CHECKS); do \

@@ -3,7 +3,7 @@
 What is compiled, and why these, is a decision by measurement: see *Decisions* in ``ARCHITECTURE.md``. The folder's old
 contents stay in use until the new ones are complete; running processes keep what they have loaded. It takes most of a
 minute, and nothing when the folder already holds the compiled form of these sources. An image's build runs the same
-command after its packages are installed and sets ``AMBIMESH_COMPILED`` to the folder (``ztunnel/compiled.py``).
+command after its packages are installed and sets ``AMBIMESH_COMPILED`` to the folder (``mesh/compiled.py``).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from mypyc.build import mypycify
 from setuptools import Distribution
 from setuptools.command.build_ext import build_ext
 
-from ztunnel.compiled import MANIFEST, SOURCES, Unusable, digest, interpreter, read_manifest
+from mesh.compiled import MANIFEST, SOURCES, Unusable, digest, interpreter, read_manifest
 
 MODULES = (
     *("mesh.addresses", "mesh.rbac"),
     *("mesh.hbone.codec", "mesh.hbone.contract", "mesh.hbone.control_machine", "mesh.hbone.header_codec"),
     "mesh.hbone.machine",
     *("mesh.telemetry.access_log", "mesh.telemetry.metrics"),
-    *("ztunnel.relay.acceptor", "ztunnel.relay.dialing_end", "ztunnel.relay.engine", "ztunnel.relay.plain_pair"),
-    *("ztunnel.relay.socket_end", "ztunnel.relay.stream_end", "ztunnel.relay.tunnel"),
+    *("mesh.relay.acceptor", "mesh.relay.dialing_end", "mesh.relay.engine", "mesh.relay.plain_pair"),
+    *("mesh.relay.socket_end", "mesh.relay.stream_end", "mesh.relay.tunnel"),
     *("ztunnel.proxy.admission", "ztunnel.proxy.baggage", "ztunnel.proxy.connections", "ztunnel.proxy.delivery"),
     *("ztunnel.proxy.inbound", "ztunnel.proxy.outbound"),
-    *("ztunnel.state.routes", "ztunnel.state.upstream"),
+    *("mesh.state.routes", "mesh.state.upstream"),
 )
 OPTIMIZATION = "2"
 GROUP = "ambimesh"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from mesh import compiled
 from mesh.testing.leftovers import Inventory, children, take_inventory
-from ztunnel import compiled
 
 REQUIRE_ALL = os.environ.get("CI") == "true" or os.environ.get("AMBIMESH_REQUIRE_ALL") == "1"
 # Sweeps say what is right, not how fast it is: a busy machine must fail none. Where everything must run they take the

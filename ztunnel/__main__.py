@@ -24,7 +24,7 @@ def main() -> int:
     _prepare_process()
     # Imported only now: OpenSSL reads its configuration when it is first loaded, and modules that the compiled form
     # replaces must not have been imported before it is chosen.
-    from ztunnel import compiled
+    from mesh import compiled
 
     compiled.choose()
     import trio

@@ -20,6 +20,7 @@ from ebpf.fastpath.tables import FastPathMaps
 from ebpf.listeners import ListenerTable
 from ebpf.paths import PinPaths
 from ebpf.pods import PodTable
+from mesh import compiled
 from mesh.certificates.ca_client import CaSettings, GrpcCaClient
 from mesh.certificates.contexts import ContextCache
 from mesh.certificates.manager import IdentityManager
@@ -33,7 +34,6 @@ from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
 from mesh.telemetry.metrics import L4Metrics, WorkloadManagerMetrics, XdsMetrics, metrics_page, new_registry
 from mesh.telemetry.output import standard_output
 from mesh.zds.client_driver import run_zds_client
-from ztunnel import compiled
 from ztunnel.admin.dump import dump
 from ztunnel.admin.readiness import Readiness
 from ztunnel.admin.routes import Routes, admin_routes, metrics_routes, readiness_routes

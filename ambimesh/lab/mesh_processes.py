@@ -24,9 +24,9 @@ from ambimesh.lab.programs import run
 from ambimesh.lab.record import Lab
 from cni.agent import configuration as agent
 from controlplane import config as operator
+from mesh import compiled
 from mesh.config import Settings
 from mesh.errors import EnvironmentLacks
-from ztunnel import compiled
 from ztunnel import config as ztunnel
 
 OPERATOR = "operator"

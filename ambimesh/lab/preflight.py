@@ -10,8 +10,8 @@ from pathlib import Path
 from ambimesh.lab import cgroups
 from ambimesh.lab.layout import CNI_PROGRAMS
 from ebpf.features import FeatureCheck, check_features
+from mesh import compiled
 from mesh.errors import EnvironmentLacks
-from ztunnel import compiled
 
 _SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _PROGRAMS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from mesh import compiled
 from mesh.addresses import format_ip
 from mesh.certificates.manager import CertificateReport, IdentityManager
 from mesh.model.policy import Policy
@@ -12,7 +13,6 @@ from mesh.model.service import Service
 from mesh.model.workload import GatewayAddress, HealthStatus, NamespacedHostname, NetworkAddress, Workload
 from mesh.state.service_index import ServiceView
 from mesh.state.store import MeshState
-from ztunnel import compiled
 from ztunnel.inpod.manager import PodManager
 from ztunnel.proxy.connections import Connection, ConnectionTable
 

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ambimesh.lab.ztunnel_admin import fetch
+from mesh import compiled
 from mesh.hbone.codec import END_HEADERS, PREFACE, Setting, encode_connect, encode_response, frame, settings_frame
-from ztunnel import compiled
 
 ROOT = Path(__file__).parents[2]
 TRANSCRIBE = Path(__file__).with_name("transcribe.py")
@@ -100,7 +98,7 @@ def test_the_finder_finds_what_is_compiled_and_nothing_else(tmp_path: Path) -> N
 CHOOSE = """
 import json, sys
 {first}
-from ztunnel import compiled
+from mesh import compiled
 form = compiled.choose()
 import mesh.hbone.machine
 print(json.dumps([form.compiled, form.detail, mesh.hbone.machine.__file__, compiled.current() == form]))
@@ -293,16 +291,3 @@ def test_access_records_read_the_same(
     forms: tuple[Transcriber, Transcriber], form: str, texts: list[str], numbers: list[int], failed: bool
 ) -> None:
     assert len(same(forms, ("record", form, texts, numbers, failed))[0]) == 2
-
-
-# -- in a lab ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.lab
-async def test_the_ztunnels_of_a_lab_run_the_compiled_form(scene: Any) -> None:
-    for node in ("node1", "node2"):
-        (process,) = (await fetch(scene.lab, node))["process"]
-        assert (process["form"], process["formDetail"]) == ("compiled", str(compiled.FOLDER))
-        loaded = await trio.Path(f"/proc/{process['pid']}/maps").read_text()
-        for file in compiled.read_manifest(compiled.FOLDER).files.values():
-            assert str(compiled.FOLDER / file) in loaded

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from mesh import compiled
 from mesh.errors import MeshError
-from ztunnel import compiled
 
 Job = tuple[Any, ...]
 

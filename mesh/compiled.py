@@ -1,6 +1,6 @@
 """Which form of the hot modules this process runs: compiled by mypyc, or the Python they are written in.
 
-Theory of operation. What ztunnel does for every connection and every message is compiled from the very modules one
+Theory of operation. What a proxy does for every connection and every message is compiled from the very modules one
 reads here (``scripts/compile_hot.py``, run by ``make setup``); the compiled form lies in a folder outside the packages,
 beside a manifest. :func:`choose`, called before any of those modules is imported, puts a finder in front of Python's
 own that answers for exactly the compiled modules.
