@@ -6,7 +6,7 @@ them elsewhere would change nothing. All others go to the ``hpack`` library, whi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError
@@ -14,12 +14,12 @@ from hpack.exceptions import HPACKError
 from mesh.hbone.codec import PADDED, PRIORITY_FLAG, ErrorCode
 from mesh.hbone.contract import Http2Violation
 
-_CONTINUATIONS = 16
+_CONTINUATIONS: Final = 16
 
 
-_INDEXED_NAMES = {1: ":authority", 2: ":method", 8: ":status"}
+_INDEXED_NAMES: Final = {1: ":authority", 2: ":method", 8: ":status"}
 """Literals without indexing that take their name from the static table (RFC 7541 section 6.2.2, appendix A)."""
-_STATUS_200 = 0x88
+_STATUS_200: Final = 0x88
 
 
 def read_plain_block(block: bytes) -> list[tuple[str, str]] | None:

@@ -52,7 +52,8 @@ def connect_request(headers: list[tuple[str, str]]) -> object:
 
     request = decode_connect(headers)
     baggage = Baggage.decode(request.baggage)
-    return repr(request), request.authority, repr(baggage), baggage.encode()
+    names = ("target", "hostname", "port", "forwarded_for", "forwarded_host", "traceparent", "forwarded_network")
+    return [repr(getattr(request, name)) for name in names], request.authority, repr(baggage), baggage.encode()
 
 
 def plain_block(block: bytes) -> object:
