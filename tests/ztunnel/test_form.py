@@ -17,5 +17,6 @@ async def test_the_ztunnels_of_a_lab_run_the_compiled_form(scene: Any) -> None:
         (process,) = (await fetch(scene.lab, node))["process"]
         assert (process["form"], process["formDetail"]) == ("compiled", str(compiled.FOLDER))
         loaded = await trio.Path(f"/proc/{process['pid']}/maps").read_text()
-        for file in compiled.read_manifest(compiled.FOLDER).files.values():
-            assert str(compiled.FOLDER / file) in loaded
+        # The library that holds the code of all modules; it imports most of them itself, without their own small files.
+        (library,) = [file for file in compiled.read_manifest(compiled.FOLDER).files.values() if "__mypyc" in file]
+        assert str(compiled.FOLDER / library) in loaded
