@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from mesh.errors import MeshError
 from mesh.tls.suites import use_mesh_configuration
@@ -21,7 +22,11 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see ztunnel/config.py")
     arguments = parser.parse_args()
     _prepare_process()
-    # Imported only now: OpenSSL reads its configuration when it is first loaded.
+    # Imported only now: OpenSSL reads its configuration when it is first loaded, and modules that the compiled form
+    # replaces must not have been imported before it is chosen.
+    from mesh import compiled
+
+    compiled.choose()
     import trio
 
     from mesh import config
@@ -43,6 +48,11 @@ def _prepare_process() -> None:
     use_mesh_configuration()
     # structlog loads rich, if it is there, for coloured tracebacks that a node proxy never prints: 7 MB on every node.
     sys.modules["rich"] = None  # type: ignore[assignment]
+    # It loads asyncio, too, for loggers that are used from there: 2.5 MB. An empty stand-in does while it loads.
+    sys.modules["asyncio"] = ModuleType("asyncio")
+    import structlog  # noqa: F401
+
+    del sys.modules["asyncio"]
     # OpenSSL's and the relay's buffers of some hundred KiB come and go with every turn. By default the C library maps
     # and unmaps memory for each, and the page faults cost bulk traffic some ten percent.
     libc = ctypes.CDLL(None)

@@ -20,6 +20,7 @@ from ebpf.fastpath.tables import FastPathMaps
 from ebpf.listeners import ListenerTable
 from ebpf.paths import PinPaths
 from ebpf.pods import PodTable
+from mesh import compiled
 from mesh.certificates.ca_client import CaSettings, GrpcCaClient
 from mesh.certificates.contexts import ContextCache
 from mesh.certificates.manager import IdentityManager
@@ -69,7 +70,15 @@ async def run(settings: ZtunnelSettings) -> None:
     log.configure(settings.log.format, settings.log.level)
     gc.set_threshold(_GC_YOUNG, 50, 50)
     descriptors = raise_descriptor_limit()
-    _log.info("starting", node=settings.node.name, version=version("ambimesh"), descriptors=descriptors)
+    form = compiled.current()
+    _log.info(
+        "starting",
+        node=settings.node.name,
+        version=version("ambimesh"),
+        descriptors=descriptors,
+        form=form.name,
+        form_detail=form.detail,
+    )
     await _Ztunnel(settings).run()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from mesh import compiled
 from mesh.addresses import format_ip
 from mesh.certificates.manager import CertificateReport, IdentityManager
 from mesh.model.policy import Policy
@@ -28,6 +30,7 @@ def dump(
         "certificates": [_certificate(report) for report in identities.report()],
         "connections": [_connection(connection) for connection in connections],
         "pods": _pods(pods),
+        "process": [_process(compiled.current())],
     }
 
 
@@ -125,6 +128,10 @@ def _pods(pods: PodManager) -> list[Flat]:
         for server in pods.serving
     ]
     return served + [{"uid": uid, "pending": True} for uid in pods.pending]
+
+
+def _process(form: compiled.Form) -> Flat:
+    return {"pid": os.getpid(), "form": form.name, "formDetail": form.detail}
 
 
 def _gateway(gateway: GatewayAddress | None) -> str:

@@ -12,7 +12,7 @@ from mesh.telemetry.http_endpoint import Handler, HttpRequest, HttpResponse, jso
 Routes = dict[tuple[str, str], Handler]
 
 _HELP = """\
-GET  /config_dump          workloads, services, policies, certificates, connections, pods
+GET  /config_dump          workloads, services, policies, certificates, connections, pods, process
 GET  /logging              log levels
 POST /logging?level=LEVEL  set the level of the process log; access=LEVEL sets that of the access log
 POST /quitquitquit         drain and stop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 
 from ebpf.listeners import ListenerTable
@@ -10,6 +9,7 @@ from mesh.addresses import PeerAddress
 from mesh.errors import ConnectionLost, Draining
 from mesh.relay.acceptor import Acceptor
 from mesh.relay.engine import Engine
+from mesh.relay.socket_end import RawSocket
 from ztunnel.fastpath.manager import FastPath
 from ztunnel.inpod.listeners import PodListeners
 from ztunnel.pod import Pod
@@ -66,10 +66,10 @@ class PodServer:
             listeners.close()
             raise
 
-    def _outbound(self, sock: socket.socket, peer: PeerAddress) -> None:
+    def _outbound(self, sock: RawSocket, peer: PeerAddress) -> None:
         self._proxies.outbound.accepted(self.pod, self.pool, sock, peer)
 
-    def _plaintext(self, sock: socket.socket, peer: PeerAddress) -> None:
+    def _plaintext(self, sock: RawSocket, peer: PeerAddress) -> None:
         self._proxies.plaintext.accepted(self.pod, sock, peer)
 
     @property

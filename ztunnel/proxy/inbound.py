@@ -21,7 +21,7 @@ from mesh.relay.engine import Engine
 from mesh.relay.stream_end import StreamEnd
 from mesh.relay.tunnel import Tunnel
 from mesh.state.store import MeshState
-from mesh.telemetry.metrics import ServiceLabels
+from mesh.telemetry.metrics import NO_SERVICE
 from ztunnel.fastpath.manager import FastPath
 from ztunnel.pod import Pod
 from ztunnel.proxy.admission import check_destination, judge
@@ -43,15 +43,19 @@ class ServedTunnel:
     identity: SpiffeId
 
 
-@dataclass(frozen=True, slots=True)
 class _Request:
     """One request, as far as it has come."""
 
-    served: ServedTunnel
-    tunnel: Tunnel
-    stream: HboneStream
-    connection: Connection
-    target: SocketAddress
+    __slots__ = ("connection", "served", "stream", "target", "tunnel")
+
+    def __init__(
+        self, served: ServedTunnel, tunnel: Tunnel, stream: HboneStream, connection: Connection, target: SocketAddress
+    ) -> None:
+        self.served = served
+        self.tunnel = tunnel
+        self.stream = stream
+        self.connection = connection
+        self.target = target
 
 
 class InboundProxy:
@@ -159,7 +163,7 @@ class InboundProxy:
 
     def _describe(self, connection: Connection) -> None:
         connection.record.destination_workload = connection.pod.workload
-        self._table.described(connection, ServiceLabels())
+        self._table.described(connection, NO_SERVICE)
 
     def _source_workload(self, pod: Pod, served: ServedTunnel) -> Workload | None:
         """Whose address the peer has, if that workload has the identity that was proven."""

@@ -15,7 +15,7 @@ from mesh.addresses import IpBytes, PeerAddress, SocketAddress, from_sockaddr
 from mesh.errors import ConnectFailed, MeshError, TlsFailure
 from mesh.hbone.contract import HboneStream, Role
 from mesh.relay.engine import Engine
-from mesh.relay.socket_end import reset_socket
+from mesh.relay.socket_end import RawSocket, reset_socket
 from mesh.relay.tunnel import Tunnel
 from mesh.tls.handshake_driver import handshake
 from mesh.tls.peer import verify_server_side
@@ -54,7 +54,7 @@ class Terminator:
         self._served: dict[Tunnel, ServedTunnel] = {}
         self._draining_since: float | None = None
 
-    def accepted(self, sock: socket.socket, peer: PeerAddress) -> None:
+    def accepted(self, sock: RawSocket, peer: PeerAddress) -> None:
         """A connection to port 15008."""
         try:
             local = from_sockaddr(sock.getsockname())
@@ -80,8 +80,8 @@ class Terminator:
         else:
             del self._of_peer[ip]
 
-    async def _terminate(self, plain: socket.socket, peer: PeerAddress, local: SocketAddress) -> None:
-        sock = trio.socket.from_stdlib_socket(plain)
+    async def _terminate(self, plain: RawSocket, peer: PeerAddress, local: SocketAddress) -> None:
+        sock = trio.socket.from_stdlib_socket(socket.socket(fileno=plain.detach()))
         try:
             context = await self._contexts.server(self._pod.identity)
             deadline = trio.current_time() + HANDSHAKE_SECONDS
