@@ -39,6 +39,8 @@ LISTENER_PLAINTEXT = 1
 LISTENER_HBONE = 2
 LISTENER_OUTBOUND = 3
 
+MAX_WORKERS = 16
+
 CONNECTION_UNTOUCHED = 0
 CONNECTION_CAPTURED = 1
 CONNECTION_HANDED = 2
@@ -167,7 +169,13 @@ class Ticket(ctypes.Structure):
 class ListenerKey(ctypes.Structure):
     """Key of ``listeners``."""
 
-    _fields_ = (("ip", _Ip), ("kind", ctypes.c_uint32))
+    _fields_ = (("ip", _Ip), ("kind", ctypes.c_uint32), ("worker", ctypes.c_uint32))
+
+
+class ListenerTurns(ctypes.Structure):
+    """Value of ``listener_turns``."""
+
+    _fields_ = (("workers", ctypes.c_uint32), ("zero", ctypes.c_uint32), ("turns", ctypes.c_uint32 * 4))
 
 
 class FastState(ctypes.Structure):
@@ -288,6 +296,7 @@ MAPS: Mapping[str, MapLayout] = {
     "handoffs": MapLayout(HandoffKey, Handoff),
     "tickets": MapLayout(FourTuple, Ticket),
     "listeners": MapLayout(ListenerKey, ctypes.c_uint64),
+    "listener_turns": MapLayout(ctypes.c_uint32, ListenerTurns),
     "fast_state": MapLayout(ctypes.c_uint32, FastState),
     "fast_generations": MapLayout(ctypes.c_uint64, ctypes.c_uint64),
     "fast_verdicts": MapLayout(FastKey, FastVerdict),

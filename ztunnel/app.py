@@ -126,6 +126,7 @@ class _Ztunnel:
 
     async def _serve(self, nursery: trio.Nursery, maps: _KernelMaps) -> None:
         """Serve pods until told to stop, then drain."""
+        maps.listeners.share_among(1)
         self.fast_path = self._make_fast_path(maps)
         proxies = self._proxies(maps)
         pods = PodManager(

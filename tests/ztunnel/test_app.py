@@ -56,6 +56,9 @@ class Maps:
     def stop(self, *, splice: bool) -> None:
         """Of the fast path's, when it is switched off."""
 
+    def share_among(self, workers: int) -> None:
+        """Of the listeners."""
+
 
 @pytest.fixture
 def maps(monkeypatch: pytest.MonkeyPatch) -> list[type[Maps]]:
