@@ -30,13 +30,16 @@ from ambimesh.lab.mesh_processes import ztunnel_name
 from ambimesh.lab.take_down import take_down
 from ambimesh.lab.ztunnel_admin import fetch
 from controlplane.ca.authority import load_or_create
-from mesh.errors import TlsFailure
+from ebpf.fastpath.abilities import Abilities
+from ebpf.paths import PinPaths
+from mesh.errors import EnvironmentLacks, TlsFailure
 from mesh.netns import NetworkNamespace
 from mesh.testing.ca import TestAuthority
 from mesh.tls.context import client_context
 from mesh.tls.credentials import Credentials
 from resources.folder_store import FolderStore
 from resources.objects import Namespace, Pod
+from ztunnel import kernel_maps
 
 SHIPPED = Path(manifests.__file__).parents[1] / "manifests" / "demo"
 _numbers = itertools.count(1)
@@ -271,3 +274,53 @@ def _no_tracebacks(log: Path) -> None:
     assert not re.search(r"relay handler failed|flush failed|task failed|unexpectedly", text)
 
 
+class FakeMap:
+    """Opens like a pinned map does, or not."""
+
+    opened: list[FakeMap]
+    missing: type[FakeMap] | None = None
+
+    def __init__(self, _paths: PinPaths, _worker: int = 0) -> None:
+        if type(self) is FakeMap.missing:
+            raise EnvironmentLacks("the node's programs are not loaded")
+        self.closed = False
+        self.opened.append(self)
+
+    def __enter__(self) -> FakeMap:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def stop(self, *, splice: bool) -> None:
+        """Of the fast path's, when it is switched off."""
+
+    def share_among(self, workers: int) -> None:
+        """Of the listeners."""
+
+
+@dataclass
+class FakeMaps:
+    """Stand-ins for all pinned maps of a node."""
+
+    kinds: list[type[FakeMap]]
+
+    @property
+    def opened(self) -> list[FakeMap]:
+        return FakeMap.opened
+
+    def take_away(self, kind: type[FakeMap] | None) -> None:
+        """From now on this one cannot be opened."""
+        FakeMap.missing = kind
+
+
+@pytest.fixture
+def maps(monkeypatch: pytest.MonkeyPatch) -> FakeMaps:
+    kinds: list[type[FakeMap]] = []
+    FakeMap.opened, FakeMap.missing = [], None
+    for name in ("OriginalDestinations", "Deliveries", "ListenerTable", "PodTable", "FastPathMaps"):
+        kind = type(name, (FakeMap,), {})
+        monkeypatch.setattr(kernel_maps, name, kind)
+        kinds.append(kind)
+    monkeypatch.setattr(kernel_maps, "read_abilities", lambda _: Abilities(splice=False))
+    return FakeMaps(kinds)

@@ -10,7 +10,7 @@ from mesh.addresses import PeerAddress
 from mesh.errors import ConnectionLost, Draining
 from mesh.relay.acceptor import Acceptor
 from mesh.relay.engine import Engine
-from ztunnel.fastpath.manager import FastPath
+from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.inpod.listeners import PodListeners
 from ztunnel.pod import Pod
 from ztunnel.proxy.connections import ConnectionTable
@@ -35,7 +35,7 @@ class Proxies:
     outbound: OutboundProxy
     inbound: InboundProxy
     plaintext: PlaintextProxy
-    fast_path: FastPath | None
+    fast_path: FastPathMemory | None
 
 
 class PodServer:
