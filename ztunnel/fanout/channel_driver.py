@@ -41,6 +41,7 @@ class Channel:
         self._waiting: deque[tuple[bytes, int | None]] = deque()
         self._waiting_bytes = 0
         self._to_send = trio.Event()
+        self._all_sent = trio.Event()
         self._assembler = Assembler()
         self._lost: ConnectionLost | None = None
 
@@ -70,8 +71,9 @@ class Channel:
         """Carry off what is to be sent, until the channel is lost or closed."""
         try:
             while self._lost is None:
+                self._all_sent.set()
                 await self._to_send.wait()
-                self._to_send = trio.Event()
+                self._to_send, self._all_sent = trio.Event(), trio.Event()
                 while self._waiting:
                     message, descriptor = self._waiting.popleft()
                     try:
@@ -82,6 +84,13 @@ class Channel:
                             os.close(descriptor)
         except OSError as error:
             self._lose(ConnectionLost(f"the process at the other end is gone: {error.strerror}"))
+        finally:
+            self._all_sent.set()
+
+    async def sent(self) -> None:
+        """Return once nothing waits to be sent."""
+        while self._waiting or not self._all_sent.is_set():
+            await self._all_sent.wait()
 
     async def _put(self, message: bytes, descriptor: int | None) -> None:
         pieces = list(packets(message))

@@ -169,8 +169,8 @@ ToWorker = StateUpdate | AddPod | DeletePod | AvoidPorts | Report | SetLevels | 
 ToSupervisor = Answer | Certify | Admitted | ServiceDialled | Counts
 
 _encoder = msgspec.msgpack.Encoder()
-_to_worker = msgspec.msgpack.Decoder(ToWorker)
-_to_supervisor = msgspec.msgpack.Decoder(ToSupervisor)
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_to_supervisor: msgspec.msgpack.Decoder[ToSupervisor] = msgspec.msgpack.Decoder(ToSupervisor)
 
 
 def encode(message: ToWorker | ToSupervisor) -> bytes:
