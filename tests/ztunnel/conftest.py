@@ -250,10 +250,11 @@ class RawTunnel:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    """One lab per module, its pods ready, nothing enrolled yet."""
+def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """One lab per module, its pods ready, nothing enrolled yet; a module's ``WISH`` says what is special about its own.
+    """
     layout = LabLayout.named(f"tz{os.getpid():x}{next(_numbers):x}")
-    lab = trio.run(bring_up, Wish(layout=layout), lambda _: None)
+    lab = trio.run(bring_up, Wish(layout=layout, **getattr(request.module, "WISH", {})), lambda _: None)
     try:
         report = manifests.apply(FolderStore(layout.cluster), [SHIPPED])
         assert not report.problems

@@ -93,29 +93,6 @@ def test_the_node_shows_the_sum_of_its_workers(steps: list[tuple[int, L4Labels, 
         assert number_open == sum(worker.sockets_open[reporter] for worker in workers)
 
 
-def test_a_worker_that_ends_leaves_no_connection_open_and_no_counter_lower() -> None:
-    node, worker = metrics(), metrics()
-    link, counting = WorkerCounts(node), Counting(worker)
-    handles = worker.handles(LABELS[0])
-    for _ in range(3):
-        handles.opened()
-    handles.closed()
-    handles.sent(500)
-    worker.sockets_open["source"] = 2
-    link.add(told(counting, pending=1))
-    assert link.pending == 1
-    assert shown(node)[LABELS[0]] == (3, 1, 500, 0, {})
-    assert link.end() == 2
-    assert shown(node)[LABELS[0]] == (3, 3, 500, 0, {ResponseFlag.NONE: 2})
-    assert node.sockets_open == {"source": 0, "destination": 0}
-    assert link.pending == 0
-    # Its successor counts from zero, and the node goes on from where it was.
-    worker = metrics()
-    worker.handles(LABELS[0]).opened()
-    WorkerCounts(node).add(told(Counting(worker)))
-    assert shown(node)[LABELS[0]][:3] == (4, 3, 500)
-
-
 def test_only_what_changed_is_told_and_labels_once() -> None:
     worker = metrics()
     counting = Counting(worker)
