@@ -235,6 +235,7 @@ async def test_what_a_dead_worker_had_open_is_closed_for_it(
             workers.die(1000)
             before = trio.current_time()
         assert trio.current_time() - before < 10
+        await trio.sleep(0.01)
         assert waiting not in crew.links
         assert registry.get_sample_value("istio_tcp_sockets_open", {"reporter": "source"}) == 0
 
