@@ -38,8 +38,9 @@ def own_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     monkeypatch.setattr("gc.set_threshold", lambda *_: None)
     monkeypatch.setattr(data_plane, "raise_descriptor_limit", lambda: 1024)
     with (tmp_path / "out").open("wb") as file:
-        monkeypatch.setattr(app, "standard_output", lambda: LineOutput(file.fileno()))
-        monkeypatch.setattr(data_plane, "standard_output", app.standard_output)
+        output = LineOutput(file.fileno())
+        for module in (app, data_plane):
+            monkeypatch.setattr(module, "standard_output", lambda: output)
         yield
 
 

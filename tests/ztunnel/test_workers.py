@@ -242,3 +242,35 @@ async def test_without_supervisor_or_spawner_there_is_no_worker_and_nothing_in_c
         await scene.until(lambda: serving(scene, "node1"), 10, lambda: scene.log("node1")[-2000:])
     assert not recording.shows(marker)
     assert recording.beside_tunnels() == []
+
+
+async def test_the_fast_path_remembers_what_workers_admit_and_forgets_with_the_policy(scene: Any) -> None:
+    await scene.enrol()
+    stage = scene.stage
+    url = f"http://{stage.address('echo-1')}:8080/"  # on the clients' own node
+
+    def direct(pod: str, since: int) -> bool:
+        records = scene.records("node1", since)
+        return any(f'src.workload="{pod}"' in line and "fast_path=true" in line for line in records)
+
+    async def called(pod: str, since: int) -> bool:
+        assert await stage.reaches(pod, url)
+        return direct(pod, since)
+
+    start = scene.position("node1")
+    for pod in ("client-a", "client-b"):
+        await scene.until(lambda pod=pod: called(pod, start), 10, lambda: scene.records("node1", start)[-4:])
+    stage.apply("allow-client-a.yaml")
+    try:
+
+        async def refused() -> bool:
+            return not await stage.reaches("client-b", url)
+
+        await scene.until(refused, 10, lambda: "client-b is admitted")
+        for _ in range(4):
+            assert await refused()
+        later = scene.position("node1")
+        await scene.until(lambda: called("client-a", later), 10, lambda: scene.records("node1", later)[-4:])
+        assert not direct("client-b", later)
+    finally:
+        stage.delete("allow-client-a.yaml")

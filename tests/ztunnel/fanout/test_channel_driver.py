@@ -14,6 +14,7 @@ from ebpf.listeners import socket_cookie
 from mesh.errors import ConnectionLost, InvalidMessage
 from ztunnel.fanout import channel_driver
 from ztunnel.fanout.channel_driver import Channel, channel_pair
+from ztunnel.fanout.packets_machine import PACKET_BYTES
 
 
 @asynccontextmanager
@@ -88,7 +89,7 @@ async def test_who_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_packets_that_make_no_sense_end_it() -> None:
     before = open_descriptors()
-    for packet, descriptors in ((b"\x07", 0), (bytes(channel_driver.PACKET_BYTES + 1), 0), (b"\x01x", 1), (b"\x00", 2)):
+    for packet, descriptors in ((b"\x07", 0), (bytes(PACKET_BYTES + 1), 0), (b"\x01x", 1), (b"\x00", 2)):
         one, other = channel_pair()
         with other, Channel(one) as here:
             rights = array.array("i", [other.fileno()] * descriptors).tobytes()

@@ -109,7 +109,7 @@ async def running(
     workers, orders = Workers(), Orders()
     crew = workers.crew = Crew(size, L4Metrics(registry), registry)
     monkeypatch.setattr(crew_module, "kill", workers.kill)
-    monkeypatch.setattr(crew_module.random, "random", lambda: 0.999)
+    monkeypatch.setattr("random.random", lambda: 0.999)
     try:
         async with trio.open_nursery() as nursery:
             workers.nursery = nursery

@@ -77,8 +77,8 @@ def test_the_node_shows_the_sum_of_its_workers(steps: list[tuple[int, L4Labels, 
             before = shown(node)
             links[number].add(told(counting[number]))
             after = shown(node)
-            for one, values in before.items():
-                assert all(now >= then for now, then in zip(after[one][:4], values[:4], strict=True))
+            for known, values in before.items():
+                assert all(now >= then for now, then in zip(after[known][:4], values[:4], strict=True))
     for link, one in zip(links, counting, strict=True):
         link.add(told(one))
     for labels, (opened, closed, sent, received, failures) in shown(node).items():
