@@ -39,8 +39,12 @@ _POD_SECONDS = 60.0
 _GRACE_SECONDS = 20.0
 
 LOADS: tuple[tuple[str, Load], ...] = (
+    ("bulk TCP, 1 connection, Gbit/s", Bulk(1)),
     ("bulk TCP, 4 connections, Gbit/s", Bulk(4)),
+    ("1 x 100 B, p50 in us", RoundTrips(1, 100)),
+    ("32 x 100 B, per second", RoundTrips(32, 100)),
     ("256 x 100 B, per second", RoundTrips(256, 100)),
+    ("32 x 16 KiB, per second", RoundTrips(32, 16384)),
     ("connect + request x 8, per second", Connects(8, "reset")),
 )
 
@@ -143,7 +147,8 @@ async def measure(numbers: list[int], seconds: float, repetitions: int, prefix: 
                         reading = await one.load(placement, load, seconds)
                         if reading.failed:
                             remark("failed", "red", f"{reading.failed} connections, {title}, {one.workers} workers")
-                        rates.setdefault((placement, title, one.workers), []).append(reading.rate)
+                        found = reading.p50_us if "p50" in title and reading.p50_us else reading.rate
+                        rates.setdefault((placement, title, one.workers), []).append(found)
         after = {one.workers: one.memory() for one in beds}
     _print(numbers, rates, rest, after)
 
