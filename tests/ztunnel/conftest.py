@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ambimesh.demo.stage import MODE_LABEL, NAMESPACE, REDIRECTION, Stage
 from ambimesh.lab import manifests, readiness
 from ambimesh.lab.bring_up import Wish, bring_up
+from ambimesh.lab.cgroups import processes_in
 from ambimesh.lab.layout import LabLayout
 from ambimesh.lab.mesh_processes import ztunnel_name
 from ambimesh.lab.take_down import take_down
@@ -104,10 +105,9 @@ class Scene:
         return not await self.connections(node) and all(float(line.rpartition(" ")[2]) == 0 for line in gauges)
 
     def descriptors(self, node: str) -> int:
-        """How many descriptors a node's ztunnel holds."""
-        name = ztunnel_name(node)
-        (pid,) = [one.pid for one in self.stage.processes.statuses() if one.spec.name == name]
-        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        """How many descriptors the processes of a node's ztunnel hold."""
+        pids = processes_in(self.lab.node_cgroup(self.lab.node(node)) / "ztunnel")
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
 
     def records(self, node: str, since: int = 0) -> list[str]:
         """Access records of a node's ztunnel, from a position in its log on."""
@@ -251,10 +251,13 @@ class RawTunnel:
 
 @pytest.fixture(scope="module")
 def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
-    """One lab per module, its pods ready, nothing enrolled yet; a module's ``WISH`` says what is special about its own.
+    """One lab per module, its pods ready, nothing enrolled yet; a module's ``WISH`` says what is special about its own,
+    and ``AMBIMESH_TEST_WORKERS`` how many workers the ztunnels of all others have.
     """
     layout = LabLayout.named(f"tz{os.getpid():x}{next(_numbers):x}")
-    lab = trio.run(bring_up, Wish(layout=layout, **getattr(request.module, "WISH", {})), lambda _: None)
+    workers = os.environ.get("AMBIMESH_TEST_WORKERS")
+    wish = getattr(request.module, "WISH", {"workers": int(workers)} if workers else {})
+    lab = trio.run(bring_up, Wish(layout=layout, **wish), lambda _: None)
     try:
         report = manifests.apply(FolderStore(layout.cluster), [SHIPPED])
         assert not report.problems
