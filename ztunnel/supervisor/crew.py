@@ -87,7 +87,7 @@ class Crew:
     def ended(self, number: int, pid: int, status: int) -> None:
         """The spawner says that a worker is gone."""
         link = self._links.get(number)
-        if link is not None and link.pid == pid:
+        if link is not None and link.pid in (0, pid):  # 0: it died before we took note that it was born
             link.status = status
             link.ended.set()
 
@@ -161,7 +161,7 @@ class Crew:
         ours, its = channel_pair()
         with Channel(ours) as channel:
             link = WorkerLink(number, channel, WorkerCounts(self._metrics))
-            # Known before it is forked: it may be dead before we hear that it was born.
+            # Before it is forked, so that the spawner's word of its end finds it, and nothing it is told is lost.
             self._links[number] = link
             try:
                 with its:

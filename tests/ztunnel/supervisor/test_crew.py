@@ -44,6 +44,7 @@ class Workers:
         self.told: list[tuple[int, Any]] = []
         self.killed: list[int] = []
         self.refuse = False
+        self.stillborn = False
         self.beat = True
         self.came = trio.Event()
         self.nursery: trio.Nursery
@@ -54,8 +55,11 @@ class Workers:
         pid = 1000 + len(self.started)
         self.started.append((number, trio.current_time()))
         self.channels[pid] = Channel(socket.socket(fileno=os.dup(channel.fileno())))
-        self.nursery.start_soon(self.live, number, pid)
         self.came.set()
+        if self.stillborn:
+            self.die(pid)
+        else:
+            self.nursery.start_soon(self.live, number, pid)
         return pid
 
     async def live(self, number: int, pid: int) -> None:
@@ -178,6 +182,19 @@ async def test_one_that_keeps_dying_is_replaced_ever_later_and_that_is_told(
         await trio.sleep(0.02)
         assert crew.absent() == ["worker 0: ended with status 1"]
         await trio.sleep(0.12)
+        assert crew.absent() == []
+
+
+async def test_one_that_dies_as_it_is_born(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(monkeypatch, size=1) as (crew, workers, _, registry):
+        workers.stillborn = True
+        workers.die(1000)
+        await trio.sleep(1)
+        assert deaths(registry, 0) in (3, 4)
+        workers.stillborn = False
+        await trio.sleep(10)
         assert crew.absent() == []
 
 
