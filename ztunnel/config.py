@@ -96,9 +96,9 @@ class ZtunnelSettings(Settings, frozen=True, kw_only=True):
     zds_socket: Path = Path("/run/ambimesh/ztunnel.sock")
     bpf: BpfGroup = BpfGroup()
     fast_path: FastPathGroup = FastPathGroup()
-    workers: Workers | Literal["auto"] = 1
-    """Processes that move bytes. ``auto``: as many as there are cores to use. With 1 there is but one process, which is
-    the supervisor as well."""
+    workers: Workers | Literal["auto"] = "auto"
+    """Processes that move bytes. ``auto``: as many as there are cores to use, by affinity and processor quota. With 1
+    there is but one process, which is the supervisor as well; each further one takes some 20 MiB."""
     admin: AdminGroup = AdminGroup()
     log: LogGroup = LogGroup()
     drain_seconds: Seconds = 25.0
