@@ -230,15 +230,16 @@ class NodePods:
 async def _answers(asked: list[tuple[WorkerLink, Expected]]) -> list[Answer]:
     """What was answered in time, by workers that live."""
     answers: list[Answer] = []
+    awaited = 0
     with trio.move_on_after(ANSWER_SECONDS) as scope:
-        for _, expected in asked:
+        for link, expected in asked:
+            awaited = link.number
             try:
                 answers.append(await expected.answer())
             except ConnectionLost:
                 continue
     if scope.cancelled_caught:
-        missing = [link.number for link, _ in asked[len(answers) :]]
-        answers.append(Answer(number=0, error=f"worker {missing[0]} has not answered in {ANSWER_SECONDS:g} s"))
+        answers.append(Answer(number=0, error=f"worker {awaited} has not answered in {ANSWER_SECONDS:g} s"))
     return answers
 
 

@@ -191,7 +191,8 @@ async def test_a_worker_that_dies_meanwhile_does_not_hold_the_others_up(nursery:
 
 
 async def test_a_worker_that_does_not_answer(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
-    bed = Bed(nursery)
+    bed = Bed(nursery, links=3)
+    bed.links[0].lose()
     bed.links[1].silent = True
     with bed.enrol("u1") as namespace, pytest.raises(EnvironmentLacks, match="worker 1 has not answered"):
         await bed.pods.add("u1", INFO, namespace)
