@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
+import trio
 
-from mesh.errors import EnvironmentLacks
+from mesh.errors import ConnectionLost, EnvironmentLacks
 from ztunnel.supervisor.process_names import end_with, worker_name
-from ztunnel.supervisor.spawner import fork_spawner  # noqa: F401 -- what the program below runs
-from ztunnel.supervisor.spawner_driver import Spawner, kill  # noqa: F401 -- the same
+from ztunnel.supervisor.spawner import Ended, SpawnerHandle, Started
+from ztunnel.supervisor.spawner_driver import Spawner, kill
 
 PROGRAM = """
 import json, os, sys
@@ -128,6 +131,31 @@ def test_who_comes_too_late_does_not_live_on() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert EnvironmentLacks.__name__ in done.stderr
     assert callable(end_with)
+
+
+async def test_what_the_spawner_tells() -> None:
+    ended: list[tuple[int, int, int]] = []
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    spawner = Spawner(SpawnerHandle(child, ours), lambda *what: ended.append(what))
+
+    async def converse() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(spawner.run)
+            its.send(msgspec.json.encode(Ended(1, 42, -9)))
+            its.send(msgspec.json.encode(Started(3, 0)))
+            with pytest.raises(EnvironmentLacks, match="out of processes"):
+                await spawner.start(3, its)
+            its.shutdown(socket.SHUT_RDWR)  # it ends
+
+    with its, pytest.raises(ExceptionGroup) as caught, trio.fail_after(5):
+        await converse()
+    assert caught.value.subgroup(ConnectionLost) is not None
+    assert ended == [(1, 42, -9)]
+    spawner.close()
+    kill(child)  # is gone, and was waited for: nothing to do
 
 
 def test_names_fit_into_what_the_kernel_keeps() -> None:
