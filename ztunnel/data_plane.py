@@ -54,10 +54,14 @@ class DataPlane:
         settings: the process's.
         registry: where it counts.
         client: makes credentials.
+        workers: data planes of this node, each in a process.
     """
 
-    def __init__(self, settings: ZtunnelSettings, registry: CollectorRegistry, client: CaClient) -> None:
+    def __init__(
+        self, settings: ZtunnelSettings, registry: CollectorRegistry, client: CaClient, workers: int = 1
+    ) -> None:
         self._settings = settings
+        self._workers = workers
         self._registry = registry
         self.engine = Engine()
         self.access_log = AccessLog(settings.log.format, settings.log.access_level, standard_output())
@@ -106,6 +110,7 @@ class DataPlane:
             inbound=InboundProxy(engine, state, descriptions, table, deliverer, self.dials, baggage, fast_path),
             plaintext=PlaintextProxy(engine, state, descriptions, table, deliverer, self.dials),
             fast_path=fast_path,
+            workers=self._workers,
         )
 
     async def _tick(self, pods: PodManager, deliverer: Deliverer) -> None:

@@ -36,6 +36,8 @@ class Proxies:
     inbound: InboundProxy
     plaintext: PlaintextProxy
     fast_path: FastPathMemory | None
+    workers: int = 1
+    """Processes that serve each pod."""
 
 
 class PodServer:
@@ -50,7 +52,9 @@ class PodServer:
         self._proxies = proxies
         engine = proxies.engine
         self.pool = TunnelPool(engine, pod, proxies.contexts)
-        self.terminator = Terminator(engine, pod, proxies.contexts, proxies.inbound, proxies.connections)
+        self.terminator = Terminator(
+            engine, pod, proxies.contexts, proxies.inbound, proxies.connections, proxies.workers
+        )
         listeners = PodListeners(pod, proxies.listener_table)
         self._acceptors: list[Acceptor] = []
         try:

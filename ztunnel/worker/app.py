@@ -25,6 +25,7 @@ from ztunnel.admin.dump import dump_traffic
 from ztunnel.admin.readiness import Readiness
 from ztunnel.admin.routes import set_levels
 from ztunnel.config import ZtunnelSettings
+from ztunnel.cores import number_of_workers
 from ztunnel.data_plane import DataPlane, prepare_process
 from ztunnel.fanout.channel_driver import Channel
 from ztunnel.fanout.messages_codec import (
@@ -78,7 +79,8 @@ class _Worker:
         self._number = number
         self._channel = channel
         self._client = RelayedCaClient(self._send, SystemClock())
-        self._plane = DataPlane(settings, CollectorRegistry(), self._client)
+        workers = number_of_workers(settings.workers)
+        self._plane = DataPlane(settings, CollectorRegistry(), self._client, workers)
         self._counting = Counting(self._plane.metrics)
         self._fast_path = (
             FastPathReports(settings.node.name, self._send) if settings.fast_path.enabled else None
