@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mesh.addresses import IpBytes
 from mesh.errors import InternalError
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 ZTUNNEL_OUTBOUND_PORT = 15001
 ZTUNNEL_HBONE_PORT = 15008

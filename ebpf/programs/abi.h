@@ -10,7 +10,7 @@
 #ifndef AMBIMESH_ABI_H
 #define AMBIMESH_ABI_H
 
-#define AMBIMESH_ABI_VERSION 3
+#define AMBIMESH_ABI_VERSION 4
 
 /* ztunnel's listeners inside a pod. */
 #define ZTUNNEL_OUTBOUND_PORT 15001
