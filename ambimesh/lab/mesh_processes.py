@@ -135,6 +135,8 @@ def ztunnel_process(lab: Lab, node: NodeLayout) -> Planned:
         drain_seconds=_DRAIN_SECONDS,
         certificate_lifetime_seconds=lab.record.certificate_lifetime_seconds,
     )
+    if lab.record.workers is not None:
+        settings = msgspec.structs.replace(settings, workers=lab.record.workers)
     cgroup = lab.node_cgroup(node) / "ztunnel"
     environment = {"OPENSSL_CONF": str(_CHECKOUT / "mesh" / "tls" / "openssl.cnf")}
     if (form := os.environ.get(compiled.VARIABLE)) is not None:

@@ -166,7 +166,12 @@ class FastPath:
 
     def dialled_service(self, source: Pod, dialled: OriginalDestination, upstream: ToWorkload) -> None:
         """A pod has dialled a service and was sent to one of its endpoints."""
-        if (source.cookie, dialled) in self._services or upstream.workload.node != self._state.node or self._stopped:
+        if upstream.workload.node == self._state.node:
+            self.remember_service(source, dialled)
+
+    def remember_service(self, source: Pod, dialled: OriginalDestination) -> None:
+        """Let a pod dial a service directly from now on."""
+        if (source.cookie, dialled) in self._services or self._stopped:
             return
         pool = self._pool_of(source, dialled)
         if pool is None or source.cookie not in self._pods:

@@ -10,7 +10,7 @@ from mesh.errors import ConnectionLost, Draining
 from mesh.relay.acceptor import Acceptor
 from mesh.relay.engine import Engine
 from mesh.relay.socket_end import RawSocket
-from ztunnel.fastpath.manager import FastPath
+from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.inpod.listeners import PodListeners
 from ztunnel.pod import Pod
 from ztunnel.proxy.connections import ConnectionTable
@@ -35,7 +35,9 @@ class Proxies:
     outbound: OutboundProxy
     inbound: InboundProxy
     plaintext: PlaintextProxy
-    fast_path: FastPath | None
+    fast_path: FastPathMemory | None
+    workers: int = 1
+    """Processes that serve each pod."""
 
 
 class PodServer:
@@ -50,7 +52,9 @@ class PodServer:
         self._proxies = proxies
         engine = proxies.engine
         self.pool = TunnelPool(engine, pod, proxies.contexts)
-        self.terminator = Terminator(engine, pod, proxies.contexts, proxies.inbound, proxies.connections)
+        self.terminator = Terminator(
+            engine, pod, proxies.contexts, proxies.inbound, proxies.connections, proxies.workers
+        )
         listeners = PodListeners(pod, proxies.listener_table)
         self._acceptors: list[Acceptor] = []
         try:

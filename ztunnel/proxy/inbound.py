@@ -22,7 +22,7 @@ from mesh.relay.stream_end import StreamEnd
 from mesh.relay.tunnel import Tunnel
 from mesh.state.store import MeshState
 from mesh.telemetry.metrics import NO_SERVICE
-from ztunnel.fastpath.manager import FastPath
+from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.pod import Pod
 from ztunnel.proxy.admission import check_destination, judge
 from ztunnel.proxy.baggage import BaggageCache
@@ -70,7 +70,7 @@ class InboundProxy:
         deliverer: Deliverer,
         dials: Dials,
         baggage: BaggageCache,
-        fast_path: FastPath | None,
+        fast_path: FastPathMemory | None,
     ) -> None:
         self._engine = engine
         self._state = state

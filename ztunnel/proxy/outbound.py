@@ -28,7 +28,7 @@ from mesh.state.store import Changes, MeshState
 from mesh.state.upstream import choose_upstream
 from mesh.telemetry.access_log import NoMtls
 from mesh.telemetry.metrics import ServiceLabels
-from ztunnel.fastpath.manager import FastPath
+from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.connections import Connection, ConnectionTable, failing, unexpected
@@ -67,7 +67,7 @@ class OutboundProxy:
         table: ConnectionTable,
         dials: Dials,
         baggage: BaggageCache,
-        fast_path: FastPath | None,
+        fast_path: FastPathMemory | None,
     ) -> None:
         self._engine = engine
         self._state = state

@@ -41,13 +41,21 @@ class Terminator:
     """Accepts the tunnels of one pod."""
 
     def __init__(
-        self, engine: Engine, pod: Pod, contexts: TlsContexts, inbound: InboundProxy, table: ConnectionTable
+        self,
+        engine: Engine,
+        pod: Pod,
+        contexts: TlsContexts,
+        inbound: InboundProxy,
+        table: ConnectionTable,
+        workers: int = 1,
     ) -> None:
+        """``workers``: so many terminators of this pod take turns, and share its bounds."""
         self._engine = engine
         self._pod = pod
         self._contexts = contexts
         self._inbound = inbound
         self._table = table
+        self._workers = workers
         self._handshakes = 0
         self._of_peer: dict[IpBytes, int] = {}
         """Handshakes in progress by the peer's address."""
@@ -62,7 +70,7 @@ class Terminator:
             sock.close()
             return
         of_peer = self._of_peer.get(peer.ip, 0)
-        if self._handshakes >= MAX_HANDSHAKES or of_peer >= MAX_HANDSHAKES_PER_PEER:
+        if self._handshakes >= self._share(MAX_HANDSHAKES) or of_peer >= self._share(MAX_HANDSHAKES_PER_PEER):
             reset_socket(sock)
             self._failed(peer, local, TlsFailure(
                 f"too many unfinished TLS handshakes: {of_peer} of this peer, {self._handshakes} in all"
@@ -71,6 +79,10 @@ class Terminator:
         self._handshakes += 1
         self._of_peer[peer.ip] = of_peer + 1
         self._pod.tasks.start(self._terminate, sock, peer, local)
+
+    def _share(self, limit: int) -> int:
+        """This worker's part of a bound; not less than a quarter, as turns are not dealt out per peer."""
+        return -(-limit // min(self._workers, 4))
 
     def _handshake_over(self, ip: IpBytes) -> None:
         self._handshakes -= 1

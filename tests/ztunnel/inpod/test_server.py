@@ -99,6 +99,7 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[PodServ
             listener_table=None,
             connections=table,
             deliverer=SimpleNamespace(forget=lambda pod: forgotten.append(pod.name)),
+            workers=1,
             outbound=outbound,
             inbound=None,
             plaintext=plaintext,
