@@ -23,6 +23,7 @@ from ebpf.pods import PodTable
 from mesh.certificates.ca_client import CaSettings, GrpcCaClient
 from mesh.certificates.contexts import ContextCache
 from mesh.certificates.manager import IdentityManager
+from mesh.certificates.tls_contexts import TlsContexts
 from mesh.clock import SystemClock
 from mesh.errors import Draining, EnvironmentLacks
 from mesh.relay.engine import Engine
@@ -49,7 +50,6 @@ from ztunnel.proxy.dials import Dials
 from ztunnel.proxy.inbound import InboundProxy
 from ztunnel.proxy.outbound import OutboundProxy
 from ztunnel.proxy.plaintext import PlaintextProxy
-from ztunnel.proxy.tls_contexts import TlsContexts
 
 _log = structlog.get_logger("ztunnel")
 

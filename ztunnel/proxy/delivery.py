@@ -14,7 +14,7 @@ import itertools
 import socket
 
 from ebpf.connections import Deliveries
-from mesh.addresses import SocketAddress, format_ip, is_ipv4
+from mesh.addresses import SocketAddress, is_ipv4
 from mesh.errors import ConnectFailed
 from ztunnel.pod import Pod
 from ztunnel.proxy.local_leg import prepare_local_sockets
@@ -86,8 +86,3 @@ class Deliverer:
     def _drop(self, key: tuple[Pod, bool]) -> None:
         for sock in self._spare.pop(key, ()):
             sock.close()
-
-
-def sockaddr(address: SocketAddress) -> tuple[str, int]:
-    """For ``connect``."""
-    return format_ip(address.ip), address.port

@@ -13,12 +13,14 @@ import trio
 
 from ebpf.connections import OriginalDestinations
 from mesh import ports
-from mesh.addresses import OriginalDestination, PeerAddress, SocketAddress, is_ipv4, is_loopback
+from mesh.addresses import OriginalDestination, PeerAddress, SocketAddress, is_ipv4, is_loopback, to_sockaddr
 from mesh.errors import ConnectFailed, MeshError, SelfCall, UnknownWorkload
 from mesh.hbone.codec import encode_connect, new_traceparent
 from mesh.identity import SpiffeId
 from mesh.relay.engine import Engine
+from mesh.relay.failures import failing, unexpected
 from mesh.relay.plain_pair import PlainPair
+from mesh.relay.pool import PoolKey, TunnelPool
 from mesh.relay.socket_end import reset_socket
 from mesh.relay.stream_end import StreamEnd
 from mesh.relay.tunnel import Tunnel
@@ -30,11 +32,9 @@ from mesh.telemetry.metrics import ServiceLabels
 from ztunnel.fastpath.manager import FastPath
 from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
-from ztunnel.proxy.connections import Connection, ConnectionTable, failing, unexpected
-from ztunnel.proxy.delivery import sockaddr
+from ztunnel.proxy.connections import Connection, ConnectionTable
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
-from ztunnel.proxy.pool import PoolKey, TunnelPool
 
 
 class OutboundProxy:
@@ -166,7 +166,7 @@ class OutboundProxy:
         dialled.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         pair = PlainPair(self._engine, sock, dialled, lambda pair: self._table.finished(connection, pair.error))
         connection.end = pair
-        pair.dial(sockaddr(address), self._dials.watch)
+        pair.dial(to_sockaddr(address), self._dials.watch)
 
     def _describe(self, connection: Connection, upstream: ToWorkload) -> None:
         service = None if upstream.service_key is None else self._state.services.views.get(upstream.service_key)

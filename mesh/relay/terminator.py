@@ -1,34 +1,36 @@
-"""Tunnels that peers open to this node's pods: handshake, identity, and then the relay.
+"""Tunnels that peers open to a host: handshake, identity, and then the relay.
 
 Until a peer has proven an identity of the trust domain it is given little: a bounded number of handshakes at a time,
-per pod and per address, each with a deadline, and no word of HTTP/2 is read from it.
+per host and per address, each with a deadline, and no word of HTTP/2 is read from it.
 """
 
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 import trio
 
 from mesh.addresses import IpBytes, PeerAddress, SocketAddress, from_sockaddr
+from mesh.certificates.tls_contexts import TlsContexts
 from mesh.errors import ConnectFailed, MeshError, TlsFailure
 from mesh.hbone.contract import HboneStream, Role
+from mesh.identity import SpiffeId
 from mesh.relay.engine import Engine
+from mesh.relay.failures import unexpected
+from mesh.relay.host import TunnelHost
 from mesh.relay.socket_end import reset_socket
 from mesh.relay.tunnel import Tunnel
 from mesh.tls.handshake_driver import handshake
 from mesh.tls.peer import verify_server_side
-from ztunnel.pod import Pod
-from ztunnel.proxy.connections import ConnectionTable, unexpected
-from ztunnel.proxy.inbound import InboundProxy, ServedTunnel
-from ztunnel.proxy.tls_contexts import TlsContexts
 
 HANDSHAKE_SECONDS = 10.0
 MAX_HANDSHAKES = 256
-"""At a time, per pod."""
+"""At a time, per host."""
 MAX_HANDSHAKES_PER_PEER = 32
-"""At a time, per pod, from one address: whoever leaves handshakes unfinished does not take the place of others."""
+"""At a time, per host, from one address: whoever leaves handshakes unfinished does not take the place of others."""
 UNUSED_SECONDS = 900.0
 """A tunnel without streams is closed after this time: a client that means well does so earlier."""
 SETTLE_SECONDS = 2.0
@@ -37,21 +39,46 @@ SETTLE_SECONDS = 2.0
 _log = structlog.get_logger("inbound")
 
 
-class Terminator:
-    """Accepts the tunnels of one pod."""
+Host = TypeVar("Host", bound=TunnelHost)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTunnel(Generic[Host]):
+    """A tunnel that a peer has opened to a host."""
+
+    host: Host
+    peer: PeerAddress
+    local: SocketAddress
+    """The address the peer dialled: the host's, port 15008."""
+    identity: SpiffeId
+
+
+class TunnelServer(Protocol[Host]):
+    """Who serves what comes in tunnels."""
+
+    def requested(
+        self, served: ServedTunnel[Host], tunnel: Tunnel, stream: HboneStream, headers: list[tuple[str, str]]
+    ) -> None:
+        """A CONNECT request has arrived."""
+
+    def not_established(self, host: Host, peer: PeerAddress, local: SocketAddress, error: MeshError) -> None:
+        """A connection has not become a tunnel."""
+
+
+class Terminator(Generic[Host]):
+    """Accepts the tunnels of one host."""
 
     def __init__(
-        self, engine: Engine, pod: Pod, contexts: TlsContexts, inbound: InboundProxy, table: ConnectionTable
+        self, engine: Engine, host: Host, contexts: TlsContexts, server: TunnelServer[Host]
     ) -> None:
         self._engine = engine
-        self._pod = pod
+        self._host = host
         self._contexts = contexts
-        self._inbound = inbound
-        self._table = table
+        self._server = server
         self._handshakes = 0
         self._of_peer: dict[IpBytes, int] = {}
         """Handshakes in progress by the peer's address."""
-        self._served: dict[Tunnel, ServedTunnel] = {}
+        self._served: dict[Tunnel, ServedTunnel[Host]] = {}
         self._draining_since: float | None = None
 
     def accepted(self, sock: socket.socket, peer: PeerAddress) -> None:
@@ -70,7 +97,7 @@ class Terminator:
             return
         self._handshakes += 1
         self._of_peer[peer.ip] = of_peer + 1
-        self._pod.tasks.start(self._terminate, sock, peer, local)
+        self._host.tasks.start(self._terminate, sock, peer, local)
 
     def _handshake_over(self, ip: IpBytes) -> None:
         self._handshakes -= 1
@@ -83,10 +110,10 @@ class Terminator:
     async def _terminate(self, plain: socket.socket, peer: PeerAddress, local: SocketAddress) -> None:
         sock = trio.socket.from_stdlib_socket(plain)
         try:
-            context = await self._contexts.server(self._pod.identity)
+            context = await self._contexts.server(self._host.identity)
             deadline = trio.current_time() + HANDSHAKE_SECONDS
             tls = await handshake(sock, context, server_side=True, deadline=deadline)
-            identity = verify_server_side(tls.peer_identity_der, self._pod.identity.trust_domain)
+            identity = verify_server_side(tls.peer_identity_der, self._host.identity.trust_domain)
         except (MeshError, OSError) as error:
             sock.close()
             self._failed(peer, local, error)
@@ -96,24 +123,22 @@ class Terminator:
             if isinstance(error, Exception):
                 self._failed(peer, local, unexpected(error))
                 return
-            self._failed(peer, local, ConnectFailed("the pod is no longer served"))
+            self._failed(peer, local, ConnectFailed("this end is no longer served"))
             raise
         finally:
             self._handshake_over(peer.ip)
         raw = socket.socket(fileno=sock.detach())
         raw.setblocking(False)
         tunnel = Tunnel(self._engine, raw, tls, Role.SERVER, self, identity)
-        self._served[tunnel] = ServedTunnel(self._pod, peer, local, identity)
+        self._served[tunnel] = ServedTunnel(self._host, peer, local, identity)
         tunnel.start()
         if self._draining_since is not None:
             tunnel.ask_to_leave()
 
     def _failed(self, peer: PeerAddress, local: SocketAddress, error: MeshError | OSError) -> None:
-        connection = self._table.begin(self._pod, "inbound", peer, local)
-        connection.record.destination_workload = self._pod.workload
         if isinstance(error, OSError):
             error = TlsFailure(f"the connection failed: {error.strerror or error}")
-        self._table.finished(connection, error)
+        self._server.not_established(self._host, peer, local, error)
 
     # -- upkeep --------------------------------------------------------------------------------------------------------
 
@@ -157,7 +182,7 @@ class Terminator:
 
     def requested(self, tunnel: Tunnel, stream: HboneStream, headers: list[tuple[str, str]]) -> None:
         """A CONNECT request."""
-        self._inbound.requested(self._served[tunnel], tunnel, stream, headers)
+        self._server.requested(self._served[tunnel], tunnel, stream, headers)
 
     def draining(self, tunnel: Tunnel) -> None:
         """The client will open no more streams; it closes the tunnel when it is done."""
@@ -166,4 +191,4 @@ class Terminator:
         """The tunnel is closed."""
         self._served.pop(tunnel, None)
         if error is not None:
-            _log.info("tunnel lost", pod=self._pod.name, peer_identity=str(tunnel.peer_identity), error=str(error))
+            _log.info("tunnel lost", host=self._host.name, peer_identity=str(tunnel.peer_identity), error=str(error))

@@ -1,4 +1,4 @@
-"""The tunnels this node has opened, shared by connections between the same two workloads.
+"""The tunnels that one host has opened, shared by connections between the same two workloads.
 
 A tunnel may be shared by connections whose whole key is equal: source identity (its certificate), the identities the
 destination may prove, the address dialled, and the source address. Within a key, streams go to the tunnel with the
@@ -18,17 +18,16 @@ from typing import NamedTuple
 import structlog
 import trio
 
-from mesh.addresses import IpBytes, SocketAddress, format_ip, is_ipv4
+from mesh.addresses import IpBytes, SocketAddress, format_ip, is_ipv4, to_sockaddr
+from mesh.certificates.tls_contexts import TlsContexts
 from mesh.errors import ConnectFailed, HboneUnreachable, MeshError
 from mesh.hbone.contract import HboneStream, Role
 from mesh.identity import SpiffeId
 from mesh.relay.engine import Engine
+from mesh.relay.host import TunnelHost
 from mesh.relay.tunnel import Tunnel
 from mesh.tls.handshake_driver import handshake
 from mesh.tls.peer import verify_client_side
-from ztunnel.pod import Pod
-from ztunnel.proxy.delivery import sockaddr
-from ztunnel.proxy.tls_contexts import TlsContexts
 
 CONNECT_SECONDS = 10.0
 HANDSHAKE_SECONDS = 10.0
@@ -61,11 +60,11 @@ class _Entry:
 
 
 class TunnelPool:
-    """One pool per pod: nothing is shared between pods, whatever their identities."""
+    """One pool per host: nothing is shared between pods, whatever their identities."""
 
-    def __init__(self, engine: Engine, pod: Pod, contexts: TlsContexts) -> None:
+    def __init__(self, engine: Engine, host: TunnelHost, contexts: TlsContexts) -> None:
         self._engine = engine
-        self._pod = pod
+        self._host = host
         self._contexts = contexts
         self._entries: dict[PoolKey, _Entry] = {}
         self._keys: dict[Tunnel, PoolKey] = {}
@@ -144,13 +143,13 @@ class TunnelPool:
     async def _connect(self, key: PoolKey) -> trio.socket.SocketType:
         ipv4 = is_ipv4(key.address.ip)
         family = socket.AF_INET if ipv4 else socket.AF_INET6
-        plain = self._pod.namespace.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        plain = self._host.namespace.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         sock = trio.socket.from_stdlib_socket(plain)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await sock.bind((format_ip(key.source_ip), 0))
             with trio.move_on_after(CONNECT_SECONDS) as scope:
-                await sock.connect(sockaddr(key.address))
+                await sock.connect(to_sockaddr(key.address))
         except OSError as error:
             sock.close()
             raise ConnectFailed(f"cannot connect to {key.address}: {error.strerror or error}") from error
@@ -218,4 +217,4 @@ class TunnelPool:
         self._retire(tunnel)
         self._keys.pop(tunnel, None)
         if error is not None:
-            _log.info("tunnel lost", pod=self._pod.name, error=str(error))
+            _log.info("tunnel lost", host=self._host.name, error=str(error))
