@@ -82,11 +82,19 @@ class MeshState:
         """Whose virtual address this is."""
         return self.services.at(network, ip)
 
+    def service_named(self, key: str) -> ServiceView | None:
+        """The service of this key, ``namespace/hostname``; also one of which only endpoints are known."""
+        return self.services.views.get(key)
+
     def policies_for(self, workload: Workload) -> PolicySet:
         """What ``mesh.rbac.decide`` needs for connections to a workload; the same object until a relevant change."""
         if AUTHORIZATION_TYPE not in self._answered:
             return NOT_RECEIVED
         return self.policies.set_for(workload)
+
+    async def wait_change(self) -> None:
+        """Return after the next response of the control plane."""
+        await self._changed.wait()
 
     async def wait_synchronized(self) -> None:
         """Return once ``synchronized``."""

@@ -14,7 +14,7 @@ import trio
 from ebpf.connections import OriginalDestinations
 from mesh import ports
 from mesh.addresses import OriginalDestination, PeerAddress, SocketAddress, is_ipv4, is_loopback, to_sockaddr
-from mesh.errors import ConnectFailed, MeshError, SelfCall, UnknownWorkload
+from mesh.errors import ConnectFailed, MeshError, SelfCall, UnknownWorkload, WaypointUnavailable
 from mesh.hbone.codec import encode_connect, new_traceparent
 from mesh.identity import SpiffeId
 from mesh.relay.engine import Engine
@@ -35,6 +35,9 @@ from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.connections import Connection, ConnectionTable
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
+
+WAYPOINT_SECONDS = 5.0
+"""How long a connection waits for a waypoint that is not up: one that has just been made, or is restarting."""
 
 
 class OutboundProxy:
@@ -88,15 +91,42 @@ class OutboundProxy:
             await self._descriptions.ready(pod)
             self._route(pod, pool, sock, connection, chosen)
 
-    def _route(
+    async def _route_when_waypoint_is_up(
         self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection, chosen: SocketAddress | None
+    ) -> None:
+        with failing(lambda error: self._fail(sock, connection, error)):
+            with trio.move_on_after(WAYPOINT_SECONDS):
+                while True:
+                    await self._state.wait_change()
+                    try:
+                        self._route(pod, pool, sock, connection, chosen, may_wait=False)
+                    except WaypointUnavailable:
+                        continue
+                    return
+            self._route(pod, pool, sock, connection, chosen, may_wait=False)
+
+    def _route(
+        self,
+        pod: Pod,
+        pool: TunnelPool,
+        sock: socket.socket,
+        connection: Connection,
+        chosen: SocketAddress | None,
+        *,
+        may_wait: bool = True,
     ) -> None:
         record = connection.record
         if pod.workload is None:
             raise UnknownWorkload(f"the control plane has not described pod {pod.name}")
         record.source_workload = pod.workload
         original = OriginalDestination(record.destination)
-        upstream = choose_upstream(self._state, pod.workload, original, self._random, chosen)
+        try:
+            upstream = choose_upstream(self._state, pod.workload, original, self._random, chosen)
+        except WaypointUnavailable:
+            if not may_wait:
+                raise
+            pod.tasks.start(self._route_when_waypoint_is_up, pod, pool, sock, connection, chosen)
+            return
         if isinstance(upstream, Passthrough):
             record.no_mtls = NoMtls.DESTINATION_UNKNOWN
             self._table.described(connection, ServiceLabels())
