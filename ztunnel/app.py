@@ -25,6 +25,7 @@ from mesh.certificates.contexts import ContextCache
 from mesh.certificates.manager import IdentityManager
 from mesh.certificates.tls_contexts import TlsContexts
 from mesh.clock import SystemClock
+from mesh.control_plane import follow_control_plane
 from mesh.errors import Draining, EnvironmentLacks
 from mesh.relay.engine import Engine
 from mesh.state.store import MeshState
@@ -33,12 +34,13 @@ from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
 from mesh.telemetry.metrics import L4Metrics, WorkloadManagerMetrics, XdsMetrics, metrics_page, new_registry
 from mesh.telemetry.output import standard_output
+from mesh.xds.client_machine import Subscription
+from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from mesh.zds.client_driver import run_zds_client
 from ztunnel.admin.dump import dump
 from ztunnel.admin.readiness import Readiness
 from ztunnel.admin.routes import Routes, admin_routes, metrics_routes, readiness_routes
 from ztunnel.config import ZtunnelSettings
-from ztunnel.control_plane import follow_control_plane
 from ztunnel.fastpath.manager import FastPath
 from ztunnel.inpod.manager import PodManager
 from ztunnel.inpod.server import Proxies
@@ -115,7 +117,14 @@ class _Ztunnel:
             nursery.start_soon(self.descriptions.run)
             nursery.start_soon(self._stop_on_signal)
             metrics = XdsMetrics(self.registry)
-            nursery.start_soon(follow_control_plane, self.settings, self.state, metrics)
+            nursery.start_soon(
+                follow_control_plane,
+                self.settings.control_plane,
+                self.settings.node.info(),
+                [Subscription(ADDRESS_TYPE), Subscription(AUTHORIZATION_TYPE)],
+                self.state,
+                metrics,
+            )
             maps = await _open_maps(PinPaths(self.settings.bpf.bpffs, self.settings.node.name), self.stopping)
             if maps is not None:
                 await self._serve(nursery, maps)

@@ -25,6 +25,7 @@ from ambimesh.lab.record import Lab
 from cni.agent import configuration as agent
 from controlplane import config as operator
 from mesh.config import Settings
+from mesh.control_plane import ControlPlaneGroup
 from mesh.errors import EnvironmentLacks
 from ztunnel import config as ztunnel
 
@@ -122,7 +123,7 @@ def ztunnel_process(lab: Lab, node: NodeLayout) -> Planned:
         ),
         zds_socket=node.run / "ztunnel.sock",
         bpf=ztunnel.BpfGroup(bpffs=lab.layout.bpffs),
-        control_plane=ztunnel.ControlPlaneGroup(
+        control_plane=ControlPlaneGroup(
             address=f"{CONTROL_IPV4}:{OPERATOR_PORT}",
             server_name=OPERATOR_SERVER_NAME,
             root_certificate=root_certificate(lab),

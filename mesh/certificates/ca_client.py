@@ -53,6 +53,8 @@ class CaSettings:
     token: Path
     """Bearer token of this ztunnel's own service account; read for each request, since it rotates."""
     cluster_id: str
+    impersonates: bool = True
+    """Whether certificates are for others, that run on our node; else for the token's own account."""
     lifetime_seconds: int = 24 * 3600
     """What we ask for; the service may give less."""
     timeout_seconds: float = 20.0
@@ -60,7 +62,7 @@ class CaSettings:
 
 
 class GrpcCaClient:
-    """Asks the operator, impersonating identities that run on this node."""
+    """Asks the operator: a node proxy for the identities that run on its node, a waypoint for its own."""
 
     def __init__(self, settings: CaSettings, clock: Clock) -> None:
         self._settings = settings
@@ -72,7 +74,8 @@ class GrpcCaClient:
         request = wire.IstioCertificateRequest(
             csr=make_csr(identity, key).decode(), validity_duration=self._settings.lifetime_seconds
         )
-        request.metadata.update({"ImpersonatedIdentity": str(identity)})
+        if self._settings.impersonates:
+            request.metadata.update({"ImpersonatedIdentity": str(identity)})
         answer = await self._call(identity, request.SerializeToString())
         try:
             response = wire.IstioCertificateResponse.FromString(answer)

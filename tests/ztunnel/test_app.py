@@ -14,11 +14,12 @@ import trio.testing
 
 from ebpf.fastpath.abilities import Abilities
 from ebpf.paths import PinPaths
+from mesh.control_plane import ControlPlaneGroup
 from mesh.errors import EnvironmentLacks
 from mesh.telemetry.output import LineOutput
 from ztunnel import app
 from ztunnel.app import raise_descriptor_limit
-from ztunnel.config import AdminGroup, BpfGroup, ControlPlaneGroup, FastPathGroup, LogGroup, NodeGroup, ZtunnelSettings
+from ztunnel.config import AdminGroup, BpfGroup, FastPathGroup, LogGroup, NodeGroup, ZtunnelSettings
 
 
 def settings(folder: Path) -> ZtunnelSettings:

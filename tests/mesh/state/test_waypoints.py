@@ -110,7 +110,9 @@ def test_weighted_waypoints_share_by_weight_and_leave_a_uniform_chance() -> None
         ((waypoint_service(), replica("w", "10.0.0.5", tunnel_protocol=TunnelProtocol.NONE)), "taking HBONE"),
     ],
 )
-def test_a_waypoint_that_is_not_there_is_an_error_and_not_a_detour(values: tuple[Workload | Service, ...], message: str) -> None:
+def test_a_waypoint_that_is_not_there_is_an_error_and_not_a_detour(
+    values: tuple[Workload | Service, ...], message: str
+) -> None:
     view = state(make_service("web", "10.96.0.1", waypoint=GATEWAY), make_workload("s", "10.0.0.1"), *values)
     with pytest.raises(WaypointUnavailable, match=message):
         choose(view, "10.96.0.1:80")

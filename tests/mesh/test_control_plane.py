@@ -1,4 +1,4 @@
-"""ztunnel follows an operator: over TLS, with its token, into its state; what is missing is said and tried again."""
+"""A proxy follows an operator: over TLS, with its token, into its state; what is missing is said and tried again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from mesh.addresses import parse_ip
+from mesh.control_plane import ControlPlaneGroup, follow_control_plane
 from mesh.grpc.driver import CallContext, GrpcError, StatusCode
 from mesh.state.store import MeshState
 from mesh.telemetry.metrics import XdsMetrics
@@ -19,11 +20,11 @@ from mesh.testing.grpc import serving
 from mesh.testing.model import make_workload
 from mesh.tls.context import control_plane_server_context
 from mesh.xds.client_driver import METHOD
+from mesh.xds.client_machine import Subscription
 from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, encode_address
+from mesh.xds.discovery_codec import NodeInfo
 from mesh.xds.server_driver import SnapshotStore, XdsServer
 from mesh.xds.snapshot import entry
-from ztunnel.config import ControlPlaneGroup, NodeGroup, ZtunnelSettings
-from ztunnel.control_plane import follow_control_plane
 
 WEB = make_workload("web", "10.0.0.1", node="node1")
 authority = TestAuthority()
@@ -53,16 +54,20 @@ class Follower:
         context = control_plane_server_context(operator.certificate_chain, operator.key)
         handlers = {METHOD: XdsServer(self.store, authenticate=self.authenticate).handler()}
         async with serving(handlers, ssl_context=context) as port, trio.open_nursery() as nursery:
-            settings = ZtunnelSettings(
-                node=NodeGroup(name="node1"),
-                control_plane=ControlPlaneGroup(
-                    address=f"127.0.0.1:{port}",
-                    server_name="operator.test",
-                    root_certificate=self.roots,
-                    token=self.token,
-                ),
+            control = ControlPlaneGroup(
+                address=f"127.0.0.1:{port}",
+                server_name="operator.test",
+                root_certificate=self.roots,
+                token=self.token,
             )
-            nursery.start_soon(follow_control_plane, settings, self.state, XdsMetrics(self.registry))
+            nursery.start_soon(
+                follow_control_plane,
+                control,
+                NodeInfo(pod="ztunnel", namespace="system", ip="127.0.0.1", node="node1"),
+                [Subscription(ADDRESS_TYPE), Subscription(AUTHORIZATION_TYPE)],
+                self.state,
+                XdsMetrics(self.registry),
+            )
             with trio.fail_after(20):
                 yield
             nursery.cancel_scope.cancel()
