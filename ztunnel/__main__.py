@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import sys
 from pathlib import Path
 
 from mesh.errors import MeshError
-from mesh.tls.suites import use_mesh_configuration
-
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-_KEPT = 8 << 20
+from mesh.process import prepare_proxy
 
 
 def main() -> int:
@@ -20,7 +15,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ztunnel", description="The node proxy of ambimesh.")
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see ztunnel/config.py")
     arguments = parser.parse_args()
-    _prepare_process()
+    prepare_proxy()
     # Imported only now: OpenSSL reads its configuration when it is first loaded.
     import trio
 
@@ -36,19 +31,6 @@ def main() -> int:
             print(f"ztunnel: {error}", file=sys.stderr)  # noqa: T201 -- the command line's answer
         status = 1
     return status
-
-
-def _prepare_process() -> None:
-    """What must be so before the libraries load."""
-    use_mesh_configuration()
-    # structlog loads rich, if it is there, for coloured tracebacks that a node proxy never prints: 7 MB on every node.
-    sys.modules["rich"] = None  # type: ignore[assignment]
-    # OpenSSL's and the relay's buffers of some hundred KiB come and go with every turn. By default the C library maps
-    # and unmaps memory for each, and the page faults cost bulk traffic some ten percent.
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
 if __name__ == "__main__":

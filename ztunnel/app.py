@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import random
-import resource
 import signal
 import time
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from mesh.certificates.tls_contexts import TlsContexts
 from mesh.clock import SystemClock
 from mesh.control_plane import follow_control_plane
 from mesh.errors import Draining, EnvironmentLacks
+from mesh.process import collect_rarely, raise_descriptor_limit
 from mesh.relay.engine import Engine
 from mesh.state.store import MeshState
 from mesh.telemetry import log
@@ -56,9 +56,6 @@ from ztunnel.proxy.plaintext import PlaintextProxy
 _log = structlog.get_logger("ztunnel")
 
 _MAPS_RETRY_SECONDS = 1.0
-_GC_YOUNG = 20_000
-"""Allocations between two collections. Connections are freed by their reference counts; the collector finds only rare
-cycles, and walking tens of thousands of live objects often would show in latencies."""
 
 
 async def run(settings: ZtunnelSettings) -> None:
@@ -69,7 +66,7 @@ async def run(settings: ZtunnelSettings) -> None:
         EnvironmentLacks: a port of ours is taken.
     """
     log.configure(settings.log.format, settings.log.level)
-    gc.set_threshold(_GC_YOUNG, 50, 50)
+    collect_rarely()
     descriptors = raise_descriptor_limit()
     _log.info("starting", node=settings.node.name, version=version("ambimesh"), descriptors=descriptors)
     await _Ztunnel(settings).run()
@@ -281,10 +278,3 @@ async def _open_maps(paths: PinPaths, stopping: trio.Event) -> _KernelMaps | Non
         with trio.move_on_after(_MAPS_RETRY_SECONDS):
             await stopping.wait()
     return None
-
-
-def raise_descriptor_limit() -> int:
-    """Allow this process as many descriptors as the machine lets it; returns how many that are."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from mesh.control_plane import ControlPlaneGroup
 from mesh.errors import EnvironmentLacks
 from mesh.telemetry.output import LineOutput
 from ztunnel import app
-from ztunnel.app import raise_descriptor_limit
 from ztunnel.config import AdminGroup, BpfGroup, FastPathGroup, LogGroup, NodeGroup, ZtunnelSettings
 
 
@@ -131,12 +129,3 @@ async def test_a_port_that_is_taken(own_output: None, maps: list[type[Maps]], tm
         with pytest.raises(ExceptionGroup) as caught, trio.fail_after(10):
             await app.run(changed)
     assert caught.value.subgroup(EnvironmentLacks) is not None
-
-
-def test_descriptors() -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        assert raise_descriptor_limit() == before[1]
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
