@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 from resources.base import Condition, Fields, ObjectMeta, Raw
+from resources.deployment import DeploymentSpec, DeploymentStatus
 from resources.network import Endpoint, EndpointPort, ServiceSpec, ServiceStatus
 from resources.pod import PodSpec, PodStatus
 from resources.security import AuthorizationPolicySpec, PeerAuthenticationSpec, PolicyStatus
@@ -73,6 +74,15 @@ class Pod(_Object, frozen=True):
     status: PodStatus = PodStatus()
 
 
+class Deployment(_Object, frozen=True):
+    """Pods of one template, so many at a time."""
+
+    spec: DeploymentSpec
+    api_version: Literal["apps/v1"] = "apps/v1"
+    kind: Literal["Deployment"] = "Deployment"
+    status: DeploymentStatus | None = None
+
+
 class Service(_Object, frozen=True):
     """A service."""
 
@@ -111,7 +121,7 @@ class PeerAuthentication(_Object, frozen=True):
 
 
 KubernetesObject: TypeAlias = (
-    Namespace | ServiceAccount | Pod | Service | EndpointSlice | AuthorizationPolicy | PeerAuthentication
+    Namespace | ServiceAccount | Pod | Deployment | Service | EndpointSlice | AuthorizationPolicy | PeerAuthentication
 )
 
 KINDS: Mapping[str, type[KubernetesObject]] = MappingProxyType(
@@ -119,6 +129,7 @@ KINDS: Mapping[str, type[KubernetesObject]] = MappingProxyType(
         "Namespace": Namespace,
         "ServiceAccount": ServiceAccount,
         "Pod": Pod,
+        "Deployment": Deployment,
         "Service": Service,
         "EndpointSlice": EndpointSlice,
         "AuthorizationPolicy": AuthorizationPolicy,

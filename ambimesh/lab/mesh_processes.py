@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from ambimesh.lab.controller.tokens import KNOWN_FILE, NODES_FILE, write_secret
 from ambimesh.lab.layout import CONTROL_IPV4, OPERATOR_PORT, NodeLayout
 from ambimesh.lab.processes import ProcessSpec
 from ambimesh.lab.programs import run
@@ -65,9 +66,9 @@ def ztunnel_name(node: str) -> str:
 
 def operator_process(lab: Lab, callers: list[dict[str, str]]) -> Planned:
     """The operator; ``callers`` are the entries of ``make_tokens``."""
-    tokens = lab.layout.tokens / "known.yaml"
-    tokens.touch(mode=0o600)
-    tokens.write_text(yaml.safe_dump({"tokens": callers}))
+    tokens = lab.layout.tokens / KNOWN_FILE
+    for file in (tokens, lab.layout.tokens / NODES_FILE):
+        write_secret(file, yaml.safe_dump({"tokens": callers}))
     settings = operator.OperatorSettings(
         source=operator.SourceGroup(folder=lab.layout.cluster),
         authority=operator.AuthorityGroup(
@@ -158,9 +159,7 @@ def make_tokens(lab: Lab) -> list[dict[str, str]]:
     entries: list[dict[str, str]] = []
     for node in lab.nodes:
         token = secrets.token_urlsafe(32)
-        file = token_file(lab, node)
-        file.touch(mode=0o600)
-        file.write_text(token)
+        write_secret(token_file(lab, node), token)
         entries.append(
             {
                 "sha256": hashlib.sha256(token.encode()).hexdigest(),
