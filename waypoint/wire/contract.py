@@ -1,0 +1,98 @@
+"""The seam between HTTP and what carries it.
+
+A :class:`Wire` is one connection: to a client or to an endpoint, over a socket or over a stream of a tunnel. It is told
+what to send, and tells its :class:`WireOwner` what happens. All of it runs in the relay engine's handlers, so nothing
+here waits.
+
+Back-pressure. ``write`` never refuses: what cannot be sent at once is kept, and ``congested`` says so. Whoever feeds a
+congested wire pauses its own source, which bounds what is kept by one read of that source, and goes on when the owner is
+told ``wire_writable``. Reading pauses in the other direction the same way; what arrives on a paused stream of a tunnel
+is bounded by the stream's window.
+"""
+
+from __future__ import annotations
+
+from mesh.errors import MeshError
+
+Buffer = bytes | bytearray | memoryview
+"""Bytes that are valid during the call only: a wire reads into memory that it uses again."""
+
+
+class WireOwner:
+    """Who is told about one wire."""
+
+    __slots__ = ()
+
+    def wire_data(self, data: Buffer) -> None:
+        """Bytes have arrived. A wire that was closed in an earlier call delivers nothing more."""
+        raise NotImplementedError
+
+    def wire_ended(self) -> None:
+        """The other side sends no more (half close)."""
+        raise NotImplementedError
+
+    def wire_lost(self, error: MeshError | None) -> None:
+        """The connection has ended, in both directions. The last call, made exactly once, unless the owner closed the
+        wire itself."""
+        raise NotImplementedError
+
+    def wire_writable(self) -> None:
+        """A congested wire has sent everything."""
+        raise NotImplementedError
+
+
+class Wire:
+    """One connection. Without slots of its own, so that it can be a second base; ``owner``, ``congested`` and ``closed``
+    are its implementations' fields."""
+
+    __slots__ = ()
+
+    owner: WireOwner
+    congested: bool
+    """Some of what was written waits to be sent."""
+    closed: bool
+
+    def write(self, data: Buffer) -> None:
+        """Send, or keep what cannot be sent now. A failure is told later, not within this call."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Deliver no data for now."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Deliver data again; what was held back comes soon, not within this call."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Half close: nothing more is written; everything written before is sent first."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Close once everything written has been sent. The owner hears nothing more."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Close now, so that the other side learns that this was no proper end. The owner hears nothing more."""
+        raise NotImplementedError
+
+
+class Nobody(WireOwner):
+    """The owner of a wire that nobody listens to any more: what arrives is dropped."""
+
+    __slots__ = ()
+
+    def wire_data(self, data: Buffer) -> None:
+        """Drop it."""
+
+    def wire_ended(self) -> None:
+        """Nothing is left to say."""
+
+    def wire_lost(self, error: MeshError | None) -> None:
+        """Nobody to tell."""
+
+    def wire_writable(self) -> None:
+        """Nothing is left to write."""
+
+
+NOBODY = Nobody()
