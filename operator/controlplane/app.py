@@ -27,6 +27,8 @@ from controlplane.config import AuthorityGroup, OperatorSettings
 from controlplane.debug_pages import routes
 from controlplane.pipeline import Pipeline
 from controlplane.publisher import Publisher
+from controlplane.reconcile.driver import FolderWriter, Reconciler
+from controlplane.reconcile.waypoints import WaypointSettings
 from controlplane.serving import ServingCertificate
 from controlplane.translate.settings import MeshSettings
 from controlplane.translate.translator import Translator
@@ -47,6 +49,7 @@ from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
 from mesh.xds.client_driver import METHOD as DISCOVERY_METHOD
 from mesh.xds.server_driver import REQUEST_BYTES, SnapshotStore, XdsServer
 from resources.folder_source import FolderSource
+from resources.folder_store import FolderStore
 
 _log = structlog.get_logger("controlplane")
 
@@ -82,7 +85,7 @@ async def run(
     discovery = XdsServer(store, authenticate=_named_caller(tokens))
     publisher = Publisher(store)
     source = FolderSource(settings.source.folder)
-    pipeline = Pipeline(source, Translator(_mesh(settings)), placement, publisher)
+    pipeline = Pipeline(source, Translator(_mesh(settings)), placement, publisher, _reconciler(settings))
     drain = trio.Event()
     if settings.authority.published_roots is not None:
         publish_roots(settings.authority.published_roots, issuer.roots)
@@ -166,6 +169,20 @@ def _authority(group: AuthorityGroup, trust_domain: str) -> Authority:
     if group.folder is None:
         raise ConfigurationError("$.authority: give folder (for a self-made authority) or given (for your own)")
     return load_or_create(group.folder, trust_domain)
+
+
+def _reconciler(settings: OperatorSettings) -> Reconciler | None:
+    group = settings.waypoints
+    if group is None:
+        return None
+    waypoints = WaypointSettings(
+        classes=frozenset(group.classes),
+        command=tuple(group.command),
+        image=group.image,
+        environment=group.environment,
+        grace_seconds=group.grace_seconds,
+    )
+    return Reconciler(FolderWriter(FolderStore(settings.source.folder)), waypoints)
 
 
 def _mesh(settings: OperatorSettings) -> MeshSettings:

@@ -90,6 +90,20 @@ class LogGroup(Settings, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
 
 
+class WaypointGroup(Settings, frozen=True, kw_only=True):
+    """How Gateways become waypoints. Left out, they are not made: somebody else runs them."""
+
+    command: list[str]
+    """The waypoint's program, with its arguments."""
+    classes: list[str] = msgspec.field(default_factory=lambda: ["ambimesh-waypoint"])
+    """Gateway classes whose gateways are waypoints of ours."""
+    image: str = ""
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    """Further variables of its environment."""
+    grace_seconds: int = 30
+    """How long a replica may drain."""
+
+
 class OperatorSettings(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -97,6 +111,7 @@ class OperatorSettings(Settings, frozen=True, kw_only=True):
     authority: AuthorityGroup
     authentication: AuthenticationGroup
     mesh: MeshGroup = MeshGroup()
+    waypoints: WaypointGroup | None = None
     grpc: GrpcGroup = GrpcGroup()
     http: HttpGroup = HttpGroup()
     log: LogGroup = LogGroup()
