@@ -37,6 +37,7 @@ class Destinations(Generic[Compiled]):
         self._by_key: dict[str, Compiled] = {}
         self._by_host: dict[str, Compiled] = {}
         self._hosts: dict[str, tuple[str, ...]] = {}
+        self._models: dict[str, Destination] = {}
         self._labels: dict[str, Mapping[str, str]] = {}
         self._answered: set[str] = set()
 
@@ -44,6 +45,10 @@ class Destinations(Generic[Compiled]):
     def synchronized(self) -> bool:
         """Whether the control plane has answered for both types."""
         return self._answered >= {DESTINATION_TYPE, LABELS_TYPE}
+
+    def models(self) -> list[Destination]:
+        """What the control plane said, by key."""
+        return [self._models[key] for key in sorted(self._models)]
 
     @property
     def by_key(self) -> Mapping[str, Compiled]:
@@ -95,12 +100,14 @@ class Destinations(Generic[Compiled]):
         compiled = self._prepare(value, self._by_key.get(value.key))
         self._drop_hosts(value.key)
         self._by_key[value.key] = compiled
+        self._models[value.key] = value
         self._hosts[value.key] = value.hosts
         for host in value.hosts:
             self._by_host[host] = compiled
 
     def _drop_destination(self, name: str) -> None:
         key = name.removeprefix(f"{self._waypoint}/")
+        self._models.pop(key, None)
         if self._by_key.pop(key, None) is not None:
             self._drop_hosts(key)
 

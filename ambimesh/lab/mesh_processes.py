@@ -28,6 +28,7 @@ from controlplane import config as operator
 from mesh.config import Settings
 from mesh.control_plane import ControlPlaneGroup
 from mesh.errors import EnvironmentLacks
+from waypoint import config as waypoint
 from ztunnel import config as ztunnel
 
 OPERATOR = "operator"
@@ -44,6 +45,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 _PLUGIN = "ambimesh-cni"
 _DRAIN_SECONDS = 4.0
 """Less than ``lab down`` waits before it kills."""
+_WAYPOINT_GRACE_SECONDS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,35 @@ def operator_process(lab: Lab, callers: list[dict[str, str]]) -> Planned:
             tokens=tokens, trusted_node_accounts=[f"{MESH_NAMESPACE}/{ZTUNNEL_ACCOUNT}"]
         ),
         grpc=operator.GrpcGroup(port=OPERATOR_PORT, server_name=OPERATOR_SERVER_NAME),
+        waypoints=operator.WaypointGroup(
+            command=[sys.executable, "-m", "waypoint", "--config", str(waypoint_configuration(lab))],
+            grace_seconds=_WAYPOINT_GRACE_SECONDS,
+        ),
         http=operator.HttpGroup(port=OPERATOR_HTTP_PORT),
     )
     cgroup = lab.cgroup / "control" / OPERATOR
     spec = _process(lab, OPERATOR, "controlplane", lab.layout.control_netns, cgroup, OPERATOR_HTTP_PORT, {})
     return Planned(spec, _plain(settings))
+
+
+def waypoint_configuration(lab: Lab) -> Path:
+    """Write the one file that all waypoints of a lab read; what differs comes from each pod's environment."""
+    settings = waypoint.WaypointSettings(
+        gateway=waypoint.GatewayGroup(
+            name="${GATEWAY_NAME}",
+            namespace="${POD_NAMESPACE}",
+            service_account="${SERVICE_ACCOUNT}",
+            pod_name="${POD_NAME}",
+            pod_ip="${POD_IP}",
+            node="${NODE_NAME}",
+        ),
+        control_plane=_control_plane(lab, lab.layout.tokens / "${POD_NAMESPACE}_${SERVICE_ACCOUNT}.token"),
+        drain_seconds=_DRAIN_SECONDS,
+        certificate_lifetime_seconds=lab.record.certificate_lifetime_seconds,
+    )
+    file = lab.layout.config / "waypoint.yaml"
+    file.write_text(yaml.safe_dump(_plain(settings), sort_keys=False))
+    return file
 
 
 def agent_process(lab: Lab, node: NodeLayout, plugin: Path) -> Planned:
@@ -124,12 +150,7 @@ def ztunnel_process(lab: Lab, node: NodeLayout) -> Planned:
         ),
         zds_socket=node.run / "ztunnel.sock",
         bpf=ztunnel.BpfGroup(bpffs=lab.layout.bpffs),
-        control_plane=ControlPlaneGroup(
-            address=f"{CONTROL_IPV4}:{OPERATOR_PORT}",
-            server_name=OPERATOR_SERVER_NAME,
-            root_certificate=root_certificate(lab),
-            token=token_file(lab, node),
-        ),
+        control_plane=_control_plane(lab, token_file(lab, node)),
         admin=ztunnel.AdminGroup(
             admin_port=ZTUNNEL_ADMIN_PORT, metrics_port=ZTUNNEL_METRICS_PORT, readiness_port=ZTUNNEL_READY_PORT
         ),
@@ -142,6 +163,15 @@ def ztunnel_process(lab: Lab, node: NodeLayout) -> Planned:
         lab, ztunnel_name(node.name), "ztunnel", node.netns, cgroup, ZTUNNEL_READY_PORT, openssl
     )
     return Planned(spec, _plain(settings))
+
+
+def _control_plane(lab: Lab, token: Path) -> ControlPlaneGroup:
+    return ControlPlaneGroup(
+        address=f"{CONTROL_IPV4}:{OPERATOR_PORT}",
+        server_name=OPERATOR_SERVER_NAME,
+        root_certificate=root_certificate(lab),
+        token=token,
+    )
 
 
 def root_certificate(lab: Lab) -> Path:

@@ -72,6 +72,11 @@ class MeshState:
         # Bound once, as plain dictionary gets: these are asked for every connection.
         self._workload_at = self.workloads.by_address.get
 
+    @property
+    def received_addresses(self) -> bool:
+        """Whether the control plane has answered for workloads and services at least once."""
+        return ADDRESS_TYPE in self._answered
+
     # -- look-ups ------------------------------------------------------------------------------------------------------
 
     def workload_at(self, network: str, ip: IpBytes) -> Workload | None:
