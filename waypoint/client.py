@@ -25,7 +25,7 @@ class Client:
     """What was dialled: the service's virtual address or the workload's own."""
     workload: Workload | None = None
     """Who has that address, if the control plane has said so."""
-    labels: Mapping[str, str] = field(default=_NO_LABELS)
+    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
     """The workload's."""
 
     @property
