@@ -5,9 +5,9 @@ what to send, and tells its :class:`WireOwner` what happens. All of it runs in t
 here waits.
 
 Back-pressure. ``write`` never refuses: what cannot be sent at once is kept, and ``congested`` says so. Whoever feeds a
-congested wire pauses its own source, which bounds what is kept by one read of that source, and goes on when the owner is
-told ``wire_writable``. Reading pauses in the other direction the same way; what arrives on a paused stream of a tunnel
-is bounded by the stream's window.
+congested wire pauses its own source, which bounds what is kept by one read of that source, and goes on when the owner
+is told ``wire_writable``. Reading pauses in the other direction the same way; what arrives on a paused stream of a
+tunnel is bounded by the stream's window.
 """
 
 from __future__ import annotations
@@ -42,15 +42,17 @@ class WireOwner:
 
 
 class Wire:
-    """One connection. Without slots of its own, so that it can be a second base; ``owner``, ``congested`` and ``closed``
-    are its implementations' fields."""
+    """One connection. Without slots of its own, so that it can be a second base."""
 
     __slots__ = ()
 
-    owner: WireOwner
     congested: bool
     """Some of what was written waits to be sent."""
     closed: bool
+
+    def attach(self, owner: WireOwner) -> None:
+        """From now on this one is told; before there was :data:`NOBODY`, who drops what arrives."""
+        raise NotImplementedError
 
     def write(self, data: Buffer) -> None:
         """Send, or keep what cannot be sent now. A failure is told later, not within this call."""

@@ -28,10 +28,13 @@ class SocketWire(DialingEnd, Wire):
         self._ending = False
         self._failure: OSError | None = None
 
-    def start(self, owner: WireOwner) -> None:
-        """Begin to read a socket that is connected already."""
-        self.owner = owner
+    def start(self) -> None:
+        """Begin to read a socket that is connected already; it has been attached."""
         self.watch(EPOLLIN)
+
+    def attach(self, owner: WireOwner) -> None:
+        """See :class:`Wire`."""
+        self.owner = owner
 
     # -- input -------------------------------------------------------------------------------------------------------
 

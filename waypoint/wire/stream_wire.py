@@ -59,10 +59,9 @@ class StreamWire(Wire):
         self.tunnel.join(self)
         self.stream = self.tunnel.machine.open_stream(block, self)
 
-    def adopt(self, stream: HboneStream, owner: WireOwner) -> None:
+    def adopt(self, stream: HboneStream) -> None:
         """Serve a stream that the peer has requested, and that the caller answers 200."""
         self.stream = stream
-        self.owner = owner
         self.answered = True
         stream.owner = self
         self.tunnel.join(self)
@@ -144,6 +143,10 @@ class StreamWire(Wire):
     def stream_writable(self) -> None:
         """The window has opened (``mesh.hbone.contract.StreamOwner``)."""
         self._pump()
+
+    def attach(self, owner: WireOwner) -> None:
+        """See :class:`Wire`."""
+        self.owner = owner
 
     # -- input -------------------------------------------------------------------------------------------------------
 
