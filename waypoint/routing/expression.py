@@ -91,10 +91,6 @@ def replacer(pattern: str, substitution: str) -> Callable[[bytes], bytes]:
     options = _options(False)
     compiled = re2.compile(_checked(pattern, options), options)
     wanted = substitution.encode()
-    try:
-        compiled.sub(wanted, b"")
-    except (re2.error, IndexError) as error:
-        raise ConfigurationError(f"the substitution {substitution[:64]!r} does not fit {pattern[:64]!r}") from error
     groups = compiled.groups
     for number in _groups_named(substitution):
         if number > groups:
@@ -112,6 +108,8 @@ def _groups_named(substitution: str) -> list[int]:
         following = substitution[index + 1 : index + 2]
         if following.isascii() and following.isdigit():
             numbers.append(int(following))
+        elif following != "\\":
+            raise ConfigurationError(f"in {substitution[:64]!r} a backslash stands before neither digit nor backslash")
         index += 2
     return numbers
 
