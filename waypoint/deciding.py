@@ -1,0 +1,179 @@
+"""What happens to a request: its port's routes, and what they do, in order.
+
+The order is ``mesh.model.http_route.HttpRoute``'s. The path is normalised first, so that whoever looks at it sees what
+the endpoint will be sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mesh.addresses import format_ip
+from waypoint.client import Client
+from waypoint.exchange.decision import Answer, Backend, Decision, Forward, Mirror
+from waypoint.exchange.facts import Facts
+from waypoint.exchange.retry import RetryPlan
+from waypoint.http.message import RequestHead, ResponseHead, first
+from waypoint.routing.path import normalised
+from waypoint.routing.port import PortRoutes
+from waypoint.routing.route import CompiledBackend, CompiledRoute
+
+_CHAIN = b"x-forwarded-for"
+_SCHEME = b"x-forwarded-proto"
+_REQUEST_ID = b"x-request-id"
+
+
+class Backends(Protocol):
+    """Finds the place that a route names."""
+
+    def backend(self, service: str, port: int) -> Backend:
+        """A service's port."""
+        ...
+
+
+class PortDecider:
+    """Decides about the requests to one port of a destination (``waypoint.exchange.decision.Decider``)."""
+
+    __slots__ = ("_backends", "_draw", "_request_id", "_retries", "_routes")
+
+    def __init__(
+        self,
+        routes: PortRoutes,
+        backends: Backends,
+        draw: Callable[[], float],
+        request_id: Callable[[], bytes],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            routes: of the port.
+            backends: where requests go.
+            draw: uniform in [0, 1).
+            request_id: makes a new one.
+        """
+        self._routes = routes
+        self._backends = backends
+        self._draw = draw
+        self._request_id = request_id
+        self._retries: dict[str, RetryPlan] = {}
+
+    def decide(self, head: RequestHead, client: Client, facts: Facts) -> Decision:
+        """See ``waypoint.exchange.decision.Decider``."""
+        path = normalised(head.path)
+        if path is None:
+            return Answer(400, [], b"the path cannot be read safely", flag="DPE", details="path_normalization_failed")
+        head.path = path
+        match = self._routes.select(head, client)
+        if match is None:
+            return Answer(404, [], b"no route matches", flag="NR", details="route_not_found")
+        route = match.route
+        if route.refused:
+            return Answer(500, [], b"the route cannot be used", route=route.name, details="route_not_usable")
+        if route.cors is not None and (answer := route.cors.preflight(head)) is not None:
+            return Answer(answer.status, answer.headers, route=route.name, details="cors_preflight")
+        delay = 0.0
+        if route.fault is not None:
+            plan = route.fault.decide(self._draw)
+            delay = plan.delay_seconds
+            if plan.abort_status and not delay:
+                return _aborted(route, plan.abort_status, plan.abort_grpc_status)
+        if match.redirect is not None:
+            answer = match.redirect(head)
+            return Answer(answer.status, answer.headers, route=route.name, details="redirect")
+        direct = route.direct_answer()
+        if direct is not None:
+            return Answer(direct.status, direct.headers, route.direct_body, route=route.name, details="direct_response")
+        if route.request_change is not None:
+            route.request_change.apply_to_request(head)
+        chosen = route.pick_backend(self._draw)
+        if chosen is None or chosen.backend.invalid is not None:
+            text = b"the route has no backend" if chosen is None else b"the route's backend cannot be used"
+            return Answer(500, [], text, route=route.name, details="no_usable_backend")
+        origin = None if route.cors is None else first(head.headers, b"origin")
+        self._introduce(head, client)
+        match.rewrite(head)
+        if chosen.request_change is not None:
+            chosen.request_change.apply_to_request(head)
+        model = route.route
+        return Forward(
+            self._backends.backend(chosen.backend.service, chosen.backend.port),
+            route=route.name,
+            timeout=model.timeout_seconds,
+            try_timeout=model.backend_timeout_seconds,
+            retry=self._retry(route),
+            mirrors=self._mirrors(route, head),
+            delay=delay,
+            flag="DI" if delay else "",
+            on_response=_response_change(route, chosen, origin),
+        )
+
+    def _introduce(self, head: RequestHead, client: Client) -> None:
+        """Tell the application who calls: it sees the waypoint's address on its connection."""
+        address = format_ip(client.address.ip).encode()
+        chain = b", ".join([value for name, value in head.headers if name == _CHAIN] + [address])
+        identified = False
+        kept = []
+        for field in head.headers:
+            name = field[0]
+            if name == _CHAIN or name == _SCHEME:
+                continue
+            identified = identified or name == _REQUEST_ID
+            kept.append(field)
+        kept.append((_CHAIN, chain))
+        kept.append((_SCHEME, head.scheme))
+        if not identified:
+            kept.append((_REQUEST_ID, self._request_id()))
+        head.headers = kept
+
+    def _retry(self, route: CompiledRoute) -> RetryPlan | None:
+        model = route.route.retry
+        if model is None:
+            return None
+        plan = self._retries.get(route.name)
+        if plan is None:
+            plan = self._retries[route.name] = RetryPlan(model)
+        return plan
+
+    def _mirrors(self, route: CompiledRoute, head: RequestHead) -> tuple[Mirror, ...]:
+        mirrors = route.pick_mirrors(self._draw)
+        return tuple(
+            Mirror(self._backends.backend(each.backend.service, each.backend.port), _copied(head, each))
+            for each in mirrors
+            if each.backend.invalid is None
+        )
+
+
+def _aborted(route: CompiledRoute, status: int, grpc_status: int) -> Answer:
+    headers = [] if grpc_status < 0 else [(b"grpc-status", b"%d" % grpc_status)]
+    return Answer(status, headers, b"fault filter abort", flag="FI", route=route.name, details="fault_abort")
+
+
+def _copied(head: RequestHead, mirror: CompiledBackend) -> RequestHead:
+    copied = RequestHead(
+        method=head.method,
+        path=head.path,
+        authority=head.authority,
+        scheme=head.scheme,
+        headers=list(head.headers),
+    )
+    if mirror.request_change is not None:
+        mirror.request_change.apply_to_request(copied)
+    return copied
+
+
+def _response_change(
+    route: CompiledRoute, chosen: CompiledBackend, origin: bytes | None
+) -> Callable[[ResponseHead], None] | None:
+    if route.response_change is None and chosen.response_change is None and origin is None:
+        return None
+
+    def change(head: ResponseHead) -> None:
+        if chosen.response_change is not None:
+            chosen.response_change.apply(head.headers)
+        if route.response_change is not None:
+            route.response_change.apply(head.headers)
+        if route.cors is not None:
+            route.cors.answer(origin, head.headers)
+
+    return change

@@ -1,0 +1,137 @@
+"""Serving the destinations that are bound to this waypoint: from a client's connection to its record."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from mesh.addresses import PeerAddress
+from mesh.errors import DestinationMismatch, MeshError
+from mesh.model.waypoint import Destination, DestinationPort
+from mesh.relay.engine import Engine
+from mesh.relay.pool import TunnelPool
+from mesh.state.store import MeshState
+from mesh.telemetry.output import LineOutput
+from waypoint.client import Client
+from waypoint.config import GatewayGroup
+from waypoint.deciding import PortDecider
+from waypoint.exchange.attempts import Context
+from waypoint.exchange.client_connection import ClientConnection
+from waypoint.host import WaypointHost
+from waypoint.http.limits import HttpLimits
+from waypoint.inbound import ConnectionServer
+from waypoint.routing.port import PortRoutes
+from waypoint.upstream.services import Services
+from waypoint.wire.stream_wire import StreamWire
+from waypoint.wire.timers import Timers
+
+_log = structlog.get_logger("serving")
+
+
+class Serving:
+    """What all destinations share."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        timers: Timers,
+        host: WaypointHost,
+        tunnels: TunnelPool,
+        state: MeshState,
+        gateway: GatewayGroup,
+        registry: CollectorRegistry,
+        output: LineOutput,
+    ) -> None:
+        self.limits = HttpLimits()
+        self.timers = timers
+        self.draw = random.Random().random
+        self.state = state
+        self.services = Services(engine, timers, host, tunnels, state, gateway, self.draw, self.limits)
+        self.observer = Requests(registry, output, state)
+        self._connections: dict[ClientConnection, None] = {}
+        self._session_key = session_key(gateway)
+
+    # -- destinations --------------------------------------------------------------------------------------------------
+
+    def prepare(self, value: Destination, former: ConnectionServer | None) -> ConnectionServer:
+        """Make of a destination what serves it (``waypoint.destinations``)."""
+        served = ServedDestination(self, value, self._session_key)
+        for problem in served.problems:
+            _log.warning("route not usable", destination=value.key, problem=problem)
+        return served
+
+    def began(self, connection: ClientConnection) -> None:
+        """A client's connection is served."""
+        self._connections[connection] = None
+
+    def ended(self, connection: ClientConnection) -> None:
+        """It is over."""
+        self._connections.pop(connection, None)
+
+    def refused(self, peer: PeerAddress, wanted: str, error: MeshError) -> None:
+        """A connection was not served at all."""
+        self.observer.refused(peer, wanted, error)
+
+    # -- the process ---------------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """Clients' connections that live."""
+        return len(self._connections)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._connections
+
+    def tick(self, now: float) -> None:
+        """Once per second."""
+        self.services.tick(now)
+
+    def drain(self) -> None:
+        """Serve what is under way and no more."""
+        for connection in list(self._connections):
+            connection.drain()
+
+    def describe(self) -> object:
+        """For the admin port."""
+        return {"connections": len(self._connections), "endpoints": self.services.describe()}
+
+
+class ServedDestination:
+    """One destination (``waypoint.inbound.ConnectionServer``)."""
+
+    def __init__(self, serving: Serving, value: Destination, session_key: bytes) -> None:
+        self.model = value
+        self.problems: list[str] = []
+        self._serving = serving
+        self._ports: dict[int, _ServedPort] = {}
+        for port in value.ports:
+            routes = PortRoutes(value.key, port, session_key)
+            self.problems += routes.problems
+            self._ports[port.number] = _ServedPort(serving, value, port, routes)
+
+    def connected(self, client: Client, wire: StreamWire) -> None:
+        """A client has connected."""
+        port = self._ports.get(client.destination.port)
+        if port is None:
+            raise DestinationMismatch(f"{self.model.key} has no port {client.destination.port}")
+        port.connected(client, wire)
+
+
+class _ServedPort:
+    """One port of a destination."""
+
+    def __init__(self, serving: Serving, value: Destination, port: DestinationPort, routes: PortRoutes) -> None:
+        decider = PortDecider(routes, serving.services, serving.draw, serving.observer.new_request_id)
+        self._serving = serving
+        self._context = Context(serving.timers, decider, serving.observer.of(value), serving.draw)
+        self._protocol = port.protocol
+
+    def connected(self, client: Client, wire: StreamWire) -> None:
+        serving = self._serving
+        serving.began(ClientConnection(self._context, wire, client, serving.limits, serving.ended))
