@@ -111,7 +111,6 @@ class _Waypoint:
             engine, self.timers, host, pool, self.state, gateway, self.registry, self.output
         )
         destinations: Destinations[ConnectionServer] = Destinations(gateway.key, serving.prepare)
-        serving.labels_of = destinations.labels_of
         inbound = Inbound(self.state, destinations, gateway.network, serving.refused)
         terminator = Terminator(engine, host, self.contexts, inbound)
         readiness = Readiness(self.state, destinations, self.identities, gateway.identity)

@@ -116,7 +116,7 @@ class PortDecider:
         kept = []
         for field in head.headers:
             name = field[0]
-            if name == _CHAIN or name == _SCHEME:
+            if name in (_CHAIN, _SCHEME):
                 continue
             identified = identified or name == _REQUEST_ID
             kept.append(field)

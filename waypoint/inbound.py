@@ -1,8 +1,8 @@
 """Tunnels that clients' ztunnels open to this waypoint, and the connections in them.
 
-A CONNECT names what the client dialled: the virtual address of a service that is bound to this waypoint, the address of
-a workload that is, or a host name. What is not bound to it is refused: nobody is carried to a place that did not ask for
-this waypoint. The request is answered 200 at once, since what the client wants further is known only from what it says.
+A CONNECT names what the client dialled: the virtual address of a service that is bound to this waypoint, the address
+of a workload that is, or a host name. What is not bound to it is refused: nobody is carried to a place that did not ask
+for this waypoint. The rest is answered 200 at once, since what the client wants is known only from what it says then.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from mesh.state.store import MeshState
 from waypoint.client import Client
 from waypoint.destinations import Destinations
 from waypoint.host import WaypointHost
-from waypoint.wire.contract import WireOwner
 from waypoint.wire.stream_wire import StreamWire
 
 _log = structlog.get_logger("inbound")
@@ -34,11 +33,8 @@ _log = structlog.get_logger("inbound")
 class ConnectionServer(Protocol):
     """What serves the connections to one destination."""
 
-    def connected(self, client: Client, wire: StreamWire) -> WireOwner:
-        """A client has connected.
-
-        Returns:
-            Who is told of what it sends.
+    def connected(self, client: Client, wire: StreamWire) -> None:
+        """A client has connected: attach to the wire who is told of what it sends.
 
         Raises:
             MeshError: it is not served; the CONNECT is answered with the error's status.
@@ -87,13 +83,13 @@ class Inbound:
             server, destination = self._serving(request)
             client = self._client(served, request, destination)
             wire = StreamWire(tunnel)
-            owner = server.connected(client, wire)
+            server.connected(client, wire)
         except MeshError as error:
             self._refuse(served.peer, wanted, tunnel, stream, error)
         except Exception as error:
             self._refuse(served.peer, wanted, tunnel, stream, unexpected(error))
         else:
-            wire.adopt(stream, owner)
+            wire.adopt(stream)
             tunnel.answer(wire, stream, encode_response(200))
 
     def not_established(

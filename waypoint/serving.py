@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -24,6 +22,7 @@ from waypoint.exchange.client_connection import ClientConnection
 from waypoint.host import WaypointHost
 from waypoint.http.limits import HttpLimits
 from waypoint.inbound import ConnectionServer
+from waypoint.requests import Requests
 from waypoint.routing.port import PortRoutes
 from waypoint.upstream.services import Services
 from waypoint.wire.stream_wire import StreamWire
@@ -53,13 +52,12 @@ class Serving:
         self.services = Services(engine, timers, host, tunnels, state, gateway, self.draw, self.limits)
         self.observer = Requests(registry, output, state)
         self._connections: dict[ClientConnection, None] = {}
-        self._session_key = session_key(gateway)
 
     # -- destinations --------------------------------------------------------------------------------------------------
 
     def prepare(self, value: Destination, former: ConnectionServer | None) -> ConnectionServer:
         """Make of a destination what serves it (``waypoint.destinations``)."""
-        served = ServedDestination(self, value, self._session_key)
+        served = ServedDestination(self, value)
         for problem in served.problems:
             _log.warning("route not usable", destination=value.key, problem=problem)
         return served
@@ -105,13 +103,13 @@ class Serving:
 class ServedDestination:
     """One destination (``waypoint.inbound.ConnectionServer``)."""
 
-    def __init__(self, serving: Serving, value: Destination, session_key: bytes) -> None:
+    def __init__(self, serving: Serving, value: Destination) -> None:
         self.model = value
         self.problems: list[str] = []
         self._serving = serving
         self._ports: dict[int, _ServedPort] = {}
         for port in value.ports:
-            routes = PortRoutes(value.key, port, session_key)
+            routes = PortRoutes(value.key, port, bytes.fromhex(value.session_key))
             self.problems += routes.problems
             self._ports[port.number] = _ServedPort(serving, value, port, routes)
 

@@ -81,3 +81,5 @@ class Destination:
     upstreams: tuple[UpstreamPolicy, ...] = ()
     """Of every service that the routes name, if something is said about it."""
     telemetry: Telemetry = Telemetry()
+    session_key: str = 32 * "0"
+    """Secret that the waypoint's replicas share, in hexadecimal digits: session tokens are signed with it."""

@@ -1,0 +1,196 @@
+"""The waypoint's process: from a client's tunnel to an endpoint and back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import h11
+import pytest
+import trio
+
+from mesh.errors import TunnelRefused
+from mesh.model.http_route import (
+    Backend,
+    DirectResponse,
+    HeaderChange,
+    HttpRoute,
+    NamedMatch,
+    PathMatch,
+    PathMatchKind,
+    RequestMatch,
+    Retry,
+    TextMatch,
+    TextMatchKind,
+)
+from mesh.model.waypoint import Destination, DestinationPort
+from mesh.model.workload import TunnelProtocol
+from mesh.testing.model import make_service, make_workload
+
+WEB = "demo/web.demo.svc.cluster.local"
+CANARY = "demo/canary.demo.svc.cluster.local"
+
+
+class Application:
+    """An HTTP server that notes what it was asked, and answers with its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.port = 0
+        self.requests: list[h11.Request] = []
+        self.statuses: list[int] = []
+        """Answered first; then 200."""
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        connection = h11.Connection(h11.SERVER)
+        async with stream:
+            while True:
+                event: Any = connection.next_event()
+                if event is h11.NEED_DATA:
+                    connection.receive_data(await stream.receive_some())
+                elif isinstance(event, h11.Request):
+                    self.requests.append(event)
+                elif isinstance(event, h11.EndOfMessage):
+                    status = self.statuses.pop(0) if self.statuses else 200
+                    body = self.name.encode()
+                    head = h11.Response(status_code=status, headers=[("content-length", str(len(body)))])
+                    data = [connection.send(each) for each in (head, h11.Data(data=body), h11.EndOfMessage())]
+                    await stream.send_all(b"".join(each for each in data if each))
+                    if connection.our_state is h11.MUST_CLOSE:
+                        return
+                    connection.start_next_cycle()
+                elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
+                    return
+
+
+@asynccontextmanager
+async def applications(*names: str) -> AsyncIterator[list[Application]]:
+    made = [Application(name) for name in names]
+    async with trio.open_nursery() as nursery:
+        for index, application in enumerate(made):
+            (listener,) = await trio.open_tcp_listeners(0, host=f"127.0.0.{index + 2}")
+            application.port = listener.socket.getsockname()[1]
+            nursery.start_soon(trio.serve_listeners, application.serve, [listener])
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+def offer(mesh: Any, application: Application, key: str, vip: str, ip: str, ports: tuple[DestinationPort, ...]) -> None:
+    name = key.partition("/")[2].partition(".")[0]
+    mesh.offer(
+        make_service(name, vip, ports={80: application.port}, namespace="demo"),
+        make_workload(
+            f"{name}-1", ip, namespace="demo", services={key: {80: application.port}},
+            tunnel_protocol=TunnelProtocol.NONE,
+        ),
+        Destination(key=key, waypoint="demo/waypoint", ports=ports),
+    )
+
+
+async def reached(mesh: Any, authority: str = "10.96.0.1:80") -> tuple[int, bytes]:
+    """The first answer, once the waypoint has been told."""
+    with trio.fail_after(10):
+        while True:
+            try:
+                answer: tuple[int, bytes] = await mesh.get(authority)
+            except TunnelRefused:
+                await trio.sleep(0.02)
+            else:
+                return answer
+
+
+async def test_a_request_is_carried_to_an_endpoint_and_its_answer_back(own_mesh: Any) -> None:
+    async with applications("web") as (web,):
+        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        status, answer = await reached(own_mesh)
+        assert status == 200
+        assert answer.endswith(b"web")
+        headers = dict(web.requests[0].headers)
+        assert headers[b"x-forwarded-for"] == b"127.0.0.1"
+        assert headers[b"x-forwarded-proto"] == b"http"
+        assert len(headers[b"x-request-id"]) == 36
+
+
+async def test_what_is_not_bound_to_it_is_refused(own_mesh: Any) -> None:
+    async with applications("web") as (web,):
+        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        await reached(own_mesh)
+        for authority in ("10.96.0.9:80", "10.96.0.1:81", "somewhere.else:80"):
+            with pytest.raises(TunnelRefused) as caught:
+                await own_mesh.get(authority)
+            assert caught.value.status == 400
+
+
+async def test_routes_decide_by_header_weight_and_path(own_mesh: Any) -> None:
+    async with applications("web", "canary") as (web, canary):
+        split = HttpRoute(
+            name="split", backends=(Backend(service=WEB, port=80, weight=3), Backend(service=CANARY, port=80, weight=1))
+        )
+        by_header = HttpRoute(
+            name="header",
+            matches=(RequestMatch(headers=(NamedMatch("x-canary", TextMatch(TextMatchKind.EXACT, "yes")),)),),
+            backends=(Backend(service=CANARY, port=80, request_headers=HeaderChange(set=(("x-via", "header"),))),),
+            response_headers=HeaderChange(add=(("x-route", "header"),)),
+        )
+        direct = HttpRoute(
+            name="direct",
+            matches=(RequestMatch(path=PathMatch(PathMatchKind.PREFIX, "/direct")),),
+            direct_response=DirectResponse(status=418, body="teapot"),
+        )
+        offer(own_mesh, canary, CANARY, "10.96.0.2", "127.0.0.3", (DestinationPort(number=80),))
+        routes = (direct, by_header, split)
+        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=routes),))
+        await reached(own_mesh)
+        status, answer = await own_mesh.get("10.96.0.1:80", "/", "x-canary: yes")
+        assert status == 200
+        assert answer.endswith(b"canary")
+        assert b"x-route: header" in answer
+        assert dict(canary.requests[-1].headers)[b"x-via"] == b"header"
+        status, answer = await own_mesh.get("10.96.0.1:80", "/direct/x")
+        assert (status, answer[-6:]) == (418, b"teapot")
+        seen = {(await own_mesh.get("10.96.0.1:80"))[1].rpartition(b"\r\n")[2] for _ in range(60)}
+        assert seen == {b"web", b"canary"}
+
+
+async def test_a_changed_route_concerns_the_next_request(own_mesh: Any) -> None:
+    async with applications("web") as (web,):
+        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        await reached(own_mesh)
+        refusing = HttpRoute(name="closed", direct_response=DirectResponse(status=503, body="closed"))
+        own_mesh.offer(
+            Destination(key=WEB, waypoint="demo/waypoint", ports=(DestinationPort(number=80, routes=(refusing,)),))
+        )
+        with trio.fail_after(5):
+            while (await own_mesh.get("10.96.0.1:80"))[0] != 503:  # noqa: ASYNC110 -- nobody tells when it is taken
+                await trio.sleep(0.02)
+
+
+async def test_a_retry_hides_a_failure(own_mesh: Any) -> None:
+    async with applications("web") as (web,):
+        route = HttpRoute(
+            name="retried",
+            backends=(Backend(service=WEB, port=80),),
+            retry=Retry(attempts=2, statuses=(503,), backoff_seconds=0.001),
+        )
+        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=(route,)),))
+        await reached(own_mesh)
+        web.requests.clear()
+        web.statuses = [503, 503]
+        assert (await own_mesh.get("10.96.0.1:80"))[0] == 200
+        assert len(web.requests) == 3
+
+
+async def test_a_destination_that_was_withdrawn_is_refused(own_mesh: Any) -> None:
+    async with applications("web") as (web,):
+        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        await reached(own_mesh)
+        own_mesh.withdraw(Destination(key=WEB, waypoint="demo/waypoint"))
+        with trio.fail_after(5), pytest.raises(TunnelRefused):
+            await _asked_for_ever(own_mesh)
+
+
+async def _asked_for_ever(mesh: Any) -> None:
+    while True:
+        await mesh.get("10.96.0.1:80")
+        await trio.sleep(0.02)
