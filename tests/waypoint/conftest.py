@@ -47,6 +47,7 @@ from mesh.xds.snapshot import entry
 from waypoint import app
 from waypoint.config import GatewayGroup, ListenGroup, LogGroup, WaypointSettings
 from waypoint.host import OwnNamespace, WaypointHost
+from waypoint.listening import open_listeners
 from waypoint.wire.contract import Buffer, WireOwner
 from waypoint.wire.stream_wire import StreamWire
 
@@ -169,7 +170,7 @@ async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         return KEY
 
     listeners: list[socket.socket] = []
-    original: Callable[[int], list[socket.socket]] = app.open_listeners
+    original = open_listeners
 
     def listen(port: int) -> list[socket.socket]:
         listeners.extend(original(port))
