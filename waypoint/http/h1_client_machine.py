@@ -242,7 +242,7 @@ class H1ClientMachine(WireOwner, Call):
             if isinstance(event, bytes):
                 sink.response_data(event)
             elif isinstance(event, EndOfResponse):
-                self._over(event.trailers, sink)
+                self._over(event.trailers, sink, last=event is events[-1])
             elif event.status >= 200:
                 sink.response_head(event, end=False)
             elif event.status == 101:
@@ -265,14 +265,14 @@ class H1ClientMachine(WireOwner, Call):
         elif sink is not None:
             sink.response_flush()
 
-    def _over(self, trailers: Headers | None, sink: ResponseSink) -> None:
-        """The answer is complete."""
+    def _over(self, trailers: Headers | None, sink: ResponseSink, *, last: bool) -> None:
+        """The answer is complete. What came behind it (not ``last``) must not answer the next request."""
         self._sink = None
         if self._replace_parser:
             self._replace_parser = False
             self._parser = httptools.HttpResponseParser(self)
             self._in_head = True
-        reusable = self._request_done and self._keep_alive and not self._gone and self._refusal is None
+        reusable = last and self._request_done and self._keep_alive and not self._gone and self._refusal is None
         # The pool first: the exchange may want a connection for the next request of its client.
         if not reusable:
             self._drop(reset=False)

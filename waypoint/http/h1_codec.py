@@ -75,7 +75,7 @@ def status_of_parser_error(text: str, transfer_encoding: bytes | None, first_byt
         transfer_encoding: the header, as far as it was read.
         first_bytes: of the connection, if this is its first request.
     """
-    if "version" in text or "RTSP/" in text:
+    if text == "Invalid HTTP version":
         return 505
     if "overflow" in text and "Content-Length" in text:
         return 413
@@ -119,19 +119,20 @@ def request_head(head: RequestHead, *, end: bool) -> tuple[bytes, bool]:
     if b" " in target or b"\r" in target or b"\n" in target or b" " in method or b"\n" in head.authority:
         raise InternalError("a request line with a space or line end in its target")
     chunked = False
+    block = b"host: %b\r\n%b" % (head.authority, block)
     if method == b"CONNECT":
         target = head.authority
     elif head.upgrade:
         block += b"connection: upgrade\r\nupgrade: " + head.upgrade + b"\r\n"
     elif end:
-        if method in _WITH_BODY and b"content-length: " not in block:
+        if method in _WITH_BODY and b"\ncontent-length: " not in block:
             block += b"content-length: 0\r\n"
-    elif b"content-length: " not in block:
+    elif b"\ncontent-length: " not in block:
         chunked = True
         block += b"transfer-encoding: chunked\r\n"
-    if b"te: trailers\r\n" in block and not head.upgrade:
+    if b"\nte: trailers\r\n" in block and not head.upgrade:
         block += b"connection: te\r\n"
-    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b\r\n" % (method, target, head.authority, block), chunked
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, block), chunked
 
 
 _WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})

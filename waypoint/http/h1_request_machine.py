@@ -90,7 +90,8 @@ class RequestReader:
         self._url = b""
         self._headers: Headers = []
         self._host: bytes | None = None
-        self._known_host = b""
+        self._known_host = b" "
+        """The last that was looked at and found to be one."""
         self._connection: bytes | None = None
         self._te: bytes | None = None
         self._upgrade = b""

@@ -1,16 +1,22 @@
-"""Deciders, backends and observers that tests can look into."""
+"""Deciders, backends and observers that tests can look into, and a stage on which exchanges run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from mesh.addresses import PeerAddress, SocketAddress, parse_ip
 from waypoint.client import Client
+from waypoint.exchange.attempts import Context
+from waypoint.exchange.client_connection import ClientConnection
 from waypoint.exchange.decision import Answer, Decision, Forward, Unavailable
 from waypoint.exchange.facts import Facts
 from waypoint.http.contract import Failure
+from waypoint.http.limits import HttpLimits
 from waypoint.http.message import RequestHead
-from waypoint.upstream.pool_contract import EndpointPool
+from waypoint.testing.wires import ManualClock, MemoryConnector, MemoryWire
+from waypoint.upstream.pool_contract import EndpointPool, PoolLimits
+from waypoint.upstream.pool_h1 import H1Pool
 
 CLIENT = Client(
     identity=None,
@@ -68,3 +74,44 @@ class KeepingObserver:
     def summary(self) -> list[tuple[int, str]]:
         """Status and flags of each request."""
         return [(facts.status, facts.flags) for facts in self.facts]
+
+
+class Stage:
+    """A waypoint's HTTP without a network: clients and endpoints are memory wires, time is the test's."""
+
+    def __init__(
+        self,
+        *,
+        limits: HttpLimits | None = None,
+        pool_limits: PoolLimits | None = None,
+        endpoints: int = 1,
+        decision: Callable[[RequestHead], Decision] | None = None,
+        **forward: Any,
+    ) -> None:
+        """``forward``: fields of the :class:`Forward` that every request gets, unless ``decision`` makes one."""
+        self.clock = ManualClock()
+        self.limits = limits or HttpLimits()
+        self.connectors = [MemoryConnector() for _ in range(endpoints)]
+        self.pools = [
+            H1Pool(f"endpoint-{number}", connector, self.clock.timers, pool_limits or PoolLimits(), self.limits)
+            for number, connector in enumerate(self.connectors)
+        ]
+        self.backend = FixedBackend(*self.pools)
+        self.decider = FixedDecider(decision or Forward(self.backend, **forward))
+        self.observer = KeepingObserver()
+        self.context = Context(self.clock.timers, self.decider, self.observer, lambda: 0.5)
+        self.ended: list[ClientConnection] = []
+        self.connections: list[ClientConnection] = []
+
+    def client(self, first: bytes = b"") -> MemoryWire:
+        """A client that has connected, and says something."""
+        wire = MemoryWire()
+        self.connections.append(ClientConnection(self.context, wire, CLIENT, self.limits, self.ended.append))
+        if first:
+            wire.feed(first)
+        return wire
+
+    @property
+    def upstreams(self) -> list[MemoryWire]:
+        """The connections to the (first) endpoint, oldest first."""
+        return self.connectors[0].wires
