@@ -14,10 +14,12 @@ from waypoint.client import Client
 from waypoint.exchange.decision import Answer, Backend, Decision, Forward, Mirror
 from waypoint.exchange.facts import Facts
 from waypoint.exchange.retry import RetryPlan
+from waypoint.guarding import Guard
 from waypoint.http.message import RequestHead, ResponseHead, first
 from waypoint.routing.path import normalised
 from waypoint.routing.port import PortRoutes
 from waypoint.routing.route import CompiledBackend, CompiledRoute
+from waypoint.security.subject import Peer
 
 _CHAIN = b"x-forwarded-for"
 _SCHEME = b"x-forwarded-proto"
@@ -32,13 +34,28 @@ class Backends(Protocol):
         ...
 
 
-class PortDecider:
-    """Decides about the requests to one port of a destination (``waypoint.exchange.decision.Decider``)."""
+class ConnectionDecider:
+    """Decides about the requests of one client connection (``waypoint.exchange.decision.Decider``)."""
 
-    __slots__ = ("_backends", "_draw", "_request_id", "_retries", "_routes")
+    __slots__ = ("_peer", "_port")
+
+    def __init__(self, port: PortDecider, client: Client) -> None:
+        self._port = port
+        self._peer = Peer(client)
+
+    def decide(self, head: RequestHead, client: Client, facts: Facts) -> Decision:
+        """See ``waypoint.exchange.decision.Decider``."""
+        return self._port.decide(head, client, self._peer, facts)
+
+
+class PortDecider:
+    """Decides about the requests to one port of a destination."""
+
+    __slots__ = ("_backends", "_draw", "_guard", "_request_id", "_retries", "_routes")
 
     def __init__(
         self,
+        guard: Guard,
         routes: PortRoutes,
         backends: Backends,
         draw: Callable[[], float],
@@ -47,23 +64,30 @@ class PortDecider:
         """Prepare.
 
         Args:
+            guard: of the destination.
             routes: of the port.
             backends: where requests go.
             draw: uniform in [0, 1).
             request_id: makes a new one.
         """
+        self._guard = guard
         self._routes = routes
         self._backends = backends
         self._draw = draw
         self._request_id = request_id
         self._retries: dict[str, RetryPlan] = {}
 
-    def decide(self, head: RequestHead, client: Client, facts: Facts) -> Decision:
-        """See ``waypoint.exchange.decision.Decider``."""
+    def decide(self, head: RequestHead, client: Client, peer: Peer, facts: Facts) -> Decision:
+        """Decide about one request; ``peer`` is its client as policies see it."""
         path = normalised(head.path)
         if path is None:
             return Answer(400, [], b"the path cannot be read safely", flag="DPE", details="path_normalization_failed")
         head.path = path
+        if self._guard.open:
+            return self._route(head, client)
+        return self._guard.check(head, peer, facts, lambda: self._route(head, client))
+
+    def _route(self, head: RequestHead, client: Client) -> Answer | Forward:
         match = self._routes.select(head, client)
         if match is None:
             return Answer(404, [], b"no route matches", flag="NR", details="route_not_found")

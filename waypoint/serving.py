@@ -16,14 +16,16 @@ from mesh.state.store import MeshState
 from mesh.telemetry.output import LineOutput
 from waypoint.client import Client
 from waypoint.config import GatewayGroup
-from waypoint.deciding import PortDecider
+from waypoint.deciding import ConnectionDecider, PortDecider
 from waypoint.exchange.attempts import Context
 from waypoint.exchange.client_connection import ClientConnection
+from waypoint.guarding import Guard
 from waypoint.host import WaypointHost
 from waypoint.http.limits import HttpLimits
 from waypoint.inbound import ConnectionServer
 from waypoint.requests import Requests
 from waypoint.routing.port import PortRoutes
+from waypoint.security.key_store_driver import KeyStore
 from waypoint.upstream.services import Services
 from waypoint.wire.stream_wire import StreamWire
 from waypoint.wire.timers import Timers
@@ -49,6 +51,8 @@ class Serving:
         self.timers = timers
         self.draw = random.Random().random
         self.state = state
+        self.tasks = host.tasks
+        self.keys = KeyStore()
         self.services = Services(engine, timers, host, tunnels, state, gateway, self.draw, self.limits)
         self.observer = Requests(registry, output, state)
         self._connections: dict[ClientConnection, None] = {}
@@ -108,10 +112,12 @@ class ServedDestination:
         self.problems: list[str] = []
         self._serving = serving
         self._ports: dict[int, _ServedPort] = {}
+        guard = Guard(value, serving.keys, serving.tasks)
+        self.problems += guard.problems
         for port in value.ports:
             routes = PortRoutes(value.key, port, bytes.fromhex(value.session_key))
             self.problems += routes.problems
-            self._ports[port.number] = _ServedPort(serving, value, port, routes)
+            self._ports[port.number] = _ServedPort(serving, value, port, guard, routes)
 
     def connected(self, client: Client, wire: StreamWire) -> None:
         """A client has connected."""
@@ -124,12 +130,14 @@ class ServedDestination:
 class _ServedPort:
     """One port of a destination."""
 
-    def __init__(self, serving: Serving, value: Destination, port: DestinationPort, routes: PortRoutes) -> None:
-        decider = PortDecider(routes, serving.services, serving.draw, serving.observer.new_request_id)
+    def __init__(self, serving: Serving, value: Destination, port: DestinationPort, guard: Guard, routes: PortRoutes) -> None:
+        self._decider = PortDecider(guard, routes, serving.services, serving.draw, serving.observer.new_request_id)
         self._serving = serving
-        self._context = Context(serving.timers, decider, serving.observer.of(value), serving.draw)
+        self._observer = serving.observer.of(value)
         self._protocol = port.protocol
 
     def connected(self, client: Client, wire: StreamWire) -> None:
         serving = self._serving
-        serving.began(ClientConnection(self._context, wire, client, serving.limits, serving.ended))
+        decider = ConnectionDecider(self._decider, client)
+        context = Context(serving.timers, decider, self._observer, serving.draw)
+        serving.began(ClientConnection(context, wire, client, serving.limits, serving.ended))
