@@ -130,7 +130,9 @@ class ServedDestination:
 class _ServedPort:
     """One port of a destination."""
 
-    def __init__(self, serving: Serving, value: Destination, port: DestinationPort, guard: Guard, routes: PortRoutes) -> None:
+    def __init__(
+        self, serving: Serving, value: Destination, port: DestinationPort, guard: Guard, routes: PortRoutes
+    ) -> None:
         self._decider = PortDecider(guard, routes, serving.services, serving.draw, serving.observer.new_request_id)
         self._serving = serving
         self._observer = serving.observer.of(value)

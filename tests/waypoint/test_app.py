@@ -24,6 +24,16 @@ from mesh.model.http_route import (
     TextMatch,
     TextMatchKind,
 )
+from mesh.model.request_policy import (
+    Attribute,
+    Condition,
+    JwtRule,
+    RequestAction,
+    RequestAuthentication,
+    RequestClause,
+    RequestPolicy,
+    RequestRule,
+)
 from mesh.model.waypoint import Destination, DestinationPort
 from mesh.model.workload import TunnelProtocol
 from mesh.testing.model import make_service, make_workload
@@ -194,3 +204,61 @@ async def _asked_for_ever(mesh: Any) -> None:
     while True:
         await mesh.get("10.96.0.1:80")
         await trio.sleep(0.02)
+
+
+def allow(*values: str, action: RequestAction = RequestAction.ALLOW) -> RequestPolicy:
+    condition = Condition(
+        attribute=Attribute.METHOD, values=tuple(TextMatch(TextMatchKind.EXACT, value) for value in values)
+    )
+    rule = RequestRule(((RequestClause(conditions=(condition,)),),))
+    return RequestPolicy(key="demo/p", action=action, rules=(rule,))
+
+
+@pytest.mark.parametrize(
+    ("policy", "status"),
+    [
+        (allow("GET"), 200),
+        (allow("POST"), 403),
+        (allow("GET", action=RequestAction.DENY), 403),
+        (allow("POST", action=RequestAction.DENY), 200),
+    ],
+)
+async def test_policies_decide_per_request(own_mesh: Any, policy: RequestPolicy, status: int) -> None:
+    async with applications("web") as (web,):
+        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        await reached(own_mesh)
+        asked = len(web.requests)
+        own_mesh.offer(
+            Destination(
+                key=WEB, waypoint="demo/waypoint", ports=(DestinationPort(number=80),), policies=(policy,),
+                hosts=("told",),
+            )
+        )
+        await told(own_mesh)
+        asked = len(web.requests)
+        answered, _ = await own_mesh.get("10.96.0.1:80")
+        assert answered == status
+        assert len(web.requests) == asked + (status == 200)
+
+
+async def told(mesh: Any) -> None:
+    """Return once the version of a destination that has the host ``told`` is in force."""
+    await reached(mesh, "told:80")
+
+
+async def test_a_bad_token_is_refused_and_none_passes(own_mesh: Any) -> None:
+    async with applications("web") as (web,):
+        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        await reached(own_mesh)
+        rule = JwtRule(issuer="https://issuer", jwks='{"keys":[]}')
+        own_mesh.offer(
+            Destination(
+                key=WEB, waypoint="demo/waypoint", ports=(DestinationPort(number=80),), hosts=("told",),
+                authentication=(RequestAuthentication(key="demo/jwt", rules=(rule,)),),
+            )
+        )
+        await told(own_mesh)
+        assert (await own_mesh.get("10.96.0.1:80"))[0] == 200
+        status, answer = await own_mesh.get("10.96.0.1:80", "/", "authorization: Bearer not.a.token")
+        assert status == 401
+        assert b"www-authenticate: Bearer" in answer
