@@ -81,3 +81,18 @@ class Destination:
     upstreams: tuple[UpstreamPolicy, ...] = ()
     """Of every service that the routes name, if something is said about it."""
     telemetry: Telemetry = Telemetry()
+
+    @property
+    def name(self) -> str:
+        """``waypoint|key``: the xDS resource name. Something with a canary waypoint is a resource of both."""
+        return f"{self.waypoint}|{self.key}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadLabels:
+    """Labels of a workload, by which waypoints tell subsets and clients apart."""
+
+    uid: str
+    """The workload's."""
+    labels: tuple[tuple[str, str], ...]
+    """Sorted by name."""
