@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from mesh.errors import InvalidMessage, MeshError
 from mesh.model.waypoint import Destination
-from mesh.xds.codec import DESTINATION_TYPE, LABELS_TYPE, decode_destination, decode_labels, destination_name
+from mesh.xds.codec import DESTINATION_TYPE, LABELS_TYPE, decode_destination, decode_labels
 from mesh.xds.discovery_codec import Rejected, Resource
 
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
@@ -92,7 +92,7 @@ class Destinations(Generic[Compiled]):
 
     def _take_destination(self, resource: Resource) -> None:
         value = decode_destination(resource.payload)
-        if value.waypoint != self._waypoint or resource.name != destination_name(value):
+        if value.waypoint != self._waypoint or resource.name != value.name:
             raise InvalidMessage(
                 f"the resource is called {resource.name[:256]!r} but describes {value.key[:256]!r} of waypoint "
                 f"{value.waypoint[:256]!r}; this is {self._waypoint}"
@@ -106,7 +106,7 @@ class Destinations(Generic[Compiled]):
             self._by_host[host] = compiled
 
     def _drop_destination(self, name: str) -> None:
-        key = name.removeprefix(f"{self._waypoint}/")
+        key = name.removeprefix(f"{self._waypoint}|")
         self._models.pop(key, None)
         if self._by_key.pop(key, None) is not None:
             self._drop_hosts(key)
@@ -119,7 +119,7 @@ class Destinations(Generic[Compiled]):
         value = decode_labels(resource.payload)
         if resource.name != value.uid:
             raise InvalidMessage(f"the resource {resource.name[:256]!r} describes {value.uid[:256]!r}")
-        self._labels[value.uid] = MappingProxyType(value.labels)
+        self._labels[value.uid] = MappingProxyType(dict(value.labels))
 
     def _drop_labels(self, name: str) -> None:
         self._labels.pop(name, None)

@@ -130,6 +130,7 @@ class JwtRule:
     audiences: tuple[str, ...] = ()
     """Any of these; empty: any at all."""
     jwks_uri: str | None = None
+    """Where the key set is; None, and no ``jwks``: where the issuer's ``/.well-known/openid-configuration`` says."""
     jwks: str | None = None
     """The key set itself (JSON), in place of an address."""
     sources: tuple[TokenSource, ...] = (TokenSource(), TokenSource(header=None, query="access_token"))

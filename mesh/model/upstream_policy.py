@@ -128,7 +128,7 @@ class UpstreamTls:
     server_name: str
     subject_alt_names: tuple[str, ...] = ()
     ca_certificates: str | None = None
-    """PEM; None: the system's roots."""
+    """PEM; None: the system's roots; empty: nobody is trusted, because what was to be trusted could not be found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,3 +83,18 @@ class Destination:
     telemetry: Telemetry = Telemetry()
     session_key: str = 32 * "0"
     """Secret that the waypoint's replicas share, in hexadecimal digits: session tokens are signed with it."""
+
+    @property
+    def name(self) -> str:
+        """``waypoint|key``: the xDS resource name. Something with a canary waypoint is a resource of both."""
+        return f"{self.waypoint}|{self.key}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadLabels:
+    """Labels of a workload, by which waypoints tell subsets and clients apart."""
+
+    uid: str
+    """The workload's."""
+    labels: tuple[tuple[str, str], ...]
+    """Sorted by name."""

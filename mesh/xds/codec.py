@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from mesh.xds.address_codec import decode_address, encode_address
 from mesh.xds.authorization_codec import decode_authorization, encode_authorization
-from mesh.xds.waypoint_codec import (
-    WorkloadLabels,
-    decode_destination,
-    decode_labels,
-    destination_name,
-    encode_destination,
-    encode_labels,
-)
+from mesh.xds.waypoint_codec import decode_destination, decode_labels, encode_destination, encode_labels
 
 ADDRESS_TYPE = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION_TYPE = "type.googleapis.com/istio.security.Authorization"
@@ -23,12 +16,10 @@ __all__ = [
     "AUTHORIZATION_TYPE",
     "DESTINATION_TYPE",
     "LABELS_TYPE",
-    "WorkloadLabels",
     "decode_address",
     "decode_authorization",
     "decode_destination",
     "decode_labels",
-    "destination_name",
     "encode_address",
     "encode_authorization",
     "encode_destination",

@@ -7,33 +7,17 @@ what does not come in that very form is of another version of the model and refu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
 from mesh.errors import InvalidMessage
-from mesh.model.waypoint import Destination
+from mesh.model.waypoint import Destination, WorkloadLabels
 
 MAX_RESOURCE_BYTES = 16 * 1024 * 1024
 """Of one resource: some 20,000 routes."""
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True)
-class WorkloadLabels:
-    """The labels of one workload."""
-
-    uid: str
-    """As ``mesh.model.workload.Workload``; the resource's name."""
-    labels: dict[str, str]
-    """Sorted by key."""
-
-
-def destination_name(value: Destination) -> str:
-    """The resource's name: several waypoints may serve one destination (a canary)."""
-    return f"{value.waypoint}/{value.key}"
 
 
 def encode_destination(value: Destination) -> bytes:

@@ -21,7 +21,7 @@ from mesh.control_plane import ControlPlaneGroup
 from mesh.hbone.codec import encode_connect
 from mesh.identity import SpiffeId
 from mesh.model.service import Service
-from mesh.model.waypoint import Destination
+from mesh.model.waypoint import Destination, WorkloadLabels
 from mesh.model.workload import Workload
 from mesh.relay.engine import Engine
 from mesh.relay.owned_tasks import OwnedTasks
@@ -36,8 +36,6 @@ from mesh.xds.codec import (
     AUTHORIZATION_TYPE,
     DESTINATION_TYPE,
     LABELS_TYPE,
-    WorkloadLabels,
-    destination_name,
     encode_address,
     encode_destination,
     encode_labels,
@@ -109,7 +107,7 @@ class Mesh:
         for value in values:
             if isinstance(value, Destination):
                 payload = encode_destination(value)
-                made = entry(DESTINATION_TYPE, destination_name(value), payload, (), (value.waypoint,))
+                made = entry(DESTINATION_TYPE, value.name, payload, (), (value.waypoint,))
                 self.store.update(DESTINATION_TYPE, [made], [])
             elif isinstance(value, WorkloadLabels):
                 self.store.update(LABELS_TYPE, [entry(LABELS_TYPE, value.uid, encode_labels(value))], [])
@@ -118,7 +116,7 @@ class Mesh:
                 self.store.update(ADDRESS_TYPE, [entry(ADDRESS_TYPE, name, encode_address(value))], [])
 
     def withdraw(self, value: Destination) -> None:
-        self.store.update(DESTINATION_TYPE, [], [destination_name(value)])
+        self.store.update(DESTINATION_TYPE, [], [value.name])
 
     async def fetch(self, identity: SpiffeId) -> Credentials:
         """See ``mesh.certificates.ca_client.CaClient``."""

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 from mesh.errors import ConfigurationError
-from mesh.model.waypoint import Destination
+from mesh.model.waypoint import Destination, WorkloadLabels
 from mesh.xds.codec import (
     DESTINATION_TYPE,
     LABELS_TYPE,
-    WorkloadLabels,
-    destination_name,
     encode_destination,
     encode_labels,
 )
@@ -17,7 +15,7 @@ WEB = Destination(key="demo/web", waypoint="demo/waypoint", hosts=("web", "web.d
 
 
 def resource(value: Destination, name: str = "") -> Resource:
-    return Resource(name or destination_name(value), "1", (), encode_destination(value))
+    return Resource(name or value.name, "1", (), encode_destination(value))
 
 
 class Prepared:
@@ -69,13 +67,13 @@ def test_one_bad_resource_keeps_the_good_ones_and_its_own_last_good_version() ->
             resource(bad),
             Resource("x", "1", (), b"{"),
             resource(Destination(key="a", waypoint="theirs/waypoint")),
-            resource(other, "demo/waypoint/else"),
+            resource(other, "demo/waypoint|else"),
             resource(other),
         ],
         [],
     )
     assert [each.name for each in rejected] == [
-        "demo/waypoint/demo/web", "x", "theirs/waypoint/a", "demo/waypoint/else",
+        "demo/waypoint|demo/web", "x", "theirs/waypoint|a", "demo/waypoint|else",
     ]
     kept = destinations.get("demo/web")
     assert kept is not None
@@ -86,7 +84,7 @@ def test_one_bad_resource_keeps_the_good_ones_and_its_own_last_good_version() ->
 def test_what_is_removed_is_gone_with_its_hosts() -> None:
     destinations = made()
     destinations.apply(DESTINATION_TYPE, [resource(WEB)], [])
-    destinations.apply(DESTINATION_TYPE, [], ["demo/waypoint/demo/web", "demo/waypoint/never"])
+    destinations.apply(DESTINATION_TYPE, [], ["demo/waypoint|demo/web", "demo/waypoint/never"])
     assert destinations.get("demo/web") is None
     assert destinations.at_host("web") is None
     assert destinations.models() == []
@@ -94,7 +92,7 @@ def test_what_is_removed_is_gone_with_its_hosts() -> None:
 
 def test_labels_come_and_go() -> None:
     destinations = made()
-    value = WorkloadLabels("uid", {"app": "web"})
+    value = WorkloadLabels(uid="uid", labels=(("app", "web"),))
     assert destinations.apply(LABELS_TYPE, [Resource("uid", "1", (), encode_labels(value))], []) == []
     assert destinations.labels_of("uid") == {"app": "web"}
     assert len(destinations.apply(LABELS_TYPE, [Resource("other", "1", (), encode_labels(value))], [])) == 1

@@ -57,13 +57,11 @@ from mesh.model.upstream_policy import (
     UpstreamPolicy,
     UpstreamTls,
 )
-from mesh.model.waypoint import Destination, DestinationPort, LogFormat, StreamRoute, Telemetry
+from mesh.model.waypoint import Destination, DestinationPort, LogFormat, StreamRoute, Telemetry, WorkloadLabels
 from mesh.model.workload import AppProtocol
 from mesh.xds.codec import (
-    WorkloadLabels,
     decode_destination,
     decode_labels,
-    destination_name,
     encode_destination,
     encode_labels,
 )
@@ -191,12 +189,12 @@ def test_the_example_sets_every_part_of_the_model() -> None:
 
 
 def test_a_name_tells_the_waypoint_and_the_destination() -> None:
-    assert destination_name(FULL) == f"demo/waypoint/{KEY}"
+    assert FULL.name == f"demo/waypoint|{KEY}"
 
 
 @given(st.dictionaries(st.text(max_size=20), st.text(max_size=20)))
 def test_labels_survive(labels: dict[str, str]) -> None:
-    value = WorkloadLabels("Kubernetes//Pod/demo/web", labels)
+    value = WorkloadLabels(uid="Kubernetes//Pod/demo/web", labels=tuple(sorted(labels.items())))
     assert decode_labels(encode_labels(value)) == value
 
 
@@ -216,7 +214,7 @@ def test_what_is_no_destination_is_refused_with_its_place(payload: bytes, field:
 
 
 def test_a_field_of_another_version_is_refused_not_ignored() -> None:
-    payload = encode_labels(WorkloadLabels("a", {}))
+    payload = encode_labels(WorkloadLabels(uid="a", labels=()))
     assert decode_labels(payload).uid == "a"
     with pytest.raises(InvalidMessage, match="other fields"):
         decode_labels(payload[:-1] + b',"denied":true}')
