@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from mesh.backoff import Backoff
 from waypoint.security.key_set_codec import KeySet
 
-
 _BACKOFF = Backoff(initial=1.0, maximum=60.0)
 
 
