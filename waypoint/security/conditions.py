@@ -63,7 +63,9 @@ def _inverted(test: SubjectTest) -> SubjectTest:
 
 def _compile(condition: Condition, *, any_field: bool) -> SubjectTest:
     attribute = condition.attribute
-    if attribute is Attribute.HOST:
+    if attribute is Attribute.HOST or (
+        attribute is Attribute.HEADER and condition.name.lower() in ("host", ":authority")
+    ):
         return _host(compile_any(tuple(replace(value, ignore_case=True) for value in condition.values)))
     test = compile_any(condition.values)
     if attribute is Attribute.HEADER:
@@ -86,8 +88,6 @@ def _host(test: TextTest) -> SubjectTest:
 
 
 def _header(name: bytes, test: TextTest, *, any_field: bool) -> SubjectTest:
-    if name in (b"host", b":authority"):
-        return _host(test)
     if name == b":method":
         return lambda subject: test(subject.head.method)
     if name == b":path":
