@@ -83,7 +83,7 @@ async def run(
     lifetime = timedelta(seconds=settings.authority.serving_lifetime_seconds)
     serving = ServingCertificate(issuer, settings.grpc.server_name, lifetime)
     discovery = XdsServer(store, authenticate=_named_caller(tokens))
-    publisher = Publisher(store)
+    publisher = Publisher(store, issuer.derived_secret("sessions of waypoints"))
     source = FolderSource(settings.source.folder)
     pipeline = Pipeline(source, Translator(_mesh(settings)), placement, publisher, _reconciler(settings))
     drain = trio.Event()

@@ -54,6 +54,8 @@ class Pipeline:
                     addresses_removed=len(delta.addresses_removed),
                     policies_updated=len(delta.policies_updated),
                     policies_removed=len(delta.policies_removed),
+                    destinations_updated=len(delta.destinations_updated),
+                    destinations_removed=len(delta.destinations_removed),
                 )
             self.ready.set()
             if self._reconciler is not None:
