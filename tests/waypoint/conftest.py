@@ -185,7 +185,10 @@ async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     async with serving(handlers, ssl_context=context) as port, trio.open_nursery() as nursery:
         settings = WaypointSettings(
             gateway=GatewayGroup(
-                name="waypoint", namespace="demo", service_account="waypoint", pod_name="waypoint-1",
+                name="waypoint",
+                namespace="demo",
+                service_account="waypoint",
+                pod_name="waypoint-1",
                 pod_ip="127.0.0.1",
             ),
             control_plane=ControlPlaneGroup(

@@ -91,7 +91,10 @@ def offer(mesh: Any, application: Application, key: str, vip: str, ip: str, port
     mesh.offer(
         make_service(name, vip, ports={80: application.port}, namespace="demo"),
         make_workload(
-            f"{name}-1", ip, namespace="demo", services={key: {80: application.port}},
+            f"{name}-1",
+            ip,
+            namespace="demo",
+            services={key: {80: application.port}},
             tunnel_protocol=TunnelProtocol.NONE,
         ),
         Destination(key=key, waypoint="demo/waypoint", ports=ports),

@@ -18,6 +18,9 @@ class HttpLimits:
     """What chunk extensions and tiny chunks may add to a body beyond twice its size."""
     head_seconds: float = 15.0
     """From the first byte of a head to its last; then 408."""
+    detect_seconds: float = 1.0
+    """How long a client may be silent on a port whose protocol is not known, before it is taken to wait for the other
+    side to speak first."""
     idle_seconds: float = 3600.0
     """A connection without a request is closed after this time."""
     stall_seconds: float = 300.0

@@ -17,6 +17,7 @@ from waypoint.http.message import RequestHead
 from waypoint.testing.wires import ManualClock, MemoryConnector, MemoryWire
 from waypoint.upstream.pool_contract import EndpointPool, PoolLimits
 from waypoint.upstream.pool_h1 import H1Pool
+from waypoint.upstream.pool_h2 import H2Pool
 
 CLIENT = Client(
     identity=None,
@@ -85,6 +86,7 @@ class Stage:
         limits: HttpLimits | None = None,
         pool_limits: PoolLimits | None = None,
         endpoints: int = 1,
+        http2: bool = False,
         decision: Callable[[RequestHead], Decision] | None = None,
         **forward: Any,
     ) -> None:
@@ -92,8 +94,9 @@ class Stage:
         self.clock = ManualClock()
         self.limits = limits or HttpLimits()
         self.connectors = [MemoryConnector() for _ in range(endpoints)]
+        made: type[H1Pool] | type[H2Pool] = H2Pool if http2 else H1Pool
         self.pools = [
-            H1Pool(f"endpoint-{number}", connector, self.clock.timers, pool_limits or PoolLimits(), self.limits)
+            made(f"endpoint-{number}", connector, self.clock.timers, pool_limits or PoolLimits(), self.limits)
             for number, connector in enumerate(self.connectors)
         ]
         self.backend = FixedBackend(*self.pools)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mesh.errors import ConnectFailed, MeshError
-from waypoint.wire.contract import NOBODY, Buffer, Wire, WireOwner
+from waypoint.wire.contract import NOBODY, Buffer, Flushable, Wire, WireOwner
 from waypoint.wire.dialling import Connector, Dial
 from waypoint.wire.timers import Timers
 
@@ -26,6 +26,7 @@ class MemoryWire(Wire):
         self.writes = 0
         self._waiting = bytearray()
         self._held = bytearray()
+        self._dirty: list[Flushable] = []
 
     def attach(self, owner: WireOwner) -> None:
         """See :class:`Wire`."""
@@ -41,6 +42,15 @@ class MemoryWire(Wire):
             self.congested = True
         else:
             self.written += data
+
+    def later(self, item: Flushable) -> None:
+        """See :class:`Wire`."""
+        self._dirty.append(item)
+
+    def settle(self) -> None:
+        """The turn ends."""
+        while self._dirty:
+            self._dirty.pop(0).flush()
 
     def pause(self) -> None:
         """See :class:`Wire`."""
@@ -96,6 +106,7 @@ class MemoryWire(Wire):
 
     def take(self) -> bytes:
         """What was written since the last time."""
+        self.settle()
         data = bytes(self.written)
         self.written.clear()
         return data

@@ -23,13 +23,16 @@ class PoolLimits:
 class EndpointPool:
     """The connections to one endpoint, of one version of HTTP."""
 
-    __slots__ = ("active", "name")
+    __slots__ = ("name",)
 
     def __init__(self, name: str) -> None:
         self.name = name
         """The endpoint's address, for logs."""
-        self.active = 0
+
+    @property
+    def active(self) -> int:
         """Requests under way or waiting, for balancing."""
+        raise NotImplementedError
 
     def open(self, sink: ResponseSink, *, fresh: bool = False) -> Call | Failure | None:
         """Take a connection for one request.

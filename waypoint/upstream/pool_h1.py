@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 
-from mesh.errors import MeshError
 from waypoint.http.contract import Call, Failure, FailureKind, ResponseSink
 from waypoint.http.h1_client_machine import ClientOwner, H1ClientMachine
 from waypoint.http.limits import HttpLimits
 from waypoint.upstream.pool_contract import EndpointPool, PoolLimits
+from waypoint.upstream.pool_dial import Dialling, DialOwner
 from waypoint.wire.contract import Wire
-from waypoint.wire.dialling import Connector, Dial
+from waypoint.wire.dialling import Connector
 from waypoint.wire.timers import Timer, Timers
 
 
-class H1Pool(EndpointPool, ClientOwner):
+class H1Pool(EndpointPool, ClientOwner, DialOwner):
     """See the module's docstring."""
 
     __slots__ = (
         *("_connections", "_connector", "_dials", "_draining", "_http", "_idle", "_limits", "_pending", "_sweeper"),
-        *("_timers",),
+        *("_timers", "_active"),
     )
 
     def __init__(
         self, name: str, connector: Connector, timers: Timers, limits: PoolLimits, http: HttpLimits | None = None
     ) -> None:
         super().__init__(name)
+        self._active = 0
         self._connector = connector
         self._timers = timers
         self._limits = limits
@@ -34,10 +35,15 @@ class H1Pool(EndpointPool, ClientOwner):
         """Used longest ago first."""
         self._connections = 0
         """Made; without those being made."""
-        self._dials: dict[_Dialling, None] = {}
+        self._dials: dict[Dialling, None] = {}
         self._pending: dict[ResponseSink, None] = {}
         self._draining = False
         self._sweeper: Timer | None = None
+
+    @property
+    def active(self) -> int:
+        """See :class:`EndpointPool`."""
+        return self._active
 
     @property
     def connections(self) -> int:
@@ -58,14 +64,14 @@ class H1Pool(EndpointPool, ClientOwner):
         """See :class:`EndpointPool`."""
         if self._idle and not fresh:
             machine = self._idle.pop()
-            self.active += 1
+            self._active += 1
             machine.begin(sink)
             return machine
         if len(self._pending) >= self._limits.pending:
             return Failure(FailureKind.OVERFLOW, "too many requests wait for a connection to the endpoint")
         if fresh and self._idle and self._connections + len(self._dials) >= self._limits.connections:
             self._idle[0].close()
-        self.active += 1
+        self._active += 1
         self._pending[sink] = None
         self._dial()
         return None
@@ -74,22 +80,22 @@ class H1Pool(EndpointPool, ClientOwner):
         """See :class:`EndpointPool`."""
         if sink in self._pending:
             del self._pending[sink]
-            self.active -= 1
+            self._active -= 1
 
     def _dial(self) -> None:
         """Make connections for those who wait, as far as limits allow."""
         limit = self._limits.connections
         while len(self._dials) < len(self._pending) and self._connections + len(self._dials) < limit:
-            dialling = _Dialling(self)
+            dialling = Dialling(self)
             self._dials[dialling] = None
             dialling.start(self._connector, self._timers, self._limits.connect_seconds)
 
-    def dialled(self, dialling: _Dialling, wire: Wire | None, failure: Failure | None) -> None:
-        """A dial has ended."""
+    def dialled(self, dialling: Dialling, wire: Wire | None, failure: Failure | None) -> None:
+        """See :class:`DialOwner`."""
         self._dials.pop(dialling, None)
         if wire is None:
             pending, self._pending = self._pending, {}
-            self.active -= len(pending)
+            self._active -= len(pending)
             for sink in pending:
                 sink.call_failed(failure or Failure(FailureKind.CONNECT, "no connection"))
             return
@@ -102,7 +108,7 @@ class H1Pool(EndpointPool, ClientOwner):
 
     def call_over(self, machine: H1ClientMachine) -> None:
         """A connection is free."""
-        self.active -= 1
+        self._active -= 1
         per_connection = self._limits.requests_per_connection
         if self._draining or (per_connection and machine.requests >= per_connection):
             machine.close()
@@ -129,7 +135,7 @@ class H1Pool(EndpointPool, ClientOwner):
         self._connections -= 1
         if machine.in_call:
             machine.in_call = False
-            self.active -= 1
+            self._active -= 1
         else:
             try:
                 self._idle.remove(machine)
@@ -153,44 +159,3 @@ class H1Pool(EndpointPool, ClientOwner):
         self._draining = True
         while self._idle:
             self._idle[0].close()
-
-
-class _Dialling:
-    """One connection being made, with its deadline."""
-
-    __slots__ = ("_dial", "_done", "_pool", "_timer", "_timers")
-
-    def __init__(self, pool: H1Pool) -> None:
-        self._pool = pool
-        self._done = False
-        self._dial: Dial | None = None
-        self._timer: Timer | None = None
-        self._timers: Timers
-
-    def start(self, connector: Connector, timers: Timers, seconds: float) -> None:
-        """Begin."""
-        self._timers = timers
-        self._timer = timers.after(seconds, self._too_slow)
-        self._dial = connector.connect(self._report)
-
-    def _report(self, wire: Wire | None, error: MeshError | None) -> None:
-        if self._done:
-            if wire is not None:
-                wire.reset()
-            return
-        self._over()
-        failure = None if error is None else Failure(FailureKind.CONNECT, str(error))
-        self._pool.dialled(self, wire, failure)
-
-    def _too_slow(self) -> None:
-        if self._done:
-            return
-        self._over()
-        if self._dial is not None:
-            self._dial.cancel()
-        self._pool.dialled(self, None, Failure(FailureKind.CONNECT_TIMEOUT, "the endpoint does not answer"))
-
-    def _over(self) -> None:
-        self._done = True
-        if self._timer is not None:
-            self._timers.cancel(self._timer)

@@ -12,10 +12,19 @@ tunnel is bounded by the stream's window.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from mesh.errors import MeshError
 
 Buffer = bytes | bytearray | memoryview
 """Bytes that are valid during the call only: a wire reads into memory that it uses again."""
+
+
+class Flushable(Protocol):
+    """Something with output that waits for the end of the turn (``mesh.relay.engine.Flushable``)."""
+
+    def flush(self) -> None:
+        """Write what has collected."""
 
 
 class WireOwner:
@@ -56,6 +65,11 @@ class Wire:
 
     def write(self, data: Buffer) -> None:
         """Send, or keep what cannot be sent now. A failure is told later, not within this call."""
+        raise NotImplementedError
+
+    def later(self, item: Flushable) -> None:
+        """Have ``item`` flushed at the end of the engine's turn, once for each call, so that output of many messages
+        becomes one write."""
         raise NotImplementedError
 
     def pause(self) -> None:

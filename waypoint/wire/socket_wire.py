@@ -9,7 +9,7 @@ from mesh.errors import MeshError
 from mesh.relay.dialing_end import DialingEnd
 from mesh.relay.engine import Engine
 from mesh.relay.socket_end import DONT_WAIT, EPOLLIN, LOOKED_AWAY
-from waypoint.wire.contract import NOBODY, Buffer, Wire, WireOwner
+from waypoint.wire.contract import NOBODY, Buffer, Flushable, Wire, WireOwner
 
 READ = 128 * 1024
 """Most bytes taken from a socket at once, and so the most that one pause comes too late."""
@@ -87,6 +87,10 @@ class SocketWire(DialingEnd, Wire):
             self.backlog = bytearray(memoryview(data)[size:])
             self.congested = True
             self.set_events((0 if self.events == LOOKED_AWAY else self.events) | EPOLLOUT)
+
+    def later(self, item: Flushable) -> None:
+        """See :class:`Wire`."""
+        self.engine.mark_dirty(item)
 
     def flush(self) -> None:
         """Tell of a failed write (``mesh.relay.engine.Flushable``)."""

@@ -8,7 +8,7 @@ from mesh.errors import ConnectionLost, MeshError, TunnelRefused
 from mesh.hbone.codec import ErrorCode, error_name, response_status
 from mesh.hbone.contract import HboneStream
 from mesh.relay.tunnel import Tunnel
-from waypoint.wire.contract import NOBODY, Buffer, Wire, WireOwner
+from waypoint.wire.contract import NOBODY, Buffer, Flushable, Wire, WireOwner
 
 LAST_WORDS = 256 * 1024
 """Bytes that a peer may still send on a connection that was ended here, before the stream is reset."""
@@ -131,6 +131,10 @@ class StreamWire(Wire):
         self.tunnel.machine.end_stream(self.stream)
         if self._remote_ended and not self._end_held:
             self._over(None)
+
+    def later(self, item: Flushable) -> None:
+        """See :class:`Wire`."""
+        self.tunnel.engine.mark_dirty(item)
 
     def pause_reading(self) -> None:
         """The tunnel takes no data for now (``mesh.relay.tunnel.TunnelEnd``): what is written waits here."""

@@ -61,8 +61,8 @@ class Serving:
 
 
 @pytest.fixture
-def serving() -> Callable[[], AbstractAsyncContextManager[Serving]]:
-    """``async with serving() as waypoint``."""
+def proxying() -> Callable[[], AbstractAsyncContextManager[Serving]]:
+    """``async with proxying() as waypoint``."""
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Serving]:

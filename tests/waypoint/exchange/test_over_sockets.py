@@ -80,8 +80,8 @@ async def echo(request: h11.Request, body: bytes) -> tuple[int, list[tuple[str, 
     return 200, [("x-digest", digest), ("content-length", str(len(b"\n".join(lines))))], b"\n".join(lines)
 
 
-async def test_curl_gets_posts_and_uploads(serving: Serve, tmp_path: Any) -> None:
-    async with serving() as waypoint, trio.open_nursery() as nursery:
+async def test_curl_gets_posts_and_uploads(proxying: Serve, tmp_path: Any) -> None:
+    async with proxying() as waypoint, trio.open_nursery() as nursery:
         port = await start_endpoint(nursery, echo)
         connector = SocketConnector(waypoint.engine, ("127.0.0.1", port))
         pool = H1Pool("e", connector, waypoint.timers, PoolLimits())
@@ -105,13 +105,13 @@ async def test_curl_gets_posts_and_uploads(serving: Serve, tmp_path: Any) -> Non
         nursery.cancel_scope.cancel()
 
 
-async def test_a_large_answer_to_a_slow_client_stays_in_the_endpoint(serving: Serve) -> None:
+async def test_a_large_answer_to_a_slow_client_stays_in_the_endpoint(proxying: Serve) -> None:
     size = 30_000_000
 
     async def large(request: h11.Request, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         return 200, [("content-length", str(size))], bytes(size)
 
-    async with serving() as waypoint, trio.open_nursery() as nursery:
+    async with proxying() as waypoint, trio.open_nursery() as nursery:
         port = await start_endpoint(nursery, large)
         pool = H1Pool("e", SocketConnector(waypoint.engine, ("127.0.0.1", port)), waypoint.timers, PoolLimits())
         waypoint.listen(FixedDecider(Forward(FixedBackend(pool))))
@@ -132,8 +132,8 @@ async def test_a_large_answer_to_a_slow_client_stays_in_the_endpoint(serving: Se
         nursery.cancel_scope.cancel()
 
 
-async def test_an_endpoint_that_is_not_there(serving: Serve) -> None:
-    async with serving() as waypoint:
+async def test_an_endpoint_that_is_not_there(proxying: Serve) -> None:
+    async with proxying() as waypoint:
         with trio.socket.socket() as unused:
             await unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]

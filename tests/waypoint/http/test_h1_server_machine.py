@@ -237,7 +237,7 @@ def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
         stage.clock.advance(20)
         busy.feed(GET)
         stage.connectors[0].wires[-1].feed(OK)
-    assert idle.finished
+    assert idle.closed
     assert not busy.finished
 
 
@@ -255,12 +255,14 @@ def test_a_request_in_which_nothing_moves_is_ended() -> None:
 
 def test_draining_ends_connections_between_requests() -> None:
     stage = Stage()
-    idle, busy = stage.client(), stage.client(GET)
+    new, idle, busy = stage.client(), stage.client(GET), stage.client(GET)
+    stage.upstreams[0].feed(OK)
     for connection in stage.connections:
         connection.drain()
+    assert new.closed
     assert idle.finished
     assert not busy.finished
-    stage.upstreams[0].feed(OK)
+    stage.upstreams[1].feed(OK)
     assert b"connection: close\r\n" in busy.take()
     assert busy.closed
 

@@ -45,9 +45,7 @@ def test_bad_weights_and_shares_are_refused() -> None:
 
 
 def test_faults_by_share() -> None:
-    fault = CompiledFault(
-        Fault(delay_seconds=2, delay_share=Fraction(50), abort_status=418, abort_share=Fraction(25))
-    )
+    fault = CompiledFault(Fault(delay_seconds=2, delay_share=Fraction(50), abort_status=418, abort_share=Fraction(25)))
     chances = iter([0.49, 0.24, 0.5, 0.24, 0.49, 0.25, 0.5, 0.25])
     plans = [fault.decide(lambda: next(chances)) for _ in range(4)]
     assert plans == [(2, 418, -1), (0, 418, -1), (2, 0, -1), NO_FAULT]

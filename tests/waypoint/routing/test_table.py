@@ -98,9 +98,9 @@ _TEXT = st.builds(
 ) | st.builds(TextMatch, st.just(TextMatchKind.REGEX), _EXPRESSION, st.booleans(), st.booleans())
 _EXACT = st.builds(TextMatch, st.just(TextMatchKind.EXACT), _WORD)
 _PATH_KINDS = [kind for kind in PathMatchKind if kind is not PathMatchKind.REGEX]
-_PATH_MATCH = st.builds(
-    PathMatch, st.sampled_from(_PATH_KINDS), _PATH, st.booleans()
-) | st.builds(PathMatch, st.just(PathMatchKind.REGEX), _EXPRESSION, st.booleans())
+_PATH_MATCH = st.builds(PathMatch, st.sampled_from(_PATH_KINDS), _PATH, st.booleans()) | st.builds(
+    PathMatch, st.just(PathMatchKind.REGEX), _EXPRESSION, st.booleans()
+)
 _NAMED = st.builds(NamedMatch, st.sampled_from(["h", "i"]), _EXACT | _TEXT)
 _MATCH = st.builds(
     RequestMatch,
