@@ -17,7 +17,6 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from hashlib import blake2b
-from math import ceil
 from typing import Final
 
 from waypoint.routing.chance import Random
@@ -47,14 +46,16 @@ class RingBalancer:
             endpoints: in any order; the layout does not depend on it.
             weights: positive.
             random: for requests without a hash.
-            size: points on the circle at most, though one for each endpoint; at least half as many.
+            size: an eighth of it is how many points an endpoint of weight 1 has.
         """
         self._endpoints = sorted(endpoints, key=_key)
         self._random = random
         of = {id(endpoint): weight for endpoint, weight in zip(endpoints, weights, strict=True)}
-        # Per unit of weight, cut to a power of two: if it followed the total, every endpoint that comes or goes would move
-        # points of all others.
-        unit = min(size, MAX_SIZE) / (1 << (max(1, ceil(sum(weights))) - 1).bit_length())
+        # The same whoever else is there: if it followed their number, each that comes or goes would move points of all
+        # others. Only a circle that would grow too large is thinned, to a power of two.
+        unit = max(size, 8) / 8
+        while unit * sum(weights) > MAX_SIZE and unit > 1:
+            unit /= 2
         points: list[tuple[int, int]] = []
         for index, endpoint in enumerate(self._endpoints):
             count = max(1, round(unit * of[id(endpoint)]))

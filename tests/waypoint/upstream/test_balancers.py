@@ -99,14 +99,14 @@ def test_nobody_and_one(kind: type[RoundRobinBalancer], endpoints: Make) -> None
 
 
 def _ring(endpoints: list[Endpoint], weights: list[float]) -> RingBalancer:
-    return RingBalancer(endpoints, weights, lambda: 0.5, 2048)
+    return RingBalancer(endpoints, weights, lambda: 0.5, 1024)
 
 
 def _maglev(endpoints: list[Endpoint], weights: list[float]) -> MaglevBalancer:
-    return MaglevBalancer(endpoints, weights, lambda: 0.5, 2039)
+    return MaglevBalancer(endpoints, weights, lambda: 0.5, 1021)
 
 
-HASHES = [hash64(b"%d" % number) for number in range(1500)]
+HASHES = [hash64(b"%d" % number) for number in range(800)]
 _Layout = Callable[[list[Endpoint], list[float]], RingBalancer | MaglevBalancer]
 
 
@@ -121,11 +121,9 @@ def test_few_requests_move_when_an_endpoint_goes(layout: _Layout, numbers: set[i
     after = layout(data.draw(st.permutations(left)), [1.0] * len(left))
     moved = [hashed for hashed in HASHES if before.pick(hashed) is not after.pick(hashed)]
     was_there = sum(before.pick(hashed) is gone for hashed in HASHES)
-    # The ring moves exactly what was there, unless its points were cut anew; Maglev's tables shift a little besides.
+    # The ring moves exactly what was there; Maglev's tables shift a little besides.
     others = len(moved) - was_there
-    if layout is _ring and (len(endpoints) - 1).bit_length() == (len(left) - 1).bit_length():
-        assert others == 0
-    assert others <= 0.3 * len(HASHES)
+    assert others == 0 if layout is _ring else others <= 0.3 * len(HASHES)
     assert all(after.pick(hashed) is not gone for hashed in HASHES)
 
 
