@@ -1,5 +1,6 @@
-"""Where requests go: endpoints, how one is chosen, what is known of their health, and the connections to them.
+"""Where requests go: endpoints, the choice among them, and the connections to each.
 
-What belongs here: balancing, outliers, limits, health checks, and connection pools. What does not: which service a
-request is for (``waypoint.routing``), and what happens to it when an endpoint fails (``waypoint.exchange``).
+What belongs here: balancing, limits, outliers and health as machines and pure choices; pools of connections; how an
+endpoint is dialled. What does not: which service a request goes to (``waypoint.routing``), and how HTTP is read and
+written (``waypoint.http``).
 """

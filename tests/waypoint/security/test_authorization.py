@@ -196,7 +196,7 @@ def test_pseudo_headers() -> None:
 
 
 def test_tokens() -> None:
-    claims = {
+    claims: dict[str, object] = {
         "iss": "https://i",
         "sub": "s",
         "aud": ["a", "b"],
