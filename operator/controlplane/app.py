@@ -28,7 +28,6 @@ from controlplane.debug_pages import routes
 from controlplane.pipeline import Pipeline
 from controlplane.publisher import Publisher
 from controlplane.serving import ServingCertificate
-from controlplane.translate.settings import MeshSettings
 from controlplane.translate.translator import Translator
 from mesh.errors import CallerUnknown, ConfigurationError, EnvironmentLacks, InvalidIdentity
 from mesh.grpc.driver import (
@@ -82,7 +81,7 @@ async def run(
     discovery = XdsServer(store, authenticate=_named_caller(tokens))
     publisher = Publisher(store)
     source = FolderSource(settings.source.folder)
-    pipeline = Pipeline(source, Translator(_mesh(settings)), placement, publisher)
+    pipeline = Pipeline(source, Translator(settings.translation()), placement, publisher)
     drain = trio.Event()
     if settings.authority.published_roots is not None:
         publish_roots(settings.authority.published_roots, issuer.roots)
@@ -166,17 +165,6 @@ def _authority(group: AuthorityGroup, trust_domain: str) -> Authority:
     if group.folder is None:
         raise ConfigurationError("$.authority: give folder (for a self-made authority) or given (for your own)")
     return load_or_create(group.folder, trust_domain)
-
-
-def _mesh(settings: OperatorSettings) -> MeshSettings:
-    group = settings.mesh
-    return MeshSettings(
-        trust_domain=group.trust_domain,
-        cluster_id=group.cluster_id,
-        cluster_domain=group.cluster_domain,
-        network=group.network,
-        root_namespace=group.root_namespace,
-    )
 
 
 def _named_caller(tokens: TokenAuthenticator) -> Callable[[CallContext], Awaitable[str]]:
