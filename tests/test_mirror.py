@@ -40,6 +40,7 @@ WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
     "mesh/grpc/connection_driver.py": Elsewhere("both ends stand on it", "mesh/grpc/test_driver_abuse.py"),
     "mesh/hbone/machine.py": Elsewhere("driven by the kit's Endpoint", "mesh/hbone/test_machine.py"),
     "mesh/hbone/control_machine.py": Elsewhere("the machine's base, same driver", "mesh/hbone/test_control_machine.py"),
+    "operator/controlplane/testing/routes.py": Elsewhere(_KIT, "controlplane/translate/layer7/test_conformance.py"),
     "mesh/testing/grpc.py": Elsewhere(_KIT, "mesh/grpc/test_driver.py"),
     "mesh/testing/hbone.py": Elsewhere(_KIT, "mesh/hbone/test_machine.py"),
 }
