@@ -73,6 +73,20 @@ spec: {{parentRefs: [{parents}], rules: {rules}}}
 """
 
 
+def policy(
+    spec: str, *, kind: str = "AuthorizationPolicy", name: str = "p", namespace: str = "shop", meta: str = ""
+) -> str:
+    """An AuthorizationPolicy, RequestAuthentication or Telemetry as YAML."""
+    group = "telemetry" if kind == "Telemetry" else "security"
+    return f"""
+---
+apiVersion: {group}.istio.io/v1
+kind: {kind}
+metadata: {{name: {name}, namespace: {namespace}{meta}}}
+spec: {{{spec}}}
+"""
+
+
 def destination(translator: Translator, key: str = WEB) -> Destination:
     """What the one waypoint of a service is told of it."""
     [found] = [one for one in translator.destinations if one.key == key]
