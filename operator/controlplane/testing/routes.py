@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Mapping
 
 from controlplane.translate.settings import MeshSettings
+from controlplane.translate.tracking import Node, Tracker, View
 from controlplane.translate.translator import Translator
 from mesh.model.http_route import HttpRoute, PathMatch, PathMatchKind, RequestMatch, TextMatch, TextMatchKind
 from mesh.model.waypoint import Destination, DestinationPort
@@ -184,3 +185,10 @@ def _text_matches(match: TextMatch, text: str | None) -> bool:
         case _:
             found = True
     return found is not match.inverted
+
+
+def view_of(translator: Translator) -> View:
+    """A view of a translator's objects, for calling one function of the translation alone."""
+    tracker = Tracker(translator.settings)
+    tracker.take(translator.objects, translator.objects.changes_since(ObjectSet()))
+    return tracker.view(Node("test", ObjectKey("Namespace", "", "test")))

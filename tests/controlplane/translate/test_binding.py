@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from controlplane.testing.routes import translated
+from controlplane.testing.routes import translated, view_of
 from controlplane.translate.binding import BOUND, UNBOUND, Waypoint, bind, find_waypoint, waypoint_address
 from controlplane.translate.settings import MeshSettings
-from controlplane.translate.tracking import Node, View
 from controlplane.translate.translator import Translator
 from mesh.model.service import Service, WeightedWaypoint
 from mesh.model.workload import Workload
@@ -16,10 +15,6 @@ from resources.objects import ObjectKey
 
 SETTINGS = MeshSettings()
 W = waypoint_address("shop", "waypoint", SETTINGS)
-
-
-def view_of(translator: Translator) -> View:
-    return translator._tracker.view(Node("test", ObjectKey("Service", "x", "x")))
 
 
 def gateway(name: str, *, labels: str = "", kind: str = "ambimesh-waypoint", more: str = "") -> str:
