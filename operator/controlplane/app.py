@@ -30,7 +30,6 @@ from controlplane.publisher import Publisher
 from controlplane.reconcile.driver import FolderWriter, Reconciler
 from controlplane.reconcile.waypoints import WaypointSettings
 from controlplane.serving import ServingCertificate
-from controlplane.translate.settings import MeshSettings
 from controlplane.translate.translator import Translator
 from mesh.errors import CallerUnknown, ConfigurationError, EnvironmentLacks, InvalidIdentity
 from mesh.grpc.driver import (
@@ -85,7 +84,7 @@ async def run(
     discovery = XdsServer(store, authenticate=_named_caller(tokens))
     publisher = Publisher(store, issuer.derived_secret("sessions of waypoints"))
     source = FolderSource(settings.source.folder)
-    pipeline = Pipeline(source, Translator(_mesh(settings)), placement, publisher, _reconciler(settings))
+    pipeline = Pipeline(source, Translator(settings.translation()), placement, publisher, _reconciler(settings))
     drain = trio.Event()
     if settings.authority.published_roots is not None:
         publish_roots(settings.authority.published_roots, issuer.roots)
@@ -183,17 +182,6 @@ def _reconciler(settings: OperatorSettings) -> Reconciler | None:
         grace_seconds=group.grace_seconds,
     )
     return Reconciler(FolderWriter(FolderStore(settings.source.folder)), waypoints)
-
-
-def _mesh(settings: OperatorSettings) -> MeshSettings:
-    group = settings.mesh
-    return MeshSettings(
-        trust_domain=group.trust_domain,
-        cluster_id=group.cluster_id,
-        cluster_domain=group.cluster_domain,
-        network=group.network,
-        root_namespace=group.root_namespace,
-    )
 
 
 def _named_caller(tokens: TokenAuthenticator) -> Callable[[CallContext], Awaitable[str]]:

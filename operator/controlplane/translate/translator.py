@@ -93,7 +93,7 @@ class Translator:
     """Keeps the mesh's model in step with a set of objects."""
 
     def __init__(self, settings: MeshSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._objects = ObjectSet()
         self._results: dict[Node, Mapping[ResultKey, Translated]] = {}
         self._findings: dict[Node, tuple[Finding, ...]] = {}
@@ -129,7 +129,7 @@ class Translator:
         """All policies."""
         yield from self._all(Policy)
         if self._static_strict:
-            yield peer_authentication.static_strict_policy(self._settings)
+            yield peer_authentication.static_strict_policy(self.settings)
 
     @property
     def destinations(self) -> Iterator[Destination]:
@@ -202,7 +202,7 @@ class Translator:
 
     def _own(self, view: View, value: KubernetesObject) -> Outcome:
         """What an object is itself: for ztunnels, and for everybody who chooses endpoints."""
-        settings = self._settings
+        settings = self.settings
         match value:
             case Pod():
                 return self._pod(view, value)
@@ -237,7 +237,7 @@ class Translator:
         policies = {*self._policies_of(pod), *bypass_policy_names(view, backings)}
         if (own := workload_bypass_policy(view, pod)) is not None:
             policies.add(own.key)
-        workload = translate_pod(pod, backings, tuple(sorted(policies)), self._settings, binding)
+        workload = translate_pod(pod, backings, tuple(sorted(policies)), self.settings, binding)
         if workload is None:
             return NOTHING.told(pod.key, binding.condition)
         more = entry_services(view, pod.metadata.namespace, pod.metadata.labels)
@@ -263,7 +263,7 @@ class Translator:
     def _policies_of(self, pod: Pod) -> tuple[str, ...]:
         """The policies a pod's workload refers to: every name in it is also published."""
         namespace, labels = pod.metadata.namespace, pod.metadata.labels
-        root = self._settings.root_namespace
+        root = self.settings.root_namespace
         names: set[str] = set()
         for policy in self._of(AuthorizationPolicy, {namespace, root}):
             own = policy.metadata.namespace
@@ -274,11 +274,11 @@ class Translator:
             for candidate in self._of(PeerAuthentication, {namespace} - {root})
             if selects(candidate.spec.selector, namespace, namespace, labels, root)
         ]
-        names.update(peer_authentication.policy_names(selecting, self._base_strict(namespace), self._settings))
+        names.update(peer_authentication.policy_names(selecting, self._base_strict(namespace), self.settings))
         return tuple(sorted(names))
 
     def _base_strict(self, namespace: str) -> bool:
-        root = self._settings.root_namespace
+        root = self.settings.root_namespace
         whole = {
             place: [
                 policy
@@ -302,7 +302,7 @@ class Translator:
         if wanted is self._static_strict:
             return
         self._static_strict = wanted
-        policy = peer_authentication.static_strict_policy(self._settings)
+        policy = peer_authentication.static_strict_policy(self.settings)
         if wanted:
             delta.update(result_key(policy), policy)
         else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controlplane.testing.routes import translated
 from controlplane.translate.advice import advice_on
 from controlplane.translate.delta import resource_name, result_key
 from controlplane.translate.facets import facets_of, host_facet
@@ -229,7 +229,7 @@ def test_nothing_is_left_behind() -> None:
     assert (translator._results, translator._findings, translator._statuses) == ({}, {}, {})
 
 
-def test_a_changed_route_translates_its_destination_and_itself(translated: Callable[..., Translator]) -> None:
+def test_a_changed_route_translates_its_destination_and_itself() -> None:
     route = gateway_api(
         "HTTPRoute", "r", "parentRefs: [{group: '', kind: Service, name: web}], rules: [{}]", namespace="shop"
     )
