@@ -107,10 +107,19 @@ class _Waypoint:
         settings, gateway, engine = self.settings, self.settings.gateway, self.engine
         host = WaypointHost(gateway.key, gateway.identity, OwnedTasks(nursery, engine), OwnNamespace())
         pool = TunnelPool(engine, host, self.contexts)
+        destinations: Destinations[ConnectionServer] = Destinations(gateway.key)
         serving = Serving(
-            engine, self.timers, host, pool, self.state, gateway, self.registry, self.output
+            engine,
+            self.timers,
+            host,
+            pool,
+            self.state,
+            gateway,
+            self.registry,
+            self.output,
+            destinations.labels_of,
         )
-        destinations: Destinations[ConnectionServer] = Destinations(gateway.key, serving.prepare)
+        destinations.serve_by(serving.prepare, serving.services.labels_changed)
         inbound = Inbound(self.state, destinations, gateway.network, serving.refused)
         terminator = Terminator(engine, host, self.contexts, inbound)
         readiness = Readiness(self.state, destinations, self.identities, gateway.identity)

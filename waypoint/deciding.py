@@ -6,12 +6,14 @@ the endpoint will be sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from mesh.addresses import format_ip
+from mesh.clock import SystemClock
+from mesh.model.upstream_policy import UpstreamPolicy
 from waypoint.client import Client
-from waypoint.exchange.decision import Answer, Backend, Decision, Forward, Mirror
+from waypoint.exchange.decision import Answer, Decision, Forward, Mirror, Unavailable
 from waypoint.exchange.facts import Facts
 from waypoint.exchange.retry import RetryPlan
 from waypoint.guarding import Guard
@@ -20,6 +22,7 @@ from waypoint.routing.path import normalised
 from waypoint.routing.port import PortRoutes
 from waypoint.routing.route import CompiledBackend, CompiledRoute
 from waypoint.security.subject import Peer
+from waypoint.upstream.backend import Chooser, RetryLimit, ServiceBackend
 
 _CHAIN = b"x-forwarded-for"
 _SCHEME = b"x-forwarded-proto"
@@ -29,8 +32,16 @@ _REQUEST_ID = b"x-request-id"
 class Backends(Protocol):
     """Finds the place that a route names."""
 
-    def backend(self, service: str, port: int) -> Backend:
-        """A service's port."""
+    def backend(
+        self,
+        service: str,
+        port: int,
+        subset: str | None,
+        policies: Mapping[str, UpstreamPolicy],
+        *,
+        http2: bool,
+    ) -> ServiceBackend | Unavailable:
+        """See ``waypoint.upstream.services``."""
         ...
 
 
@@ -51,13 +62,14 @@ class ConnectionDecider:
 class PortDecider:
     """Decides about the requests to one port of a destination."""
 
-    __slots__ = ("_backends", "_draw", "_guard", "_request_id", "_retries", "_routes")
+    __slots__ = ("_backends", "_draw", "_found", "_guard", "_policies", "_request_id", "_retries", "_routes", "_wall")
 
     def __init__(
         self,
         guard: Guard,
         routes: PortRoutes,
         backends: Backends,
+        policies: Mapping[str, UpstreamPolicy],
         draw: Callable[[], float],
         request_id: Callable[[], bytes],
     ) -> None:
@@ -67,15 +79,19 @@ class PortDecider:
             guard: of the destination.
             routes: of the port.
             backends: where requests go.
+            policies: what is said about them, by service.
             draw: uniform in [0, 1).
             request_id: makes a new one.
         """
         self._guard = guard
         self._routes = routes
         self._backends = backends
+        self._policies = policies
+        self._wall = SystemClock().wall
+        self._found: dict[tuple[CompiledBackend, bool], ServiceBackend] = {}
         self._draw = draw
         self._request_id = request_id
-        self._retries: dict[str, RetryPlan] = {}
+        self._retries: dict[tuple[str, ServiceBackend], RetryPlan] = {}
 
     def decide(self, head: RequestHead, client: Client, peer: Peer, facts: Facts) -> Decision:
         """Decide about one request; ``peer`` is its client as policies see it."""
@@ -84,10 +100,10 @@ class PortDecider:
             return Answer(400, [], b"the path cannot be read safely", flag="DPE", details="path_normalization_failed")
         head.path = path
         if self._guard.open:
-            return self._route(head, client)
-        return self._guard.check(head, peer, facts, lambda: self._route(head, client))
+            return self._route(head, client, facts)
+        return self._guard.check(head, peer, facts, lambda: self._route(head, client, facts))
 
-    def _route(self, head: RequestHead, client: Client) -> Answer | Forward:
+    def _route(self, head: RequestHead, client: Client, facts: Facts) -> Answer | Forward:
         match = self._routes.select(head, client)
         if match is None:
             return Answer(404, [], b"no route matches", flag="NR", details="route_not_found")
@@ -114,22 +130,35 @@ class PortDecider:
         if chosen is None or chosen.backend.invalid is not None:
             text = b"the route has no backend" if chosen is None else b"the route's backend cannot be used"
             return Answer(500, [], text, route=route.name, details="no_usable_backend")
+        http2 = facts.version == "2"
+        backend = self._backend(chosen, http2=http2)
+        if isinstance(backend, Unavailable):
+            return Answer(
+                backend.status, [], backend.text.encode(), flag=backend.flag, route=route.name, details="no_backend"
+            )
         origin = None if route.cors is None else first(head.headers, b"origin")
+        held = None if route.session is None else route.session.endpoint(head.headers, self._wall())
+        hashing = backend.cluster.hash
+        chooser = Chooser(
+            backend,
+            None if hashing is None else hashing.of(head, client),
+            None if held is None else held[0],
+        )
         self._introduce(head, client)
         match.rewrite(head)
         if chosen.request_change is not None:
             chosen.request_change.apply_to_request(head)
         model = route.route
         return Forward(
-            self._backends.backend(chosen.backend.service, chosen.backend.port),
+            chooser,
             route=route.name,
             timeout=model.timeout_seconds,
             try_timeout=model.backend_timeout_seconds,
-            retry=self._retry(route),
-            mirrors=self._mirrors(route, head),
+            retry=self._retry(route, backend),
+            mirrors=self._mirrors(route, head, http2=http2),
             delay=delay,
             flag="DI" if delay else "",
-            on_response=_response_change(route, chosen, origin),
+            on_response=self._response_change(route, chosen, origin, chooser, held),
         )
 
     def _introduce(self, head: RequestHead, client: Client) -> None:
@@ -150,22 +179,58 @@ class PortDecider:
             kept.append((_REQUEST_ID, self._request_id()))
         head.headers = kept
 
-    def _retry(self, route: CompiledRoute) -> RetryPlan | None:
+    def _backend(self, chosen: CompiledBackend, *, http2: bool) -> ServiceBackend | Unavailable:
+        key = (chosen, http2)
+        known = self._found.get(key)
+        if known is not None:
+            return known
+        model = chosen.backend
+        found = self._backends.backend(model.service, model.port, model.subset, self._policies, http2=http2)
+        if isinstance(found, ServiceBackend):
+            self._found[key] = found
+        return found
+
+    def _retry(self, route: CompiledRoute, backend: ServiceBackend) -> RetryPlan | None:
         model = route.route.retry
         if model is None:
             return None
-        plan = self._retries.get(route.name)
+        key = (route.name, backend)
+        plan = self._retries.get(key)
         if plan is None:
-            plan = self._retries[route.name] = RetryPlan(model)
+            plan = self._retries[key] = RetryPlan(model, RetryLimit(backend))
         return plan
 
-    def _mirrors(self, route: CompiledRoute, head: RequestHead) -> tuple[Mirror, ...]:
-        mirrors = route.pick_mirrors(self._draw)
-        return tuple(
-            Mirror(self._backends.backend(each.backend.service, each.backend.port), _copied(head, each))
-            for each in mirrors
-            if each.backend.invalid is None
-        )
+    def _mirrors(self, route: CompiledRoute, head: RequestHead, *, http2: bool) -> tuple[Mirror, ...]:
+        copies = []
+        for each in route.pick_mirrors(self._draw):
+            backend = None if each.backend.invalid is not None else self._backend(each, http2=http2)
+            if isinstance(backend, ServiceBackend):
+                copies.append(Mirror(Chooser(backend), _copied(head, each)))
+        return tuple(copies)
+
+    def _response_change(
+        self,
+        route: CompiledRoute,
+        chosen: CompiledBackend,
+        origin: bytes | None,
+        chooser: Chooser,
+        held: tuple[str, int] | None,
+    ) -> Callable[[ResponseHead], None] | None:
+        session = route.session
+        if route.response_change is None and chosen.response_change is None and origin is None and session is None:
+            return None
+
+        def change(head: ResponseHead) -> None:
+            if chosen.response_change is not None:
+                chosen.response_change.apply(head.headers)
+            if route.response_change is not None:
+                route.response_change.apply(head.headers)
+            if route.cors is not None:
+                route.cors.answer(origin, head.headers)
+            if session is not None and chooser.chosen is not None:
+                session.remember(head.headers, chooser.chosen.key, self._wall(), held)
+
+        return change
 
 
 def _aborted(route: CompiledRoute, status: int, grpc_status: int) -> Answer:
@@ -184,20 +249,3 @@ def _copied(head: RequestHead, mirror: CompiledBackend) -> RequestHead:
     if mirror.request_change is not None:
         mirror.request_change.apply_to_request(copied)
     return copied
-
-
-def _response_change(
-    route: CompiledRoute, chosen: CompiledBackend, origin: bytes | None
-) -> Callable[[ResponseHead], None] | None:
-    if route.response_change is None and chosen.response_change is None and origin is None:
-        return None
-
-    def change(head: ResponseHead) -> None:
-        if chosen.response_change is not None:
-            chosen.response_change.apply(head.headers)
-        if route.response_change is not None:
-            route.response_change.apply(head.headers)
-        if route.cors is not None:
-            route.cors.answer(origin, head.headers)
-
-    return change

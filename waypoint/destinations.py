@@ -24,22 +24,37 @@ Compiled = TypeVar("Compiled")
 class Destinations(Generic[Compiled]):
     """What is served, by key. One per process."""
 
-    def __init__(self, waypoint: str, prepare: Callable[[Destination, Compiled | None], Compiled]) -> None:
+    def __init__(self, waypoint: str) -> None:
         """Start with nothing.
 
         Args:
             waypoint: ``namespace/name`` of our Gateway; destinations of another one are refused.
-            prepare: makes of a destination what serves it, given what served its former version, so that counters,
-                token buckets and health outlive a change of routes. Raises a MeshError if it cannot be served.
         """
         self._waypoint = waypoint
-        self._prepare = prepare
+        self._prepare: Callable[[Destination, Compiled | None], Compiled]
+        self._labels_changed: Callable[[], None] = _nothing
         self._by_key: dict[str, Compiled] = {}
         self._by_host: dict[str, Compiled] = {}
         self._hosts: dict[str, tuple[str, ...]] = {}
         self._models: dict[str, Destination] = {}
         self._labels: dict[str, Mapping[str, str]] = {}
         self._answered: set[str] = set()
+
+    def serve_by(
+        self,
+        prepare: Callable[[Destination, Compiled | None], Compiled],
+        labels_changed: Callable[[], None] | None = None,
+    ) -> None:
+        """Say what is made of destinations, before the first one comes.
+
+        Args:
+            prepare: makes of a destination what serves it, given what served its former version, so that counters,
+                token buckets and health outlive a change of routes. Raises a MeshError if it cannot be served.
+            labels_changed: told after labels have.
+        """
+        self._prepare = prepare
+        if labels_changed is not None:
+            self._labels_changed = labels_changed
 
     @property
     def synchronized(self) -> bool:
@@ -84,6 +99,8 @@ class Destinations(Generic[Compiled]):
                 take(resource)
             except MeshError as error:
                 rejected.append(Rejected(resource.name, str(error)))
+        if type_url == LABELS_TYPE:
+            self._labels_changed()
         return rejected
 
     def applied(self, type_url: str) -> None:
@@ -123,3 +140,7 @@ class Destinations(Generic[Compiled]):
 
     def _drop_labels(self, name: str) -> None:
         self._labels.pop(name, None)
+
+
+def _nothing() -> None:
+    """Nobody is told."""

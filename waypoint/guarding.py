@@ -7,10 +7,12 @@ holds the client's body back until it ends.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
 from mesh.clock import SystemClock
+from mesh.model.request_policy import Attribute, RequestAction, RequestClause, RequestPolicy, RequestRule
 from mesh.model.waypoint import Destination
 from mesh.relay.owned_tasks import OwnedTasks
 from waypoint.exchange.decision import Answer, Forward, Resume, Wait
@@ -38,6 +40,7 @@ class Guard:
         """
         self._key = value.key
         self._policies = PolicyTable(value.policies, value.authorizers)
+        self._streams = PolicyTable(map(for_streams, value.policies), value.authorizers)
         self._tokens = TokenVerifier(value.authentication, keys.keys)
         self._keys = keys
         self._tasks = tasks
@@ -49,6 +52,22 @@ class Guard:
     def open(self) -> bool:
         """Whether every request is admitted, so that nothing need be looked at."""
         return self._policies.empty and self._tokens.empty
+
+    def refuses_stream(self, peer: Peer) -> str | None:
+        """Why a connection that is no HTTP may not be; None if it may.
+
+        What policies say about requests cannot be looked at, so they are read as ztunnels read them
+        (``controlplane.translate.policies``): an ALLOW rule that asks for it grants nothing, any other rule is judged
+        by the rest of what it says.
+        """
+        if self._streams.empty:
+            return None
+        subject = Subject(peer, RequestHead(method=b"", path=b"", authority=b""))
+        asked = self._streams.to_ask(subject)
+        if asked:
+            return "an external authorizer would have to be asked, which only requests can be"
+        verdict = self._streams.decide(subject)
+        return None if verdict.allowed else verdict.details
 
     def check(self, head: RequestHead, peer: Peer, facts: Facts, go_on: Continue) -> Answer | Forward | Wait:
         """Judge one request.
@@ -97,6 +116,32 @@ class Guard:
     def start(self, wait: _KeyWait) -> None:
         """Run what waits."""
         self._tasks.start(wait.run, self._keys)
+
+
+_OF_CONNECTIONS = frozenset(
+    {Attribute.PRINCIPAL, Attribute.NAMESPACE, Attribute.SERVICE_ACCOUNT, Attribute.TRUST_DOMAIN, Attribute.SNI}
+)
+
+
+def for_streams(policy: RequestPolicy) -> RequestPolicy:
+    """A policy with what can be said of connections that are no requests."""
+    allows = policy.action is RequestAction.ALLOW
+    rules = []
+    for rule in policy.rules:
+        if allows and any(_asks_for_request(clause) for part in rule.parts for clause in part):
+            continue
+        parts = tuple(tuple(_of_connection(clause) for clause in part) for part in rule.parts)
+        rules.append(RequestRule(parts))
+    return replace(policy, rules=tuple(rules))
+
+
+def _asks_for_request(clause: RequestClause) -> bool:
+    return any(condition.attribute not in _OF_CONNECTIONS for condition in clause.conditions)
+
+
+def _of_connection(clause: RequestClause) -> RequestClause:
+    kept = tuple(condition for condition in clause.conditions if condition.attribute in _OF_CONNECTIONS)
+    return replace(clause, conditions=kept)
 
 
 class _KeyWait:

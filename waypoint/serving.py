@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from weakref import WeakSet
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from mesh.addresses import PeerAddress
 from mesh.errors import DestinationMismatch, MeshError
 from mesh.model.waypoint import Destination, DestinationPort
+from mesh.model.workload import AppProtocol
 from mesh.relay.engine import Engine
 from mesh.relay.pool import TunnelPool
 from mesh.state.store import MeshState
@@ -26,9 +28,15 @@ from waypoint.inbound import ConnectionServer
 from waypoint.requests import Requests
 from waypoint.routing.port import PortRoutes
 from waypoint.security.key_store_driver import KeyStore
+from waypoint.streaming import StreamServer
+from waypoint.upstream.endpoint import LabelsOf
 from waypoint.upstream.services import Services
 from waypoint.wire.stream_wire import StreamWire
 from waypoint.wire.timers import Timers
+
+_BYTES = frozenset({AppProtocol.TCP})
+"""Never looked at: the other side may be the first to speak."""
+_SNIFFED = frozenset({AppProtocol.UNKNOWN, AppProtocol.TLS})
 
 _log = structlog.get_logger("serving")
 
@@ -46,6 +54,7 @@ class Serving:
         gateway: GatewayGroup,
         registry: CollectorRegistry,
         output: LineOutput,
+        labels_of: LabelsOf,
     ) -> None:
         self.limits = HttpLimits()
         self.timers = timers
@@ -53,7 +62,11 @@ class Serving:
         self.state = state
         self.tasks = host.tasks
         self.keys = KeyStore()
-        self.services = Services(engine, timers, host, tunnels, state, gateway, self.draw, self.limits)
+        self.services = Services(
+            engine, timers, host, tunnels, state, gateway, self.draw, self.limits, labels_of
+        )
+        self.stream_servers: WeakSet[StreamServer] = WeakSet()
+        """Those whose connections may live; a destination's former ones too."""
         self.observer = Requests(registry, output, state)
         self._connections: dict[ClientConnection, None] = {}
 
@@ -83,12 +96,12 @@ class Serving:
     @property
     def connections(self) -> int:
         """Clients' connections that live."""
-        return len(self._connections)
+        return len(self._connections) + sum(len(server.alive) for server in self.stream_servers)
 
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
-        return not self._connections
+        return not self.connections
 
     def tick(self, now: float) -> None:
         """Once per second."""
@@ -101,7 +114,7 @@ class Serving:
 
     def describe(self) -> object:
         """For the admin port."""
-        return {"connections": len(self._connections), "endpoints": self.services.describe()}
+        return {"connections": self.connections, "endpoints": self.services.describe()}
 
 
 class ServedDestination:
@@ -133,13 +146,24 @@ class _ServedPort:
     def __init__(
         self, serving: Serving, value: Destination, port: DestinationPort, guard: Guard, routes: PortRoutes
     ) -> None:
-        self._decider = PortDecider(guard, routes, serving.services, serving.draw, serving.observer.new_request_id)
+        policies = {policy.service: policy for policy in value.upstreams}
+        services, draw = serving.services, serving.draw
+        self._decider = PortDecider(guard, routes, services, policies, draw, serving.observer.new_request_id)
+        self._streams = StreamServer(value, guard, routes, services, policies, draw)
+        serving.stream_servers.add(self._streams)
         self._serving = serving
         self._observer = serving.observer.of(value)
         self._protocol = port.protocol
 
     def connected(self, client: Client, wire: StreamWire) -> None:
         serving = self._serving
+        if self._protocol in _BYTES:
+            wire.pause()
+            self._streams.serve(client, wire, b"", None)
+            return
         decider = ConnectionDecider(self._decider, client)
         context = Context(serving.timers, decider, self._observer, serving.draw)
-        serving.began(ClientConnection(context, wire, client, serving.limits, serving.ended))
+        byte_server = self._streams if self._protocol in _SNIFFED else None
+        serving.began(
+            ClientConnection(context, wire, client, serving.limits, serving.ended, byte_server=byte_server)
+        )

@@ -29,7 +29,9 @@ class Prepared:
 
 
 def made() -> Destinations[Prepared]:
-    return Destinations("demo/waypoint", Prepared)
+    destinations: Destinations[Prepared] = Destinations("demo/waypoint")
+    destinations.serve_by(Prepared)
+    return destinations
 
 
 def test_a_destination_is_found_by_key_and_by_host() -> None:

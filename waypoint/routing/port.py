@@ -65,6 +65,11 @@ class PortRoutes:
             table = self._consumers.get(client.namespace, table)
         return table.find(head, without_query(head.path), client)
 
+    @property
+    def has_stream_routes(self) -> bool:
+        """Whether connections are routed at all; without, they go straight to the destination."""
+        return bool(self._streams)
+
     def select_stream(self, server_name: str | None, random: Random) -> tuple[StreamRoute, Backend | None] | None:
         """The route of a TCP or TLS connection and the backend drawn; None if no route matches.
 

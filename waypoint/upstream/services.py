@@ -1,54 +1,41 @@
-"""Where requests go: the endpoints of services, and the connections to each of them.
+"""The services that this waypoint sends to: their endpoints as the mesh's state has them, kept up to date.
 
-Connections are kept per endpoint and version of HTTP, and shared by all routes that lead there. An endpoint of the mesh
-is reached through its tunnel, any other one by plain TCP.
+An endpoint of the mesh is reached through its tunnel, any other one by plain TCP. Endpoints are looked up again only
+after a change that concerns their service.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from mesh.addresses import is_ipv4, parse_ip, to_sockaddr
-from mesh.errors import ConfigurationError
 from mesh.hbone.codec import Baggage
-from mesh.model.workload import Workload
+from mesh.model.upstream_policy import Subset, TrafficPolicy, UpstreamPolicy
+from mesh.model.workload import AppProtocol, Workload
 from mesh.relay.engine import Engine
 from mesh.relay.pool import PoolKey, TunnelPool
 from mesh.state.routes import ToWorkload
-from mesh.state.store import MeshState
+from mesh.state.store import Changes, MeshState
 from waypoint.config import GatewayGroup
 from waypoint.exchange.decision import Unavailable
 from waypoint.host import WaypointHost
-from waypoint.http.contract import Failure
 from waypoint.http.limits import HttpLimits
-from waypoint.http.message import RequestHead
+from waypoint.upstream.backend import ServiceBackend
+from waypoint.upstream.cluster import Cluster
 from waypoint.upstream.connector import TunnelConnector
-from waypoint.upstream.pool_contract import EndpointPool, PoolLimits
-from waypoint.upstream.pool_h1 import H1Pool
+from waypoint.upstream.endpoint import Endpoint, LabelsOf, routes_of
 from waypoint.wire.dialling import Connector
 from waypoint.wire.socket_connector import SocketConnector
 from waypoint.wire.timers import Timers
 
-_DRAWS = 4
-"""How often another endpoint is drawn when one was tried before."""
-_UNUSED_SECONDS = 60.0
-
-
-class Endpoint(H1Pool):
-    """The connections to one endpoint."""
-
-    __slots__ = ("route", "used_at")
-
-    def __init__(
-        self, route: ToWorkload, connector: Connector, timers: Timers, limits: PoolLimits, http: HttpLimits
-    ) -> None:
-        super().__init__(str(route.target), connector, timers, limits, http)
-        self.route = route
-        self.used_at = 0.0
+_HTTP2 = frozenset({AppProtocol.HTTP2, AppProtocol.GRPC})
+_PLAIN = TrafficPolicy()
+_Key = tuple[str, int, str | None, TrafficPolicy, bool]
 
 
 class Services:
-    """The endpoints that this waypoint sends to."""
+    """All backends of the process, shared by the destinations that lead there."""
 
     def __init__(
         self,
@@ -60,6 +47,7 @@ class Services:
         gateway: GatewayGroup,
         draw: Callable[[], float],
         http: HttpLimits,
+        labels_of: LabelsOf,
     ) -> None:
         self._engine = engine
         self._timers = timers
@@ -69,9 +57,11 @@ class Services:
         self._gateway = gateway
         self._draw = draw
         self._http = http
+        self._labels_of = labels_of
         self._own_ip = parse_ip(gateway.pod_ip)
-        self._endpoints: dict[tuple[object, ...], Endpoint] = {}
-        self._backends: dict[tuple[str, int], ServiceBackend] = {}
+        self._backends: dict[_Key, ServiceBackend] = {}
+        self._stale: set[Cluster] = set()
+        self._of_service: dict[str, list[Cluster]] = {}
         # Until the control plane has described this pod: only place and network matter.
         self._self = Workload(
             uid="",
@@ -90,90 +80,123 @@ class Services:
             workload_name=gateway.name,
             service_name=gateway.name,
         ).encode()
+        state.subscribe(self._changed)
 
-    def backend(self, service: str, port: int) -> ServiceBackend:
-        """A service's port as a place for requests; the same object each time."""
-        key = (service, port)
-        found = self._backends.get(key)
-        if found is None:
-            found = self._backends[key] = ServiceBackend(self, service, port)
-        return found
+    def backend(
+        self,
+        service: str,
+        port: int,
+        subset: str | None,
+        policies: Mapping[str, UpstreamPolicy],
+        *,
+        http2: bool,
+    ) -> ServiceBackend | Unavailable:
+        """A service's port as a place for requests; the same object each time.
 
-    def draw_endpoint(self, service: str, port: int) -> Endpoint | Unavailable:
-        """One of a service's endpoints."""
+        Args:
+            service: ``namespace/hostname``.
+            port: as clients dial it.
+            subset: one of those that the service's policy names.
+            policies: by service; what the destination says about its backends.
+            http2: how the client speaks, for ports that do not say how they are spoken to.
+        """
+        upstream = policies.get(service)
+        found: Subset | None = None
+        if subset is not None:
+            found = next((each for each in upstream.subsets if each.name == subset), None) if upstream else None
+            if found is None:
+                return Unavailable("NC", f"service {service} has no subset {subset}")
+        policy = _policy(upstream, found, port)
+        spoken = self._protocol(service, port)
+        if spoken is not AppProtocol.UNKNOWN:
+            http2 = spoken in _HTTP2
+        key = (service, port, subset, policy, http2 or policy.pool.upgrade_to_http2)
+        backend = self._backends.get(key)
+        if backend is None:
+            labels = () if found is None else found.labels
+            cluster = Cluster(policy, self._where(), self._draw)
+            self._of_service.setdefault(service, []).append(cluster)
+            self._stale.add(cluster)
+            refresh = partial(self._refresh, service, port, labels)
+            backend = self._backends[key] = ServiceBackend(
+                service, cluster, refresh, self._connector, self._timers, self._http, http2=key[4]
+            )
+        return backend
+
+    def _protocol(self, service: str, port: int) -> AppProtocol:
+        view = self._state.service_named(service)
+        if view is None or view.service is None:
+            return AppProtocol.UNKNOWN
+        return next(
+            (each.app_protocol for each in view.service.ports if each.service_port == port), AppProtocol.UNKNOWN
+        )
+
+    def _where(self) -> Workload:
+        return self._state.workload_at(self._gateway.network, self._own_ip) or self._self
+
+    def _refresh(
+        self, service: str, port: int, labels: tuple[tuple[str, str], ...], cluster: Cluster
+    ) -> list[Endpoint] | Unavailable:
         view = self._state.service_named(service)
         if view is None or view.service is None:
             return Unavailable("NC", f"no such service: {service}")
         if port not in view.ports:
             return Unavailable("NC", f"service {service} has no port {port}")
-        source = self._state.workload_at(self._gateway.network, self._own_ip) or self._self
-        pool = view.pool(view.service, port, ipv4=is_ipv4(self._own_ip), source=source)
-        route = pool.pick(self._draw())
-        if route is None:
-            return Unavailable("UH", f"no healthy endpoint of {service}")
-        return self.endpoint(route)
+        if cluster not in self._stale:
+            return []
+        self._stale.discard(cluster)
+        routes = routes_of(
+            view,
+            port,
+            self._gateway.network,
+            ipv4=is_ipv4(self._own_ip),
+            labels=labels,
+            labels_of=self._labels_of,
+        )
+        reachable = [to for to in routes if to.tunnel is None or is_ipv4(to.tunnel.ip) is is_ipv4(self._own_ip)]
+        return cluster.update(reachable, view.service.load_balancing, self._timers.clock())
 
-    def endpoint(self, route: ToWorkload) -> Endpoint:
-        """The connections to where a route leads."""
-        key = (route.target, route.tunnel, route.expected_identities)
-        endpoint = self._endpoints.get(key)
-        if endpoint is None:
-            endpoint = self._endpoints[key] = Endpoint(
-                route, self._connector(route), self._timers, PoolLimits(), self._http
-            )
-        endpoint.used_at = self._timers.clock()
-        return endpoint
+    def labels_changed(self) -> None:
+        """Labels of workloads are other ones: subsets are to be made anew."""
+        for clusters in self._of_service.values():
+            self._stale.update(clusters)
 
-    def _connector(self, route: ToWorkload) -> Connector:
-        if route.tunnel is None:
-            return SocketConnector(self._engine, to_sockaddr(route.target))
-        if is_ipv4(route.tunnel.ip) is not is_ipv4(self._own_ip):
-            raise ConfigurationError(f"this waypoint has no address of the family of {route.tunnel}")
-        key = PoolKey(self._host.identity, self._own_ip, route.expected_identities, route.tunnel)
-        return TunnelConnector(self._tunnels, self._host.tasks, key, str(route.target), self._baggage)
+    def _changed(self, changes: Changes) -> None:
+        services = set(changes.services)
+        for uid in changes.workloads:
+            workload = self._state.workloads.by_uid.get(uid)
+            if workload is None:
+                # Gone, and with it what it served.
+                services.update(self._of_service)
+                break
+            services.update(workload.services)
+        for service in services:
+            self._stale.update(self._of_service.get(service, ()))
+
+    def _connector(self, to: ToWorkload) -> Connector:
+        if to.tunnel is None:
+            return SocketConnector(self._engine, to_sockaddr(to.target))
+        key = PoolKey(self._host.identity, self._own_ip, to.expected_identities, to.tunnel)
+        return TunnelConnector(self._tunnels, self._host.tasks, key, str(to.target), self._baggage)
 
     def tick(self, now: float) -> None:
-        """Once per second: let go of endpoints that nobody has used for a while."""
-        for key, endpoint in list(self._endpoints.items()):
-            if not endpoint.active and not endpoint.connections and now - endpoint.used_at > _UNUSED_SECONDS:
-                del self._endpoints[key]
+        """Once per second."""
+        for backend in self._backends.values():
+            backend.tick(now)
 
     def drain(self) -> None:
         """Close what is idle, and the rest as requests end."""
-        for endpoint in self._endpoints.values():
-            endpoint.drain()
+        for backend in self._backends.values():
+            backend.drain()
 
     def describe(self) -> list[dict[str, object]]:
         """For the admin port."""
-        return [
-            {
-                "address": endpoint.name,
-                "workload": f"{endpoint.route.workload.namespace}/{endpoint.route.workload.name}",
-                "connections": endpoint.connections,
-                "requests": endpoint.active,
-            }
-            for endpoint in self._endpoints.values()
-        ]
+        return [entry for backend in self._backends.values() for entry in backend.describe()]
 
 
-class ServiceBackend:
-    """One port of a service (``waypoint.exchange.decision.Backend``)."""
-
-    __slots__ = ("_port", "_services", "service")
-
-    def __init__(self, services: Services, service: str, port: int) -> None:
-        self._services = services
-        self.service = service
-        self._port = port
-
-    def choose(self, head: RequestHead, tried: list[EndpointPool]) -> EndpointPool | Unavailable:
-        """An endpoint for the next attempt, another one than those tried if there is."""
-        found = self._services.draw_endpoint(self.service, self._port)
-        for _ in range(_DRAWS if tried else 0):
-            if found not in tried:
-                break
-            found = self._services.draw_endpoint(self.service, self._port)
-        return found
-
-    def finished(self, pool: EndpointPool, status: int, failure: Failure | None) -> None:
-        """An attempt is over."""
+def _policy(upstream: UpstreamPolicy | None, subset: Subset | None, port: int) -> TrafficPolicy:
+    if upstream is None:
+        return _PLAIN
+    if subset is not None and subset.policy is not None:
+        return subset.policy
+    return next((policy for number, policy in upstream.ports if number == port), upstream.policy)
