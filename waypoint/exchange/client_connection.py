@@ -11,8 +11,8 @@ from waypoint.exchange.attempts import Context
 from waypoint.exchange.detection import MOST, Spoken, detect, detect_http, server_name
 from waypoint.exchange.exchange import Exchange
 from waypoint.exchange.facts import Facts
-from waypoint.http.contract import RequestSink, Responder
-from waypoint.http.h1_server_machine import H1ServerMachine, ServerOwner
+from waypoint.http.contract import RequestSink, Responder, ServerOwner
+from waypoint.http.h1_server_machine import H1ServerMachine
 from waypoint.http.h2_server_machine import H2ServerMachine
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import RequestHead

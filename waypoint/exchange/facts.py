@@ -17,20 +17,9 @@ class Facts:
     """One request. Times are monotonic seconds; sizes are of bodies, in bytes."""
 
     __slots__ = (
-        *(
-            "answered_at",
-            "attempts",
-            "authority",
-            "client",
-            "details",
-            "endpoint",
-            "ended_at",
-            "flags",
-            "head",
-            "method",
-        ),
-        *("path", "received", "request_trailers", "response", "response_trailers", "route", "sent", "sent_at"),
-        *("started_at", "status", "upstream_failure", "version"),
+        *("answered_at", "attempts", "authority", "client", "details", "ended_at", "endpoint", "flags", "head"),
+        *("method", "path", "received", "request_trailers", "response", "response_trailers", "route", "sent"),
+        *("sent_at", "started_at", "status", "upstream_failure", "version"),
     )
 
     def __init__(self, head: RequestHead, client: Client, version: str, started_at: float) -> None:

@@ -199,3 +199,51 @@ class ResponseSink:
     def upstream_writable(self) -> None:
         """The endpoint has taken what was sent."""
         raise NotImplementedError
+
+
+class ServerOwner:
+    """Who is told of a connection's requests."""
+
+    __slots__ = ()
+
+    def request(self, responder: Responder, head: RequestHead, *, end: bool, version: str) -> RequestSink:
+        """A request has arrived; it may be answered within this call. ``version`` is ``1.0``, ``1.1`` or ``2``."""
+        raise NotImplementedError
+
+    def refused(self, status: int, reason: str) -> None:
+        """What arrived was no request, and was answered with this status."""
+        raise NotImplementedError
+
+    def connection_over(self) -> None:
+        """The connection has ended."""
+        raise NotImplementedError
+
+
+class Unwanted(ResponseSink):
+    """The sink of an answer that nobody wants any more, and that is here already."""
+
+    __slots__ = ()
+
+    def response_informational(self, head: ResponseHead) -> None:
+        """Nobody cares."""
+
+    def response_head(self, head: ResponseHead, *, end: bool) -> None:
+        """Nobody cares."""
+
+    def response_data(self, data: bytes) -> None:
+        """Nobody cares."""
+
+    def response_end(self, trailers: Headers | None) -> None:
+        """Nobody cares."""
+
+    def response_flush(self) -> None:
+        """Nobody cares."""
+
+    def call_failed(self, failure: Failure) -> None:
+        """Nobody cares."""
+
+    def upstream_writable(self) -> None:
+        """Nobody cares."""
+
+
+UNWANTED = Unwanted()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import httptools
 
 from mesh.errors import MeshError
-from waypoint.http.contract import Call, Failure, FailureKind, ResponseSink
+from waypoint.http.contract import UNWANTED, Call, Failure, FailureKind, ResponseSink
 from waypoint.http.h1_codec import RESPONSE_SPECIAL, chunk, connection_tokens, last_chunk, request_head, without_named
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead, ResponseHead
@@ -37,36 +37,6 @@ class EndOfResponse:
 
     def __init__(self, trailers: Headers | None) -> None:
         self.trailers = trailers
-
-
-class _Unwanted(ResponseSink):
-    """The sink of an answer that nobody wants any more, and that is here already."""
-
-    __slots__ = ()
-
-    def response_informational(self, head: ResponseHead) -> None:
-        pass
-
-    def response_head(self, head: ResponseHead, *, end: bool) -> None:
-        pass
-
-    def response_data(self, data: bytes) -> None:
-        pass
-
-    def response_end(self, trailers: Headers | None) -> None:
-        pass
-
-    def response_flush(self) -> None:
-        pass
-
-    def call_failed(self, failure: Failure) -> None:
-        pass
-
-    def upstream_writable(self) -> None:
-        pass
-
-
-_UNWANTED = _Unwanted()
 
 
 class BadResponse(Exception):
@@ -181,7 +151,7 @@ class H1ClientMachine(WireOwner, Call):
     def cancel(self) -> None:
         """See :class:`Call`. HTTP/1.1 has no other way than to end the connection, unless the whole answer is here."""
         if self._end_noted and self._request_done:
-            self._sink = _UNWANTED
+            self._sink = UNWANTED
             return
         self._sink = None
         self._drop(reset=True)

@@ -7,61 +7,23 @@ wire is paused meanwhile, so no more is kept than one read of the wire brings.
 from __future__ import annotations
 
 from mesh.errors import MeshError
-from waypoint.http.contract import RequestSink, Responder
+from waypoint.http.contract import RequestSink, Responder, ServerOwner
 from waypoint.http.h1_codec import STATUS_LINES, BadHead, chunk, header_block, last_chunk
 from waypoint.http.h1_request_machine import DataEvent, EndEvent, RequestEvent, RequestReader
 from waypoint.http.limits import HttpLimits
-from waypoint.http.message import Headers, RequestHead, ResponseHead
+from waypoint.http.message import Headers, ResponseHead
 from waypoint.wire.contract import Buffer, Wire, WireOwner
 from waypoint.wire.timers import Timer, Timers
-
-
-class ServerOwner:
-    """Who is told of a connection's requests."""
-
-    __slots__ = ()
-
-    def request(self, responder: Responder, head: RequestHead, *, end: bool, version: str) -> RequestSink:
-        """A request has arrived; it may be answered within this call. ``version`` is ``1.0``, ``1.1`` or ``2``."""
-        raise NotImplementedError
-
-    def refused(self, status: int, reason: str) -> None:
-        """What arrived was no request, and was answered with this status."""
-        raise NotImplementedError
-
-    def connection_over(self) -> None:
-        """The connection has ended."""
-        raise NotImplementedError
 
 
 class H1ServerMachine(WireOwner, Responder):
     """One client connection."""
 
     __slots__ = (
-        *(
-            "_chunked",
-            "_closing",
-            "_connect",
-            "_current",
-            "_draining",
-            "_head_sent",
-            "_head_timer",
-            "_http10",
-        ),
-        *(
-            "_idle_since",
-            "_keep_alive",
-            "_limits",
-            "_moved",
-            "_moved_before",
-            "_no_body",
-            "_out",
-            "_over",
-            "_owner",
-            "_paused",
-        ),
-        *("_pumping", "_reader", "_request_done", "_response_done", "_sink", "_sink_paused", "_timer", "_timers"),
-        *("_tunnel", "_wire", "requests"),
+        *("_chunked", "_closing", "_connect", "_current", "_draining", "_head_sent", "_head_timer", "_http10"),
+        *("_idle_since", "_keep_alive", "_limits", "_moved", "_moved_before", "_no_body", "_out", "_over", "_owner"),
+        *("_paused", "_pumping", "_reader", "_request_done", "_response_done", "_sink", "_sink_paused", "_timer"),
+        *("_timers", "_tunnel", "_wire", "requests"),
     )
 
     def __init__(self, wire: Wire, timers: Timers, limits: HttpLimits, owner: ServerOwner) -> None:

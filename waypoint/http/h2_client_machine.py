@@ -113,15 +113,18 @@ class H2Call(H2Stream, Call):
             self.expect(headers)
             if self._no_body or status in (204, 304):
                 self._length = 0
+            if end and self._length > 0:
+                raise MalformedMessage("a length without a body")
         except MalformedMessage as error:
             self._break(f"malformed: {error}")
             return
         self.stream.answered = True
-        self._link.touched.append(self)
         if end:
-            # The machine ends the stream after this; then it is told that the answer is over.
-            self._length = min(self._length, 0) if self._no_body else self._length
-        self.sink.response_head(ResponseHead(status=status, headers=headers), end=False)
+            # Passed on as such: to gRPC's clients a head that ends is another thing than one before an empty body.
+            self._end_call()
+        else:
+            self._link.touched.append(self)
+        self.sink.response_head(ResponseHead(status=status, headers=headers), end=end)
 
     def data(self, data: bytes) -> None:
         """See :class:`H2Stream`."""
@@ -129,12 +132,15 @@ class H2Call(H2Stream, Call):
 
     def ended(self, trailers: Headers | None) -> None:
         """See :class:`H2Stream`."""
+        self._end_call()
+        self.sink.response_end(trailers)
+
+    def _end_call(self) -> None:
         self.over = True
         if not self._request_done or self._backlog is not None:
             # Answered early: what is left of the request is not sent.
             self._link.machine.reset_stream(self.stream, ErrorCode.NO_ERROR)
         self._connection.call_over()
-        self.sink.response_end(trailers)
 
     def told(self) -> None:
         """See :class:`H2Stream`."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from mesh.errors import MeshError
 from mesh.hbone.codec import ErrorCode, error_name
 from mesh.hbone.contract import HboneStream, Http2Violation, Role
-from waypoint.http.contract import RequestSink, Responder
+from waypoint.http.contract import RequestSink, Responder, ServerOwner
 from waypoint.http.h1_codec import valid_authority
-from waypoint.http.h1_server_machine import ServerOwner
 from waypoint.http.h2_header_codec import MalformedMessage, encode_fields, read_fields
 from waypoint.http.h2_machine import Fields, Http2Machine
 from waypoint.http.h2_stream_machine import H2Link, H2Stream

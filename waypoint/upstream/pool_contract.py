@@ -34,6 +34,11 @@ class EndpointPool:
         """Requests under way or waiting, for balancing."""
         raise NotImplementedError
 
+    @property
+    def idle(self) -> int:
+        """Connections without a request."""
+        raise NotImplementedError
+
     def open(self, sink: ResponseSink, *, fresh: bool = False) -> Call | Failure | None:
         """Take a connection for one request.
 

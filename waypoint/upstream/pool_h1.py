@@ -52,7 +52,7 @@ class H1Pool(EndpointPool, ClientOwner, DialOwner):
 
     @property
     def idle(self) -> int:
-        """How many of them carry no request."""
+        """See :class:`EndpointPool`."""
         return len(self._idle)
 
     @property

@@ -41,6 +41,11 @@ class H2Pool(EndpointPool, H2ClientOwner, DialOwner):
         return len(self._machines)
 
     @property
+    def idle(self) -> int:
+        """See :class:`EndpointPool`."""
+        return sum(not machine.calls for machine in self._machines)
+
+    @property
     def pending(self) -> int:
         """How many requests wait."""
         return len(self._pending)

@@ -61,7 +61,7 @@ class H2Peer:
         raise AssertionError("no end to it")
 
     def _handle(self, event: Any) -> None:
-        stream_id = getattr(event, "stream_id", None)
+        stream_id: Any = getattr(event, "stream_id", None)
         message = self.messages.setdefault(stream_id, Message()) if stream_id else Message()
         kinds = (h2.events.RequestReceived, h2.events.ResponseReceived, h2.events.InformationalResponseReceived)
         if isinstance(event, kinds):

@@ -39,7 +39,8 @@ def test_http1_clients_share_a_connection(h2_peer: Any) -> None:
 def test_bodies_and_trailers_from_http1(h2_peer: Any) -> None:
     stage = Stage(http2=True)
     client = stage.client(
-        b"POST /a HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\nte: trailers\r\n\r\n3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n"
+        b"POST /a HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\nte: trailers\r\n\r\n"
+        b"3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n"
     )
     endpoint = h2_peer(stage.upstreams[0], client=False)
     assert (endpoint.messages[1].body, endpoint.messages[1].trailers) == (b"abc", [(b"x-t", b"1")])
