@@ -175,7 +175,7 @@ class H2ClientMachine(H2Link, WireOwner):
     """One connection to an endpoint."""
 
     __slots__ = (
-        *("_gone", "_leftover", "_owner", "_receiving", "_refill_at", "_retired", "_timers"),
+        *("_freed", "_gone", "_leftover", "_owner", "_receiving", "_refill_at", "_retired", "_timers"),
         *("calls", "idle_since", "limits", "requests"),
     )
 
@@ -188,6 +188,8 @@ class H2ClientMachine(H2Link, WireOwner):
         self._leftover = b""
         self._receiving = False
         self._refill_at = 0.0
+        self._freed = False
+        """Requests have ended while the bytes at hand were read."""
         self._gone = False
         self._retired = False
         self.requests = 0
@@ -218,7 +220,9 @@ class H2ClientMachine(H2Link, WireOwner):
         self.calls -= 1
         if not self.calls:
             self.idle_since = self._timers.clock()
-        if self._retired and not self.calls:
+        if self._receiving:
+            self._freed = True  # its stream counts until the machine has dealt with the frame at hand
+        elif self._retired and not self.calls:
             self._leave()
         else:
             self._owner.stream_free(self)
@@ -267,10 +271,11 @@ class H2ClientMachine(H2Link, WireOwner):
         self.tell_touched()
         if self.machine.outgoing:
             self.output()
-        if self.machine.peer_max_streams > before:
-            self._owner.stream_free(self)
         if self._retired and not self.calls:
             self._leave()
+        elif self._freed or self.machine.peer_max_streams > before:
+            self._freed = False
+            self._owner.stream_free(self)
 
     def wire_ended(self) -> None:
         """The endpoint has closed."""

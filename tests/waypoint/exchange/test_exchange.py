@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from waypoint.exchange.decision import Answer, Decision, Forward, Mirror, Resume
+from waypoint.exchange.exchange import Exchange
 from waypoint.http.message import RequestHead, ResponseHead
 from waypoint.testing.exchanges import FixedBackend, Stage
 from waypoint.testing.wires import MemoryWire
@@ -42,6 +43,7 @@ def test_the_facts_of_a_request() -> None:
     assert (facts.method, facts.authority, facts.path, facts.version) == (b"GET", b"h:8080", b"/a?b=c", "1.1")
     assert (facts.status, facts.flags, facts.route, facts.endpoint) == (200, "", "demo/route/0", "endpoint-0")
     assert (facts.received, facts.sent, facts.attempts) == (0, 6, 1)
+    assert isinstance(facts, Exchange), "no second object is made for the record"
     assert facts.upstream_service_time == pytest.approx(0.25)
     assert facts.ended_at - facts.started_at == pytest.approx(0.75)
     assert stage.backend.outcomes == [("endpoint-0", 200, None)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from waypoint.exchange.decision import Answer, Decision, Forward
+from waypoint.http.h1_server_machine import H1ServerMachine
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import RequestHead
 from waypoint.testing.exchanges import Stage
@@ -21,6 +22,9 @@ def test_a_request_is_one_write_each_way() -> None:
     assert client.take() == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
     assert (client.writes, upstream.writes) == (1, 1)
     assert stage.observer.summary == [(200, "")]
+    machine = stage.connections[0].machine
+    assert isinstance(machine, H1ServerMachine)
+    assert machine.requests == 1
 
 
 def test_pipelined_requests_are_answered_in_order_and_none_is_sent_ahead() -> None:
