@@ -155,6 +155,7 @@ class OperatorSettings(Settings, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: two authorizers have the same name.
         """
+        classes = self.waypoints.classes if self.waypoints is not None else []
         names = [one.name for one in self.authorizers]
         if len(set(names)) != len(names):
             raise ConfigurationError("authorizers: two have the same name: policies could not tell them apart")
@@ -164,6 +165,7 @@ class OperatorSettings(Settings, frozen=True, kw_only=True):
             cluster_domain=self.mesh.cluster_domain,
             network=self.mesh.network,
             root_namespace=self.mesh.root_namespace,
+            waypoint_classes=tuple(dict.fromkeys((*MeshSettings().waypoint_classes, *classes))),
             authorizers=tuple(_authorizer(one) for one in self.authorizers),
         )
 

@@ -34,6 +34,11 @@ def test_names_and_authorizers_reach_the_translation() -> None:
     )
 
 
+def test_classes_that_are_run_are_waypoints() -> None:
+    assert load("").translation().waypoint_classes == ("ambimesh-waypoint", "istio-waypoint")
+    assert load("waypoints: {command: [x], classes: [mine]}").translation().waypoint_classes[-1] == "mine"
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

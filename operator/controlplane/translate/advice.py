@@ -5,7 +5,7 @@ These objects become nothing themselves; they take part in the destinations of w
 
 from __future__ import annotations
 
-from controlplane.translate.binding import find_waypoint
+from controlplane.translate.binding import find_waypoint, namespace_condition
 from controlplane.translate.layer7.authentication import authentication_findings
 from controlplane.translate.layer7.authorization import authorization_findings
 from controlplane.translate.layer7.destination_rules import backend_tls_findings, destination_rule_findings
@@ -24,6 +24,7 @@ from resources.objects import (
     GRPCRoute,
     HTTPRoute,
     KubernetesObject,
+    Namespace,
     RequestAuthentication,
     TCPRoute,
     Telemetry,
@@ -54,6 +55,8 @@ def advice_on(view: View, value: KubernetesObject) -> Outcome:
             return Outcome((), telemetry_findings(view, value))
         case Gateway():
             return _gateway(view, value)
+        case Namespace():
+            return NOTHING.told(value.key, namespace_condition(view, value))
     return NOTHING
 
 

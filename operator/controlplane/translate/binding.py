@@ -135,6 +135,23 @@ def bind(view: View, metadata: ObjectMeta, traffic: str) -> Binding:
     return _with_canary(view, metadata, source, primary, address, traffic)
 
 
+def namespace_condition(view: View, namespace: Namespace) -> StatusCondition | None:
+    """What becomes of a namespace's own label; None when it has none, or all is well."""
+    name = namespace.metadata.name
+    named = _named(namespace.metadata.labels, USE_WAYPOINT_LABEL, WAYPOINT_NAMESPACE_LABEL, name)
+    if named is None:
+        return None
+    key = "/".join(named)
+    waypoint = find_waypoint(view, *named)
+    if waypoint is None:
+        message = f"waypoint {key!r} does not exist: clients of this namespace's Services fail until it does"
+        return _refused("WaypointIsNotReady", message)
+    if not admits(view, waypoint, name):
+        message = f"waypoint {key!r} does not admit this namespace (allowedRoutes): clients of its Services fail"
+        return _refused("AttachmentDenied", message)
+    return None
+
+
 def admits(view: View, waypoint: Waypoint, namespace: str) -> bool:
     """Whether a waypoint's listener admits a namespace; without a word it admits its own."""
     gateway = view.find(Gateway, waypoint.namespace, waypoint.name)

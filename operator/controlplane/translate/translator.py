@@ -82,7 +82,6 @@ _TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "WorkloadEntry": (OWN,),
         "PeerAuthentication": (OWN,),
         "AuthorizationPolicy": (OWN, ADVICE),
-        "Namespace": (),
         "ServiceAccount": (),
     }
 )

@@ -202,3 +202,13 @@ def test_no_namespace_object_is_no_label() -> None:
     view = view_of(translated("", mesh=False))
     assert bind(view, ObjectMeta(name="s", namespace="nowhere"), "service") == UNBOUND
     assert BOUND == "istio.io/WaypointBound"
+
+
+def test_a_namespaces_label_that_leads_nowhere_is_told() -> None:
+    absent = "{apiVersion: v1, kind: Namespace, metadata: {name: b, labels: {istio.io/use-waypoint: w}}}"
+    [told] = list(translated(absent, mesh=False).findings)
+    assert "WaypointIsNotReady" in str(told)
+    far = absent.replace("use-waypoint: w", "use-waypoint: waypoint, istio.io/use-waypoint-namespace: shop")
+    [told] = list(translated(far).findings)
+    assert "AttachmentDenied" in str(told)
+    assert list(translated().findings) == []

@@ -199,7 +199,7 @@ def test_what_is_not_supported_is_told() -> None:
         )
     )
     told = [str(finding) for finding in translator.findings]
-    assert len(told) == 4
+    assert len(told) == 5
     assert any("ExternalName" in text for text in told)
     translator.update(ObjectSet())
     assert list(translator.findings) == []

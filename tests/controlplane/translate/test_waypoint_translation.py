@@ -22,7 +22,7 @@ from mesh.model.workload import Workload
 from resources.base import ObjectMeta
 from resources.decode import decode_documents
 from resources.object_set import ObjectSet
-from resources.objects import HTTPRoute, KubernetesObject, Namespace, ObjectKey
+from resources.objects import HTTPRoute, KubernetesObject, Namespace, ObjectKey, ServiceAccount
 from resources.routes import HttpRouteSpec
 
 SETTINGS = MeshSettings(authorizers=(ExternalAuthorizer(name="asker", service="a/b", port=1, grpc=True),))
@@ -274,7 +274,7 @@ def test_facets_are_kept_apart_by_kind() -> None:
 
 def test_what_nobody_advises_on() -> None:
     tracker = Tracker(SETTINGS)
-    value = Namespace(metadata=ObjectMeta(name="a"))
+    value = ServiceAccount(metadata=ObjectMeta(name="a", namespace="a"))
     assert advice_on(tracker.view(Node("advice", value.key)), value) == NOTHING
 
 
