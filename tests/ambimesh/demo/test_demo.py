@@ -12,7 +12,7 @@ import trio.testing
 from ambimesh.demo import lines_capture, lines_identity, lines_policy, lines_resilience, pod_state
 from ambimesh.demo.clients import Client
 from ambimesh.demo.recording import Recording
-from ambimesh.demo.run import LAST, LINES, first_leaf, judge
+from ambimesh.demo.run import LAST, LINES, ROTATION, WAYPOINT_LINES, first_leaf, judge
 from ambimesh.demo.stage import NotShown, require
 from mesh.errors import ConfigurationError
 
@@ -145,8 +145,9 @@ def test_additions_that_succeeded_are_counted() -> None:
 
 
 def test_there_are_ten_lines() -> None:
-    assert [line.number for line in LINES] == list(range(1, LAST))
-    assert LAST == 10
+    numbers = [line.number for line in (*LINES, *WAYPOINT_LINES)]
+    assert sorted([*numbers, ROTATION[0]]) == list(range(1, LAST + 1))
+    assert LAST == 13
     assert lines_policy.ALLOWED != lines_policy.REFUSED
     assert lines_resilience.CLIENT == lines_policy.ALLOWED
 
