@@ -1,4 +1,4 @@
-"""When a request is tried again: a route's conditions (``waypoint.routing.retry``) asked about what became of attempts."""
+"""When a request is tried again: a route's conditions (``waypoint.routing.retry``), asked what became of attempts."""
 
 from __future__ import annotations
 
