@@ -14,6 +14,7 @@ from waypoint.http.h1_codec import RESPONSE_SPECIAL, chunk, connection_tokens, l
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.wire.contract import Buffer, Wire, WireOwner
+from waypoint.wire.ending import end_or_reset
 
 
 class ClientOwner:
@@ -297,7 +298,7 @@ class H1ClientMachine(WireOwner, Call):
         if reset:
             self._wire.reset()
         else:
-            self._wire.end()
+            end_or_reset(self._wire)
         self._owner.connection_gone(self)
 
     # -- what the parser calls ---------------------------------------------------------------------------------------

@@ -296,6 +296,23 @@ def test_a_slow_client_holds_its_upstream_back() -> None:
     assert stage.observer.facts[0].sent == 1000000
 
 
+def test_a_client_that_never_takes_its_answer_is_let_go() -> None:
+    stage = Stage(limits=HttpLimits(head_seconds=10))
+    client = stage.client(b"GET /a HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+    client.stuck = True
+    stage.upstreams[0].feed(OK)
+    assert not client.closed, "what was written shall arrive"
+    stage.clock.advance(11)
+    assert client.was_reset
+    client = stage.client(b"GET /a HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+    client.stuck = True
+    stage.upstreams[-1].feed(OK)
+    client.unstick()
+    assert client.closed
+    stage.clock.advance(11)
+    assert not client.was_reset
+
+
 def test_a_slow_upstream_holds_its_client_back() -> None:
     stage = Stage()
     client = stage.client(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 5000\r\n\r\n")

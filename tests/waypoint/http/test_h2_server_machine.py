@@ -307,6 +307,23 @@ def test_draining_lets_requests_end() -> None:
     assert len(stage.ended) == 1
 
 
+def test_draining_waits_for_what_the_client_has_not_taken() -> None:
+    stage = Stage()
+    wire = stage.client(PREFACE + SETTINGS + frame(1, 5, 1, REQUEST) + frame(1, 5, 3, REQUEST))
+    wire.take()
+    wire.stuck = True
+    stage.upstreams[0].feed(OK)
+    wire.settle()
+    stage.upstreams[1].feed(OK)
+    wire.settle()
+    stage.connections[0].drain()
+    stage.clock.advance(2)
+    assert not wire.closed
+    wire.unstick()
+    assert [stream for kind, stream in kinds(wire.take()) if kind == 1] == [1, 3]
+    assert wire.closed
+
+
 def test_deadlines(h2_peer: Any) -> None:
     slow = Stage(limits=HttpLimits(head_seconds=5))
     wire = slow.client(PREFACE + SETTINGS + frame(1, 0, 1, b"\x82"))
