@@ -16,7 +16,7 @@ def test_what_waits_is_sent_or_given_up_in_time() -> None:
     assert (idle.closed, quick.closed, len(clock.timers)) == (True, False, 2)
     quick.unstick()
     clock.advance(6)
-    assert (quick.written, quick.was_reset) == (b"a", False)
+    assert (quick.take(), quick.was_reset) == (b"a", False)
     assert slow.was_reset
 
 
