@@ -250,14 +250,14 @@ class StreamWire(Wire):
         if error is not None:
             self._leave()
         if report is not None:
-            report(error)
+            try:
+                report(error)
+            except Exception as failure:  # one connection's bug must not cost the tunnel
+                self._bug(failure)
 
     def stream_reset(self, code: int) -> None:
         """The peer gave the stream up (``StreamOwner``)."""
-        try:
-            self._over(ConnectionLost(f"the peer reset the stream ({error_name(code)})"))
-        except Exception as error:  # as above; the stream is gone already
-            self._bug(error)
+        self._over(ConnectionLost(f"the peer reset the stream ({error_name(code)})"))
 
     def tunnel_lost(self, error: MeshError | None) -> None:
         """The tunnel is gone (``mesh.relay.tunnel.TunnelEnd``)."""
@@ -300,7 +300,10 @@ class StreamWire(Wire):
             return
         self._leave()
         owner, self.owner = self.owner, NOBODY
-        owner.wire_lost(error)
+        try:
+            owner.wire_lost(error)
+        except Exception as failure:  # as above, and the stream is gone already
+            self._bug(failure)
 
     def _leave(self) -> None:
         if not self.closed:

@@ -217,6 +217,13 @@ def test_connect_needs_a_route_of_its_own() -> None:
     upstream.feed(b"HTTP/1.1 200 OK\r\n\r\nz")
     assert client.take() == b"HTTP/1.1 200 OK\r\n\r\nz"
     assert upstream.take() == b"xy"
+    client.hang_up()
+    assert upstream.finished
+    upstream.feed(b"bye")
+    assert client.take() == b"bye"
+    upstream.hang_up()
+    assert client.closed
+    assert upstream.closed
 
 
 def test_a_slow_head_is_answered_in_time() -> None:

@@ -234,13 +234,19 @@ def test_an_owner_that_fails_costs_its_own_stream(capsys: Any) -> None:
         def wire_data(self, data: Buffer) -> None:
             raise ValueError("a bug")
 
+        def wire_lost(self, error: MeshError | None) -> None:
+            super().wire_lost(error)
+            raise ValueError("another bug")
+
     buggy = Buggy()
     pair.server.wire.attach(buggy)
     pair.client.wire.write(b"a")
     pair.carry()
     assert len(buggy.lost) == 1
     assert len(pair.client.told.lost) == 1
-    assert "a bug" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "a bug" in told
+    assert "another bug" in told
 
 
 def test_a_bug_costs_its_own_stream() -> None:
