@@ -136,10 +136,13 @@ class H2Responder(H2Stream, Responder):
         self.over = True
         self.sink = None
         self.send_finish(None if self._no_body else trailers)
-        if not self.stream.remote_ended and self._backlog is None:
+        self._connection.stream_over()
+
+    def all_sent(self) -> None:
+        """See :class:`H2Stream`."""
+        if not self.stream.remote_ended:
             # Answered early: the rest of the request is not wanted (RFC 9113 section 8.1).
             self._link.machine.reset_stream(self.stream, ErrorCode.NO_ERROR)
-        self._connection.stream_over()
 
     def abort(self, reason: str) -> None:
         """See :class:`Responder`."""

@@ -204,6 +204,10 @@ def test_an_early_answer_stops_the_request(h2_peer: Any) -> None:
     assert client.messages[stream].head[b":status"] == b"403"
     assert client.messages[stream].body == b"no"
     assert client.messages[stream].reset == ErrorCodes.NO_ERROR
+    stage.decider.decision = lambda _: Answer(403, [], b"a" * 100_000)
+    stream = client.request(method=b"POST", end=False)
+    assert len(client.messages[stream].body) == 100_000
+    assert client.messages[stream].reset == ErrorCodes.NO_ERROR
 
 
 def test_an_answer_that_breaks_off_is_a_reset(h2_peer: Any) -> None:
