@@ -13,7 +13,7 @@ from mesh.addresses import format_ip
 from mesh.clock import SystemClock
 from mesh.model.upstream_policy import UpstreamPolicy
 from waypoint.client import Client
-from waypoint.exchange.decision import Answer, Decision, Forward, Mirror, Unavailable
+from waypoint.exchange.decision import Answer, Decision, Forward, Mirror
 from waypoint.exchange.facts import Facts
 from waypoint.exchange.retry import RetryPlan
 from waypoint.guarding import Guard
@@ -23,6 +23,7 @@ from waypoint.routing.port import PortRoutes
 from waypoint.routing.route import CompiledBackend, CompiledRoute
 from waypoint.security.subject import Peer
 from waypoint.upstream.backend import Chooser, RetryLimit, ServiceBackend
+from waypoint.upstream.pool_contract import Unavailable
 
 _CHAIN = b"x-forwarded-for"
 _SCHEME = b"x-forwarded-proto"

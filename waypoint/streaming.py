@@ -12,12 +12,12 @@ from mesh.model.upstream_policy import UpstreamPolicy
 from mesh.model.waypoint import Destination
 from waypoint.client import Client
 from waypoint.exchange.byte_pipe import BytePipe
-from waypoint.exchange.decision import Unavailable
 from waypoint.guarding import Guard
 from waypoint.routing.port import PortRoutes
 from waypoint.security.subject import Peer
 from waypoint.upstream.backend import ServiceBackend
 from waypoint.upstream.endpoint import Endpoint
+from waypoint.upstream.pool_contract import Unavailable
 from waypoint.wire.contract import NOBODY, Wire
 
 _log = structlog.get_logger("streams")

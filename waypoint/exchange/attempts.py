@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from waypoint.client import Client
-from waypoint.exchange.decision import Decider, Forward, Observer, Unavailable
+from waypoint.exchange.decision import Decider, Forward, Observer
 from waypoint.exchange.facts import Facts
 from waypoint.http.contract import Call, Failure, FailureKind, Responder, ResponseSink
 from waypoint.http.message import Headers, RequestHead, ResponseHead
-from waypoint.upstream.pool_contract import EndpointPool
+from waypoint.upstream.pool_contract import EndpointPool, Unavailable
 from waypoint.wire.timers import Timer, Timers
 
 _OUTCOMES = {

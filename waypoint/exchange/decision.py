@@ -14,19 +14,7 @@ from waypoint.exchange.facts import Facts
 from waypoint.exchange.retry import RetryPlan
 from waypoint.http.contract import Failure
 from waypoint.http.message import Headers, RequestHead, ResponseHead
-from waypoint.upstream.pool_contract import EndpointPool
-
-
-class Unavailable:
-    """No endpoint can be had."""
-
-    __slots__ = ("flag", "status", "text")
-
-    def __init__(self, flag: str, text: str, status: int = 503) -> None:
-        """``flag``: ``UH`` (none is healthy), ``UO`` (too many requests), ``NC`` (no such service)."""
-        self.flag = flag
-        self.text = text
-        self.status = status
+from waypoint.upstream.pool_contract import EndpointPool, Unavailable
 
 
 class Backend(Protocol):

@@ -15,6 +15,8 @@ client's stream in a way that it sees.
 
 from __future__ import annotations
 
+import structlog
+
 from waypoint.client import Client
 from waypoint.exchange.attempts import Attempts, Context
 from waypoint.exchange.decision import Answer, Decision, Forward, Wait
@@ -22,6 +24,8 @@ from waypoint.exchange.local_answer import is_grpc, local_answer
 from waypoint.exchange.mirror import send_mirrors
 from waypoint.http.contract import RequestSink, Responder
 from waypoint.http.message import Headers, RequestHead, ResponseHead
+
+_log = structlog.get_logger("waypoint")
 
 
 class Exchange(Attempts, RequestSink):
@@ -40,7 +44,13 @@ class Exchange(Attempts, RequestSink):
 
     def start(self) -> None:
         """Decide, and act on it."""
-        self._act(self._context.decider.decide(self.head, self.client, self))
+        try:
+            decision = self._context.decider.decide(self.head, self.client, self)
+        except Exception:  # a bug in a route or policy costs the requests that it concerns, not their connections
+            _log.exception("a request could not be decided", path=self.path)
+            self._answer(500, [], b"a bug of this proxy", "", "decision_failed")
+            return
+        self._act(decision)
 
     def _act(self, decision: Decision) -> None:
         if isinstance(decision, Forward):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from waypoint.exchange.decision import Mirror, Unavailable
+from waypoint.exchange.decision import Mirror
 from waypoint.http.contract import Call, Failure, ResponseSink
 from waypoint.http.message import Headers, ResponseHead
-from waypoint.upstream.pool_contract import EndpointPool
+from waypoint.upstream.pool_contract import EndpointPool, Unavailable
 from waypoint.wire.timers import Timers
 
 

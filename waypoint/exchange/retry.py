@@ -1,4 +1,4 @@
-"""When a request is tried again, and how long to wait before: Envoy's conditions and backoff."""
+"""When a request is tried again: a route's conditions (``waypoint.routing.retry``), asked what became of attempts."""
 
 from __future__ import annotations
 
@@ -7,32 +7,18 @@ from typing import Protocol
 from mesh.model.http_route import Retry
 from waypoint.http.contract import Failure, FailureKind
 from waypoint.http.message import ResponseHead, first
+from waypoint.routing.retry import Failure as Ending
+from waypoint.routing.retry import RetryPlan as Conditions
 
-_CONNECT = frozenset({FailureKind.CONNECT, FailureKind.CONNECT_TIMEOUT})
-_RESET = frozenset({FailureKind.RESET, FailureKind.LOST, FailureKind.PROTOCOL, FailureKind.REFUSED}) | _CONNECT
-_FAILURES = {
-    "5xx": _RESET,
-    "gateway-error": _RESET,
-    "connect-failure": _CONNECT,
-    "reset": _RESET,
-    "reset-before-request": _CONNECT | {FailureKind.REFUSED},
-    "refused-stream": frozenset({FailureKind.REFUSED}),
+_ENDINGS = {
+    FailureKind.CONNECT: Ending.CONNECT | Ending.RESET_BEFORE_REQUEST,
+    FailureKind.CONNECT_TIMEOUT: Ending.CONNECT | Ending.RESET_BEFORE_REQUEST,
+    FailureKind.REFUSED: Ending.REFUSED_STREAM,
+    FailureKind.RESET: Ending.RESET,
+    FailureKind.LOST: Ending.RESET,
+    FailureKind.PROTOCOL: Ending.RESET,
 }
-_STATUSES = {
-    "5xx": frozenset(range(500, 600)),
-    "gateway-error": frozenset({502, 503, 504}),
-    "retriable-4xx": frozenset({409}),
-}
-_TIMEOUTS = frozenset({"5xx", "gateway-error", "reset"})
-_GRPC_STATUSES = {
-    "cancelled": b"1",
-    "deadline-exceeded": b"4",
-    "internal": b"13",
-    "resource-exhausted": b"8",
-    "unavailable": b"14",
-}
-MOST_TIMES_BASE = 10
-"""The longest backoff, in times of the first."""
+"""A pool's overflow is not among them: trying again would add to what is too much."""
 
 
 class RetryBudget(Protocol):
@@ -48,35 +34,35 @@ class RetryBudget(Protocol):
 class RetryPlan:
     """One route's retries, made ready for use: shared by all of its requests."""
 
-    __slots__ = ("_failures", "_grpc", "_on_timeout", "_statuses", "attempts", "backoff", "budget", "try_timeout")
+    __slots__ = ("_conditions", "attempts", "budget", "try_timeout")
 
     def __init__(self, model: Retry, budget: RetryBudget | None = None) -> None:
-        conditions = model.conditions
+        """Prepare.
+
+        Raises:
+            ConfigurationError: an unknown condition, or a number below zero.
+        """
+        self._conditions = Conditions(model)
         self.attempts = model.attempts
         """Further ones after the first."""
         self.try_timeout = model.per_try_timeout_seconds
-        self.backoff = model.backoff_seconds
         self.budget = budget
-        self._failures = frozenset().union(*(_FAILURES.get(name, frozenset()) for name in conditions))
-        self._statuses = frozenset(model.statuses).union(*(_STATUSES.get(name, frozenset()) for name in conditions))
-        self._grpc = frozenset(_GRPC_STATUSES[name] for name in conditions if name in _GRPC_STATUSES)
-        self._on_timeout = not _TIMEOUTS.isdisjoint(conditions) or 504 in model.statuses
 
     def for_failure(self, failure: Failure) -> bool:
         """Whether an attempt without an answer is repeated."""
-        return failure.kind in self._failures
+        ending = _ENDINGS.get(failure.kind)
+        return ending is not None and self._conditions.after_failure(ending)
 
     def for_timeout(self) -> bool:
         """Whether an attempt whose answer did not begin in time is repeated."""
-        return self._on_timeout
+        return self._conditions.after_failure(Ending.TIMEOUT) or self._conditions.after_status(504)
 
     def for_answer(self, head: ResponseHead) -> bool:
         """Whether an attempt with this answer is repeated. gRPC statuses count where the answer is all head."""
-        if head.status in self._statuses:
-            return True
-        return bool(self._grpc) and first(head.headers, b"grpc-status") in self._grpc
+        grpc = first(head.headers, b"grpc-status")
+        status = int(grpc) if grpc is not None and grpc.isdigit() and len(grpc) < 4 else -1
+        return self._conditions.after_status(head.status, status)
 
     def wait(self, retry: int, draw: float) -> float:
         """Seconds before the ``retry``-th further attempt (1 is the first); ``draw`` is random in [0, 1)."""
-        most = min(self.backoff * (1 << retry - 1), self.backoff * MOST_TIMES_BASE)
-        return most * draw
+        return self._conditions.backoff(retry, draw)

@@ -14,6 +14,7 @@ from waypoint.http.h1_codec import RESPONSE_SPECIAL, chunk, connection_tokens, l
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.wire.contract import Buffer, Wire, WireOwner
+from waypoint.wire.ending import end_or_reset
 
 
 class ClientOwner:
@@ -47,7 +48,7 @@ class H1ClientMachine(WireOwner, Call):
     """One connection to an endpoint."""
 
     __slots__ = (
-        *("_chunked_out", "_closed_ends", "_connection", "_end_noted", "_events", "_fed", "_gone"),
+        *("_chunked_out", "_closed_ends", "_connect", "_connection", "_end_noted", "_events", "_fed", "_gone"),
         *("_head_method", "_headers"),
         *("_in_head", "_keep_alive", "_length", "_limits", "_out", "_owner", "_parser", "_refusal", "_replace_parser"),
         *("_request_done", "_response_begun", "_sink", "_te", "_trailers", "_tunnel", "_upgrade", "_upgrade_asked"),
@@ -73,6 +74,7 @@ class H1ClientMachine(WireOwner, Call):
         self._chunked_out = False
         self._head_method = False
         self._upgrade_asked = False
+        self._connect = False
         self._tunnel = False
         # The answer.
         self._parser = httptools.HttpResponseParser(self)
@@ -116,7 +118,8 @@ class H1ClientMachine(WireOwner, Call):
         """See :class:`Call`."""
         block, self._chunked_out = request_head(head, end=end)
         self._head_method = head.method == b"HEAD"
-        self._upgrade_asked = bool(head.upgrade) or head.method == b"CONNECT"
+        self._upgrade_asked = bool(head.upgrade)
+        self._connect = head.method == b"CONNECT"
         self._request_done = end
         if end:
             self._wire.write(block)
@@ -214,6 +217,8 @@ class H1ClientMachine(WireOwner, Call):
             elif isinstance(event, EndOfResponse):
                 self._over(event.trailers, sink, last=event is events[-1])
             elif event.status >= 200:
+                # What the parser takes for a body that ends with the connection are the tunnel's first bytes.
+                self._tunnel = self._connect and event.status < 300
                 sink.response_head(event, end=False)
             elif event.status == 101:
                 if not self._upgrade_asked:
@@ -297,7 +302,7 @@ class H1ClientMachine(WireOwner, Call):
         if reset:
             self._wire.reset()
         else:
-            self._wire.end()
+            end_or_reset(self._wire)
         self._owner.connection_gone(self)
 
     # -- what the parser calls ---------------------------------------------------------------------------------------

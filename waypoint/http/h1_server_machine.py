@@ -13,6 +13,7 @@ from waypoint.http.h1_request_machine import DataEvent, EndEvent, RequestEvent, 
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, ResponseHead
 from waypoint.wire.contract import Buffer, Wire, WireOwner
+from waypoint.wire.ending import end_within
 from waypoint.wire.timers import Timer, Timers
 
 
@@ -102,7 +103,7 @@ class H1ServerMachine(WireOwner, Responder):
             self._wire.reset()
             self._finish()
         else:
-            self._wire.end()
+            end_within(self._wire, self._timers, self._limits.head_seconds)
             self._finish()
 
     def wire_lost(self, error: MeshError | None) -> None:
@@ -309,7 +310,7 @@ class H1ServerMachine(WireOwner, Responder):
         if self._request_done and self._response_done:
             self._sink = None
             self._current = False
-            self._wire.end()
+            end_within(self._wire, self._timers, self._limits.head_seconds)
             self._finish()
 
     def abort(self, reason: str) -> None:
@@ -373,12 +374,12 @@ class H1ServerMachine(WireOwner, Responder):
             self._throttle()
             self._timers.after(self._limits.linger_seconds, self._linger_over)
         else:
-            self._wire.end()
+            end_within(self._wire, self._timers, self._limits.head_seconds)
             self._finish()
 
     def _linger_over(self) -> None:
         if not self._over:
-            self._wire.end()
+            end_within(self._wire, self._timers, self._limits.head_seconds)
             self._finish()
 
     def _finish(self) -> None:

@@ -12,6 +12,7 @@ from waypoint.http.h2_stream_machine import H2Link, H2Stream
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.wire.contract import Buffer, Wire, WireOwner
+from waypoint.wire.ending import end_or_reset
 from waypoint.wire.timers import Timers
 
 _RESPONSE_PSEUDO = frozenset({b":status"})
@@ -241,7 +242,7 @@ class H2ClientMachine(H2Link, WireOwner):
         self._gone = True
         self.machine.go_away()
         self.flush()
-        self.wire.end()
+        end_or_reset(self.wire)
 
     # -- the wire (WireOwner) ----------------------------------------------------------------------------------------
 
@@ -291,7 +292,7 @@ class H2ClientMachine(H2Link, WireOwner):
         if not self._retired:
             self._retired = True
             self._owner.h2_connection_gone(self)
-        self.wire.end()
+        end_or_reset(self.wire)
         streams = list(self.machine.streams.values())
         self.machine.streams.clear()
         for stream in streams:

@@ -13,6 +13,7 @@ from waypoint.http.h2_stream_machine import H2Link, H2Stream
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead, ResponseHead, first
 from waypoint.wire.contract import Buffer, Wire, WireOwner
+from waypoint.wire.ending import end_within
 from waypoint.wire.timers import Timer, Timers
 
 _REQUEST_PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
@@ -135,10 +136,13 @@ class H2Responder(H2Stream, Responder):
         self.over = True
         self.sink = None
         self.send_finish(None if self._no_body else trailers)
-        if not self.stream.remote_ended and self._backlog is None:
+        self._connection.stream_over()
+
+    def all_sent(self) -> None:
+        """See :class:`H2Stream`."""
+        if not self.stream.remote_ended:
             # Answered early: the rest of the request is not wanted (RFC 9113 section 8.1).
             self._link.machine.reset_stream(self.stream, ErrorCode.NO_ERROR)
-        self._connection.stream_over()
 
     def abort(self, reason: str) -> None:
         """See :class:`Responder`."""
@@ -263,13 +267,13 @@ class H2ServerMachine(H2Link, WireOwner):
         if not self.machine.streams:
             self.owner.refused(400, str(violation))
         self._lose_all(str(violation), violation=True)
-        self.wire.end()
+        end_within(self.wire, self._timers, self.limits.head_seconds)
         self._finish()
 
     def wire_ended(self) -> None:
         """The client has closed; nobody waits for answers."""
         self._lose_all("the client closed the connection", violation=False)
-        self.wire.end()
+        end_within(self.wire, self._timers, self.limits.head_seconds)
         self._finish()
 
     def wire_lost(self, error: MeshError | None) -> None:
@@ -285,6 +289,7 @@ class H2ServerMachine(H2Link, WireOwner):
             party = stream.owner
             if isinstance(party, H2Responder) and not party.stuffed and not party.over:
                 party.writable()
+        self._maybe_leave()
 
     # -- the machine (ConnectionOwner) -------------------------------------------------------------------------------
 
@@ -336,9 +341,10 @@ class H2ServerMachine(H2Link, WireOwner):
             self._maybe_leave()
 
     def _maybe_leave(self) -> None:
-        if self._draining and self.machine.draining and not self.machine.streams and not self._over:
+        over = self._draining and self.machine.draining and not self.machine.streams
+        if over and not self._over and not self.wire.congested:
             self.flush()
-            self.wire.end()
+            end_within(self.wire, self._timers, self.limits.head_seconds)
             self._finish()
 
     def _head_too_slow(self) -> None:

@@ -92,6 +92,9 @@ class H2Stream(StreamParty):
         """All that waited was sent."""
         raise NotImplementedError
 
+    def all_sent(self) -> None:
+        """Our message is complete, and out."""
+
     def broken(self, reason: str) -> None:
         """The peer's message is malformed; the stream was reset."""
         raise NotImplementedError
@@ -126,10 +129,13 @@ class H2Stream(StreamParty):
         if self._backlog is not None:
             self._finish_due = True
             self._trailers = trailers
-        elif trailers:
+            self._link.output()
+            return
+        if trailers:
             self._link.machine.send_head(self.stream, encode_fields(trailers), end=True)
         else:
             self._link.machine.end_with_data(self.stream)
+        self.all_sent()
         self._link.output()
 
     @property

@@ -9,13 +9,13 @@ from mesh.addresses import PeerAddress, SocketAddress, parse_ip
 from waypoint.client import Client
 from waypoint.exchange.attempts import Context
 from waypoint.exchange.client_connection import ClientConnection
-from waypoint.exchange.decision import Answer, Decision, Forward, Unavailable
+from waypoint.exchange.decision import Answer, Decision, Forward
 from waypoint.exchange.facts import Facts
 from waypoint.http.contract import Failure
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import RequestHead
 from waypoint.testing.wires import ManualClock, MemoryConnector, MemoryWire
-from waypoint.upstream.pool_contract import EndpointPool, PoolLimits
+from waypoint.upstream.pool_contract import EndpointPool, PoolLimits, Unavailable
 from waypoint.upstream.pool_h1 import H1Pool
 from waypoint.upstream.pool_h2 import H2Pool
 

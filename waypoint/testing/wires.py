@@ -26,6 +26,7 @@ class MemoryWire(Wire):
         self.writes = 0
         self._waiting = bytearray()
         self._held = bytearray()
+        self._ending = False
         self._dirty: list[Flushable] = []
 
     def attach(self, owner: WireOwner) -> None:
@@ -34,7 +35,7 @@ class MemoryWire(Wire):
 
     def write(self, data: Buffer) -> None:
         """See :class:`Wire`."""
-        if self.closed or self.finished:
+        if self.closed or self.finished or self._ending:
             return
         self.writes += 1
         if self.stuck:
@@ -67,13 +68,15 @@ class MemoryWire(Wire):
     def end(self) -> None:
         """See :class:`Wire`."""
         self.owner = NOBODY
-        self.closed = True
+        self._ending = True
+        self.closed = not self._waiting
 
     def reset(self) -> None:
         """See :class:`Wire`."""
         self.owner = NOBODY
-        self.closed = True
-        self.was_reset = True
+        if not self.closed:
+            self.closed = True
+            self.was_reset = True
 
     # -- the other end -----------------------------------------------------------------------------------------------
 
@@ -100,6 +103,7 @@ class MemoryWire(Wire):
         self.stuck = False
         self.written += self._waiting
         self._waiting.clear()
+        self.closed = self.closed or self._ending
         if self.congested:
             self.congested = False
             self.owner.wire_writable()

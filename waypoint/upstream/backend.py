@@ -11,13 +11,12 @@ from collections.abc import Callable
 
 from mesh.model.upstream_policy import TrafficPolicy
 from mesh.state.routes import ToWorkload
-from waypoint.exchange.decision import Unavailable
 from waypoint.http.contract import Failure, FailureKind
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import RequestHead
 from waypoint.upstream.cluster import Cluster
 from waypoint.upstream.endpoint import Endpoint
-from waypoint.upstream.pool_contract import EndpointPool, PoolLimits
+from waypoint.upstream.pool_contract import EndpointPool, PoolLimits, Unavailable
 from waypoint.upstream.pool_h1 import H1Pool
 from waypoint.upstream.pool_h2 import H2Pool
 from waypoint.wire.dialling import Connector

@@ -59,3 +59,15 @@ class EndpointPool:
     def drain(self) -> None:
         """Close what is idle, and the rest as its requests end."""
         raise NotImplementedError
+
+
+class Unavailable:
+    """No endpoint can be had."""
+
+    __slots__ = ("flag", "status", "text")
+
+    def __init__(self, flag: str, text: str, status: int = 503) -> None:
+        """``flag``: ``UH`` (none is healthy), ``UO`` (too many requests), ``NC`` (no such service)."""
+        self.flag = flag
+        self.text = text
+        self.status = status

@@ -18,13 +18,13 @@ from mesh.relay.pool import PoolKey, TunnelPool
 from mesh.state.routes import ToWorkload
 from mesh.state.store import Changes, MeshState
 from waypoint.config import GatewayGroup
-from waypoint.exchange.decision import Unavailable
 from waypoint.host import WaypointHost
 from waypoint.http.limits import HttpLimits
 from waypoint.upstream.backend import ServiceBackend
 from waypoint.upstream.cluster import Cluster
 from waypoint.upstream.connector import TunnelConnector
 from waypoint.upstream.endpoint import Endpoint, LabelsOf, routes_of
+from waypoint.upstream.pool_contract import Unavailable
 from waypoint.wire.dialling import Connector
 from waypoint.wire.socket_connector import SocketConnector
 from waypoint.wire.timers import Timers

@@ -38,6 +38,13 @@ class SocketWire(DialingEnd, Wire):
 
     # -- input -------------------------------------------------------------------------------------------------------
 
+    def on_ready(self, events: int) -> None:
+        """The engine's handler (``SocketEnd``)."""
+        if events == EPOLLIN and self.events == EPOLLIN and not self.connecting:
+            self.read_input()
+        else:
+            super().on_ready(events)
+
     def read_input(self) -> None:
         """The socket is readable (``SocketEnd``)."""
         view = self.engine.read_view

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mesh.errors import ConnectionLost, MeshError, TunnelRefused
+import structlog
+
+from mesh.errors import ConnectionLost, InternalError, MeshError, TunnelRefused
 from mesh.hbone.codec import ErrorCode, error_name, response_status
 from mesh.hbone.contract import HboneStream
 from mesh.relay.tunnel import Tunnel
@@ -12,6 +14,8 @@ from waypoint.wire.contract import NOBODY, Buffer, Flushable, Wire, WireOwner
 
 LAST_WORDS = 256 * 1024
 """Bytes that a peer may still send on a connection that was ended here, before the stream is reset."""
+
+_log = structlog.get_logger("waypoint")
 
 Report = Callable[[MeshError | None], None]
 
@@ -21,7 +25,7 @@ class StreamWire(Wire):
 
     __slots__ = (
         *("_backlog", "_end_held", "_ending", "_finish_due", "_finished", "_held", "_held_dirty"),
-        *("_parked", "_paused", "_remote_ended", "_report"),
+        *("_lost", "_parked", "_paused", "_remote_ended", "_report", "_sending"),
         *("answered", "closed", "congested", "owner", "received", "sent", "stream", "tunnel"),
     )
 
@@ -49,6 +53,9 @@ class StreamWire(Wire):
         self._finished = False
         self._remote_ended = False
         self._ending = False
+        self._sending = False
+        """Something is being put into the tunnel: should that fail, the owner is told later."""
+        self._lost: MeshError | None = None
         self._report: Report | None = None
 
     # -- beginnings --------------------------------------------------------------------------------------------------
@@ -84,7 +91,8 @@ class StreamWire(Wire):
         """Put as much into the tunnel as it takes."""
         tunnel, machine, stream = self.tunnel, self.tunnel.machine, self.stream
         position, end = 0, len(view)
-        while position < end:
+        self._sending = True
+        while position < end and self._lost is None:
             if tunnel.blocked:
                 if not self._parked:
                     self._parked = True
@@ -97,6 +105,7 @@ class StreamWire(Wire):
             machine.send_data(stream, view[position : position + size], size)
             position += size
             tunnel.output_ready()
+        self._sending = False
         self.sent += position
         return position
 
@@ -128,7 +137,9 @@ class StreamWire(Wire):
         if self.closed or self._finished:
             return
         self._finished = True
+        self._sending = True
         self.tunnel.machine.end_stream(self.stream)
+        self._sending = False
         if self._remote_ended and not self._end_held:
             self._over(None)
 
@@ -146,7 +157,10 @@ class StreamWire(Wire):
 
     def stream_writable(self) -> None:
         """The window has opened (``mesh.hbone.contract.StreamOwner``)."""
-        self._pump()
+        try:
+            self._pump()
+        except Exception as error:  # one connection's bug must not cost the tunnel
+            self._bug(error)
 
     def attach(self, owner: WireOwner) -> None:
         """See :class:`Wire`."""
@@ -161,7 +175,11 @@ class StreamWire(Wire):
         if self._paused or self._held:
             self._held += payload
             return
-        self.owner.wire_data(payload)
+        try:
+            self.owner.wire_data(payload)
+        except Exception as error:  # one connection's bug must not cost the tunnel, and all that is in it
+            self._bug(error)
+            return
         self.tunnel.machine.consumed(self.stream, size)
         if self._ending and self.received > LAST_WORDS:
             self.reset()
@@ -182,6 +200,9 @@ class StreamWire(Wire):
     def flush(self) -> None:
         """Deliver what was held back (``mesh.relay.engine.Flushable``)."""
         self._held_dirty = False
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            self._over(lost)
         if self.closed or self._paused:
             return
         if self._held:
@@ -204,10 +225,13 @@ class StreamWire(Wire):
             self._input_ended()
 
     def _input_ended(self) -> None:
-        if self._finished:
-            self._over(None)
-        else:
-            self.owner.wire_ended()
+        try:
+            if self._finished:
+                self._over(None)
+            else:
+                self.owner.wire_ended()
+        except Exception as error:  # as above
+            self._bug(error)
 
     # -- answers and ends --------------------------------------------------------------------------------------------
 
@@ -226,7 +250,10 @@ class StreamWire(Wire):
         if error is not None:
             self._leave()
         if report is not None:
-            report(error)
+            try:
+                report(error)
+            except Exception as failure:  # one connection's bug must not cost the tunnel
+                self._bug(failure)
 
     def stream_reset(self, code: int) -> None:
         """The peer gave the stream up (``StreamOwner``)."""
@@ -235,6 +262,11 @@ class StreamWire(Wire):
     def tunnel_lost(self, error: MeshError | None) -> None:
         """The tunnel is gone (``mesh.relay.tunnel.TunnelEnd``)."""
         self._over(error or ConnectionLost("the tunnel was closed"))
+
+    def _bug(self, error: Exception) -> None:
+        """An owner failed: that ends its own connection only."""
+        _log.error("the owner of a stream failed", exc_info=error)
+        self.crashed(InternalError(f"a bug of this proxy: {error!r}"))
 
     def crashed(self, error: MeshError) -> None:
         """A handler failed (``mesh.relay.engine.Crashable``)."""
@@ -259,12 +291,19 @@ class StreamWire(Wire):
     def _over(self, error: MeshError | None) -> None:
         if self.closed:
             return
+        if self._sending:
+            self._lost = error or ConnectionLost("the tunnel was closed")
+            self.tunnel.engine.mark_dirty(self)
+            return
         if self._report is not None:
             self._answer(error or ConnectionLost("the stream ended before it was answered"))
             return
         self._leave()
         owner, self.owner = self.owner, NOBODY
-        owner.wire_lost(error)
+        try:
+            owner.wire_lost(error)
+        except Exception as failure:  # as above, and the stream is gone already
+            self._bug(failure)
 
     def _leave(self) -> None:
         if not self.closed:

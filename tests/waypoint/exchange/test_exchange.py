@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -186,6 +187,17 @@ def test_grpc_clients_are_answered_in_their_own_terms() -> None:
         b"grpc-message: no healthy upstream\r\ncontent-length: 0\r\n\r\n"
     )
     assert stage.observer.facts[0].grpc_status == b"14"
+
+
+def test_a_decision_that_fails_costs_its_request(capsys: Any) -> None:
+    def decide(head: RequestHead) -> Decision:
+        raise ValueError("a bug")
+
+    stage = Stage(decision=decide)
+    client = stage.client(GET + GET)
+    assert client.take().count(b"HTTP/1.1 500 ") == 2
+    assert not client.closed
+    assert "a bug" in capsys.readouterr().out
 
 
 def test_the_answer_of_a_head_request_has_no_body() -> None:

@@ -217,6 +217,13 @@ def test_connect_needs_a_route_of_its_own() -> None:
     upstream.feed(b"HTTP/1.1 200 OK\r\n\r\nz")
     assert client.take() == b"HTTP/1.1 200 OK\r\n\r\nz"
     assert upstream.take() == b"xy"
+    client.hang_up()
+    assert upstream.finished
+    upstream.feed(b"bye")
+    assert client.take() == b"bye"
+    upstream.hang_up()
+    assert client.closed
+    assert upstream.closed
 
 
 def test_a_slow_head_is_answered_in_time() -> None:
@@ -288,6 +295,23 @@ def test_a_slow_client_holds_its_upstream_back() -> None:
     upstream.deliver()
     assert len(client.take()) > 1000000
     assert stage.observer.facts[0].sent == 1000000
+
+
+def test_a_client_that_never_takes_its_answer_is_let_go() -> None:
+    stage = Stage(limits=HttpLimits(head_seconds=10))
+    client = stage.client(b"GET /a HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+    client.stuck = True
+    stage.upstreams[0].feed(OK)
+    assert not client.closed, "what was written shall arrive"
+    stage.clock.advance(11)
+    assert client.was_reset
+    client = stage.client(b"GET /a HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+    client.stuck = True
+    stage.upstreams[-1].feed(OK)
+    client.unstick()
+    assert client.closed
+    stage.clock.advance(11)
+    assert not client.was_reset
 
 
 def test_a_slow_upstream_holds_its_client_back() -> None:

@@ -204,6 +204,10 @@ def test_an_early_answer_stops_the_request(h2_peer: Any) -> None:
     assert client.messages[stream].head[b":status"] == b"403"
     assert client.messages[stream].body == b"no"
     assert client.messages[stream].reset == ErrorCodes.NO_ERROR
+    stage.decider.decision = lambda _: Answer(403, [], b"a" * 100_000)
+    stream = client.request(method=b"POST", end=False)
+    assert len(client.messages[stream].body) == 100_000
+    assert client.messages[stream].reset == ErrorCodes.NO_ERROR
 
 
 def test_an_answer_that_breaks_off_is_a_reset(h2_peer: Any) -> None:
@@ -305,6 +309,23 @@ def test_draining_lets_requests_end() -> None:
     assert (7, 0) in kinds(wire.take())
     assert wire.closed
     assert len(stage.ended) == 1
+
+
+def test_draining_waits_for_what_the_client_has_not_taken() -> None:
+    stage = Stage()
+    wire = stage.client(PREFACE + SETTINGS + frame(1, 5, 1, REQUEST) + frame(1, 5, 3, REQUEST))
+    wire.take()
+    wire.stuck = True
+    stage.upstreams[0].feed(OK)
+    wire.settle()
+    stage.upstreams[1].feed(OK)
+    wire.settle()
+    stage.connections[0].drain()
+    stage.clock.advance(2)
+    assert not wire.closed
+    wire.unstick()
+    assert [stream for kind, stream in kinds(wire.take()) if kind == 1] == [1, 3]
+    assert wire.closed
 
 
 def test_deadlines(h2_peer: Any) -> None:

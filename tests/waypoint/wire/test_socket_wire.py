@@ -23,13 +23,13 @@ class Told(WireOwner):
     """What an owner was told."""
 
     def __init__(self) -> None:
-        self.data = bytearray()
+        self.data = b""
         self.ended = 0
         self.lost: list[MeshError | None] = []
         self.writable = 0
 
     def wire_data(self, data: Buffer) -> None:
-        self.data += data
+        self.data += bytes(data)
 
     def wire_ended(self) -> None:
         self.ended += 1

@@ -16,13 +16,13 @@ SMALL = HboneSettings(initial_stream_window=70_000, max_stream_window=70_000)
 
 class Told(WireOwner):
     def __init__(self) -> None:
-        self.data = bytearray()
+        self.data = b""
         self.ended = 0
         self.lost: list[MeshError | None] = []
         self.writable = 0
 
     def wire_data(self, data: Buffer) -> None:
-        self.data += data
+        self.data += bytes(data)
 
     def wire_ended(self) -> None:
         self.ended += 1
@@ -210,6 +210,43 @@ def test_a_peer_that_goes_on_after_the_end_is_reset() -> None:
     pair.carry()
     assert pair.client.wire.closed
     assert len(pair.server.told.lost) == 1
+
+
+def test_a_tunnel_that_breaks_under_a_write_is_told_later() -> None:
+    pair = Pair()
+
+    def break_down() -> None:
+        pair.client.wire.tunnel_lost(ConnectionLost("broken"))
+
+    pair.client.output_ready = break_down  # type: ignore[method-assign]
+    pair.client.wire.write(b"a" * 60_000)
+    pair.client.wire.write(b"b")
+    assert pair.client.told.lost == []
+    pair.client.dirty.pop().flush()
+    assert len(pair.client.told.lost) == 1
+    assert not pair.client.joined
+
+
+def test_an_owner_that_fails_costs_its_own_stream(capsys: Any) -> None:
+    pair = Pair()
+
+    class Buggy(Told):
+        def wire_data(self, data: Buffer) -> None:
+            raise ValueError("a bug")
+
+        def wire_lost(self, error: MeshError | None) -> None:
+            super().wire_lost(error)
+            raise ValueError("another bug")
+
+    buggy = Buggy()
+    pair.server.wire.attach(buggy)
+    pair.client.wire.write(b"a")
+    pair.carry()
+    assert len(buggy.lost) == 1
+    assert len(pair.client.told.lost) == 1
+    told = capsys.readouterr().out
+    assert "a bug" in told
+    assert "another bug" in told
 
 
 def test_a_bug_costs_its_own_stream() -> None:
