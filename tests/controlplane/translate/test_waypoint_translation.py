@@ -331,7 +331,7 @@ def test_facets_are_kept_apart_by_kind() -> None:
     tracker = Tracker(SETTINGS)
     node = Node("advice", ObjectKey("HTTPRoute", "a", "r"))
     tracker.view(node).having(HTTPRoute, ("parent", "Service", "a", "web"))
-    tcp = decoded(gateway_api("TCPRoute", "t", TO_WEB + ", rules: []", namespace="a"))
+    tcp = decoded(gateway_api("TCPRoute", "t", TO_WEB + ", rules: [{}]", namespace="a"))
     objects = ObjectSet(tcp)
     assert tracker.take(objects, objects.changes_since(ObjectSet())) == set()
     assert set(facets_of(tcp[0], SETTINGS)) == {("parent", "Service", "a", "web")}
