@@ -6,6 +6,8 @@ enforce: on the ports that the policy governs nobody is admitted but the waypoin
 annotation ``ambimesh.dev/waypoint-bypass`` of the Service or its namespace names (``namespace/account``, or a whole
 principal, with ``*`` at one end; separated by commas). A caller without identity is never admitted.
 
+A waypoint that is gone, or not there yet, still keeps its endpoints closed: nobody can call them then.
+
 Endpoints of one Service may listen on different ports for one port of the Service, so there is one policy for each set
 of ports. Its name holds the ports, and both who publishes it and who refers to it take the name from the same function.
 """
@@ -44,7 +46,7 @@ def bypass_policies(view: View, value: Service | ServiceEntry) -> tuple[Policy, 
     for target in targets_of(view, value):
         governed = governed_ports(view, target)
         admitted = (
-            *_identities(bind(view, target.metadata, "service").waypoints, view.settings),
+            *_identities(bind(view, target.metadata, "service").guards, view.settings),
             *_annotated(view, target.namespace, target.metadata.annotations),
         )
         for numbers in _all_port_sets(view, value, governed) if governed else ():
@@ -83,7 +85,7 @@ def bypass_policy_names(view: View, pod: Pod, backings: Iterable[Backing]) -> It
 
 def workload_bypass_policy(view: View, pod: Pod) -> Policy | None:
     """The DENY policy of a pod that is bound itself, as a workload: of all its ports, as a Gateway's policy has it."""
-    waypoints = bind(view, pod.metadata, "workload").waypoints
+    waypoints = bind(view, pod.metadata, "workload").guards
     if not any(_governs(policy) for one in waypoints for policy in attached(view, AuthorizationPolicy, pod.key, one)):
         return None
     admitted = (
@@ -111,7 +113,7 @@ def bypass_findings(view: View, service: Service | ServiceEntry | Pod) -> tuple[
 def governed_ports(view: View, target: Target) -> frozenset[int]:
     """The ports of a bound Service, as clients dial it, for which some policy at its waypoint may deny something."""
     ports: set[int] = set()
-    for waypoint in bind(view, target.metadata, "service").waypoints:
+    for waypoint in bind(view, target.metadata, "service").guards:
         for policy in attached(view, AuthorizationPolicy, target.object, waypoint):
             ports.update(port.number for port in target.ports if _governs(policy, port.number))
     return frozenset(ports)

@@ -164,3 +164,13 @@ spec:
     assert admitted([found], "waypoint", 8080)
     assert not admitted([found], "client", 8080)
     assert admitted([found], "client", 90)
+
+
+def test_a_waypoint_that_goes_leaves_its_endpoints_closed() -> None:
+    translator = translated(policy(f"{TO_WEB}, rules: [{{}}]") + P1)
+    before = list(translator.policies)
+    assert before
+    translator.update(translator.objects.with_changes([], [ObjectKey("Gateway", "shop", "waypoint")]))
+    assert list(translator.destinations) == []
+    assert list(translator.policies) == before
+    assert refers(translator, "p1") == {before[0].key}
