@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from resources.documents import Path
+from resources.health_check import health_check_violations
 from resources.objects import (
     CLUSTER_SCOPED,
     AuthorizationPolicy,
@@ -63,6 +64,7 @@ def violations(value: KubernetesObject) -> list[Violation]:
     """Everything the object is refused for; empty for a sound one."""
     found = list(_names(value))
     found += rate_limit_violations(value.metadata, _rule_names(value))
+    found += health_check_violations(value.metadata)
     match value:
         case Pod():
             found += _pod(value)
