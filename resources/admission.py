@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from resources.documents import Path
+from resources.health_check import health_check_violations
 from resources.objects import (
     CLUSTER_SCOPED,
     AuthorizationPolicy,
@@ -62,7 +63,8 @@ _NETWORK_KEYS = ("source.ip", "destination.ip", "remote.ip")
 def violations(value: KubernetesObject) -> list[Violation]:
     """Everything the object is refused for; empty for a sound one."""
     found = list(_names(value))
-    found += rate_limit_violations(value.metadata)
+    found += rate_limit_violations(value.metadata, _rule_names(value))
+    found += health_check_violations(value.metadata)
     match value:
         case Pod():
             found += _pod(value)
@@ -99,6 +101,16 @@ def violations(value: KubernetesObject) -> list[Violation]:
         case _:
             pass
     return found
+
+
+def _rule_names(value: KubernetesObject) -> list[str] | None:
+    """The names of the rules that a rate limit can be for."""
+    match value:
+        case HTTPRoute() | GRPCRoute():
+            return [rule.name or "" for rule in value.spec.rules]
+        case VirtualService():
+            return [route.name for route in value.spec.http]
+    return None
 
 
 def _names(value: KubernetesObject) -> Iterator[Violation]:

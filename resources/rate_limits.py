@@ -19,6 +19,7 @@ A request takes one token of every limit that concerns it, and is answered 429 w
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
@@ -51,8 +52,13 @@ def rate_limits_of(metadata: ObjectMeta) -> tuple[RateLimitFields, ...]:
     return () if text is None else _read(text)
 
 
-def rate_limit_violations(metadata: ObjectMeta) -> list[Violation]:
-    """What is wrong with the annotation: a limit that was misread would limit nothing."""
+def rate_limit_violations(metadata: ObjectMeta, rules: Collection[str] | None = None) -> list[Violation]:
+    """What is wrong with the annotation: a limit that was misread would limit nothing.
+
+    Args:
+        metadata: the object's.
+        rules: the names of its rules; None for what has none.
+    """
     text = metadata.annotations.get(RATE_LIMITS_ANNOTATION)
     if text is None:
         return []
@@ -72,6 +78,10 @@ def rate_limit_violations(metadata: ObjectMeta) -> list[Violation]:
     for limit in limits:
         if limit.by_header is not None:
             found += check_header_name(path, limit.by_header)
+        for rule in limit.rules:
+            if rules is None or rule not in rules:
+                message = f"{limit.name!r} is for a rule {rule[:64]!r}, which there is not"
+                found.append(Violation(path, message, "name a rule of this object, or leave rules out"))
         if not any(digit in "123456789" for digit in limit.interval):
             found.append(Violation(path, f"the interval of {limit.name!r} is zero"))
     return found

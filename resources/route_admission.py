@@ -96,6 +96,8 @@ def route_violations(spec: HttpRouteSpec | GrpcRouteSpec | TcpRouteSpec | TlsRou
     if not isinstance(spec, TcpRouteSpec):
         for index, hostname in enumerate(spec.hostnames):
             yield from check_host(("spec", "hostnames", index), hostname)
+    if not spec.rules:
+        yield Violation(("spec", "rules"), "a route has at least one rule", "leave the field out to match everything")
     names = [rule.name for rule in spec.rules if rule.name]
     if len(set(names)) != len(names):
         yield Violation(("spec", "rules"), "two rules have the same name")

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import re2
+
 from mesh.addresses import parse_cidr, parse_ip
 from mesh.errors import InvalidAddress
 from resources.documents import Path
@@ -83,6 +85,15 @@ def check_host(path: Path, value: str) -> Iterator[Violation]:
 
 
 def check_expression(path: Path, value: str) -> Iterator[Violation]:
-    """A regular expression; whether it can be compiled is seen by whoever does so."""
+    """A regular expression of RE2's syntax: one that matches nothing would let requests fall through to other rules."""
     if not value or len(value) > MAX_EXPRESSION:
         yield Violation(path, f"a regular expression has 1 to {MAX_EXPRESSION} characters")
+        return
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        re2.compile(value, options)
+    except (re2.error, UnicodeEncodeError) as error:
+        reason = error.args[0] if isinstance(error, re2.error) and error.args else "it is not text"
+        text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+        yield Violation(path, f"{value[:64]!r} is no regular expression: {text}", "the syntax is RE2's")

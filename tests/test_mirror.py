@@ -46,7 +46,6 @@ WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
     "mesh/relay/pool.py": Elsewhere("tested with ztunnel's kit of two nodes", "ztunnel/proxy/test_pool.py"),
     "mesh/relay/terminator.py": Elsewhere("tested with ztunnel's kit of two nodes", "ztunnel/proxy/test_terminator.py"),
     "mesh/certificates/tls_contexts.py": Elsewhere("the pool makes tunnels by it", "ztunnel/proxy/test_small_parts.py"),
-    "operator/controlplane/testing/routes.py": Elsewhere(_KIT, "controlplane/translate/layer7/test_conformance.py"),
     "mesh/testing/grpc.py": Elsewhere(_KIT, "mesh/grpc/test_driver.py"),
     "mesh/testing/hbone.py": Elsewhere(_KIT, "mesh/hbone/test_machine.py"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resources.base import ObjectMeta
+from resources.decode import decode_documents
 from resources.rate_limits import (
     MAX_LIMITS,
     RATE_LIMITS_ANNOTATION,
@@ -26,7 +27,7 @@ def test_what_is_read() -> None:
   byIdentity: true
 - {name: search, tokens: 5, interval: 1m30s, byHeader: X-User, shared: true, rules: [search]}
 """
-    assert rate_limit_violations(metadata(text)) == []
+    assert rate_limit_violations(metadata(text), ["search"]) == []
     assert rate_limits_of(metadata(text)) == (
         RateLimitFields(name="per-client", tokens=100, interval="1s", by_identity=True),
         RateLimitFields(
@@ -60,3 +61,19 @@ def test_what_is_refused(text: str, told: str) -> None:
     assert found
     assert told in found[0].message
     assert found[0].path == ("metadata", "annotations", RATE_LIMITS_ANNOTATION)
+
+
+def test_limits_are_for_rules_that_are_there() -> None:
+    limited = metadata("[{name: a, tokens: 5, interval: 1s, rules: [one]}]")
+    assert rate_limit_violations(limited, ["one", ""]) == []
+    for rules in (["two"], None):
+        [found] = rate_limit_violations(limited, rules)
+        assert "'one', which there is not" in found.message
+    text = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, annotations: {ambimesh.dev/rate-limits: "[{name: a, tokens: 5, interval: 1s, rules: [one]}]"}}
+spec: {rules: [{name: NAME}]}
+"""
+    assert decode_documents(text.replace("NAME", "one"), "f")[1] == []
+    assert len(decode_documents(text.replace("NAME", "two"), "f")[1]) == 1

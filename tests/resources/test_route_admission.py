@@ -185,6 +185,7 @@ BACKEND = "backendRefs: [{name: b, port: 80}]"
             "rules[0].filters",
         ),
         ("[{name: a}, {name: a}]", "rules"),
+        ("[]", "rules"),
     ],
 )
 def test_malformed_http_rules(rules: str, field: str) -> None:
@@ -206,7 +207,7 @@ def test_malformed_grpc_rules(rules: str, field: str) -> None:
 
 
 def test_hosts_and_parents() -> None:
-    assert faults("[]", more=", hostnames: ['a b']")[0].startswith("hostnames[0]: ")
+    assert faults("[{}]", more=", hostnames: ['a b']")[0].startswith("hostnames[0]: ")
     twice = HttpRouteSpec(parent_refs=(ParentReference(name="gw"), ParentReference(name="gw")))
     assert [found.message for found in route_violations(twice)] == ["a parent is named twice"]
 

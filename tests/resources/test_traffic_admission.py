@@ -260,3 +260,10 @@ def test_texts() -> None:
     assert list(check_path(("x",), "/a")) == []
     assert list(check_path(("x",), "a"))
     assert list(check_expression(("x",), "a" * 1025))
+    assert list(check_expression(("x",), r"/v[12]/.*")) == []
+
+
+@pytest.mark.parametrize("expression", ["(", "a**", "(?=a)", r"(a)\1", "\ud800", "a{1001}"])
+def test_what_re2_does_not_take(expression: str) -> None:
+    [found] = check_expression(("x",), expression)
+    assert "regular expression" in found.message

@@ -69,8 +69,16 @@ class Binding:
     weighted: tuple[WeightedWaypoint, ...] = ()
     waypoints: tuple[Waypoint, ...] = ()
     """Who serves it; empty although ``address`` is set: nobody, so clients fail."""
+    absent: Waypoint | None = None
+    """Who was to serve it, in that case."""
     condition: StatusCondition | None = None
     """None: no waypoint was asked for."""
+
+    @property
+    def guards(self) -> tuple[Waypoint, ...]:
+        """Whose policies hold, and who alone may call governed endpoints: an absent waypoint too, else its going would
+        open what it guards."""
+        return (self.absent,) if self.absent is not None else self.waypoints
 
 
 UNBOUND = Binding()
@@ -123,7 +131,8 @@ def bind(view: View, metadata: ObjectMeta, traffic: str) -> Binding:
             # Unless its Gateway says otherwise, a namespace's waypoint is not for workloads.
             return UNBOUND
         message = f"waypoint {key!r} does not exist: clients fail until it does"
-        return Binding(address=address, condition=_refused("WaypointIsNotReady", message))
+        absent = Waypoint(*named, gateway_class="", traffic="none")
+        return Binding(address=address, absent=absent, condition=_refused("WaypointIsNotReady", message))
     if traffic not in _SERVED.get(primary.traffic, ()):
         if not own:
             return UNBOUND
@@ -131,7 +140,7 @@ def bind(view: View, metadata: ObjectMeta, traffic: str) -> Binding:
         return Binding(condition=_refused("UnsupportedTrafficType", message))
     if not admits(view, primary, metadata.namespace):
         message = f"waypoint {key!r} does not admit this namespace (allowedRoutes): clients fail"
-        return Binding(address=address, condition=_refused("AttachmentDenied", message))
+        return Binding(address=address, absent=primary, condition=_refused("AttachmentDenied", message))
     return _with_canary(view, metadata, source, primary, address, traffic)
 
 

@@ -18,7 +18,6 @@ from resources.objects import (
     HTTPRoute,
     KubernetesObject,
     ObjectKey,
-    Pod,
     ReferenceGrant,
     RequestAuthentication,
     ServiceEntry,
@@ -26,7 +25,6 @@ from resources.objects import (
     Telemetry,
     TLSRoute,
     VirtualService,
-    WorkloadEntry,
 )
 from resources.security import TargetReference
 
@@ -87,7 +85,7 @@ def facets_of(value: KubernetesObject, settings: MeshSettings) -> Iterator[Facet
         case ServiceEntry():
             yield from _hosts(value.spec.hosts, key.namespace, settings)
             yield namespace_facet(key.namespace)
-        case ReferenceGrant() | WorkloadEntry() | Pod():
+        case ReferenceGrant():
             yield namespace_facet(key.namespace)
         case EndpointSlice():
             yield slices_facet(key.namespace, value.metadata.labels.get(SERVICE_NAME_LABEL, ""))

@@ -12,7 +12,7 @@ from controlplane.translate.binding import UNBOUND, Binding
 from controlplane.translate.facets import namespace_facet
 from controlplane.translate.finding import Condition, Finding
 from controlplane.translate.settings import MeshSettings
-from controlplane.translate.targets import Target, entry_targets, is_carried
+from controlplane.translate.targets import Target, entry_targets, is_carried, is_own
 from controlplane.translate.tracking import View
 from mesh.addresses import parse_cidr, parse_ip
 from mesh.model.service import Service, Visibility
@@ -26,11 +26,12 @@ _SINGLE = 128
 
 
 def translate_service_entry(
-    entry: ServiceEntry, settings: MeshSettings, binding: Binding
+    view: View, entry: ServiceEntry, binding: Binding
 ) -> tuple[tuple[Service | Workload, ...], tuple[Finding, ...]]:
     """The services of an entry's hosts, and the workloads of the endpoints written in it."""
-    found = tuple(_findings(entry))
-    targets = entry_targets(entry)
+    settings = view.settings
+    found = tuple(_findings(view, entry))
+    targets = entry_targets(view, entry)
     services = [_service(entry, target, settings, binding) for target in targets]
     workloads: dict[str, Workload] = {}
     for endpoint in entry.spec.endpoints if targets else ():
@@ -42,11 +43,9 @@ def translate_service_entry(
     return (*services, *workloads.values()), found
 
 
-def translate_workload_entry(
-    entry: WorkloadEntry, view: View, settings: MeshSettings, binding: Binding = UNBOUND
-) -> Workload:
+def translate_workload_entry(view: View, entry: WorkloadEntry, binding: Binding = UNBOUND) -> Workload:
     """An endpoint that is no pod, serving the entries whose selector it meets."""
-    metadata = entry.metadata
+    metadata, settings = entry.metadata, view.settings
     uid = f"{settings.cluster_id}/{_GROUP}/WorkloadEntry/{metadata.namespace}/{metadata.name}"
     labels = {**metadata.labels, **entry.spec.labels}
     services = entry_services(view, metadata.namespace, labels, entry.spec)
@@ -58,13 +57,17 @@ def entry_services(
 ) -> dict[str, tuple[ServicePort, ...]]:
     """The services of those ServiceEntries of a namespace whose selector labels meet, with the endpoint's ports."""
     result: dict[str, tuple[ServicePort, ...]] = {}
+    for entry in selecting_entries(view, namespace, labels):
+        result.update(_offered(entry_targets(view, entry), entry, endpoint or WorkloadEntrySpec()))
+    return result
+
+
+def selecting_entries(view: View, namespace: str, labels: Mapping[str, str]) -> Iterator[ServiceEntry]:
+    """The ServiceEntries of a namespace whose selector labels meet; an empty selector selects nothing."""
     for entry in view.having(ServiceEntry, namespace_facet(namespace)):
         selector = entry.spec.workload_selector
-        if selector is None or not selector.labels:
-            continue
-        if all(labels.get(name) == value for name, value in selector.labels.items()):
-            result.update(_offered(entry_targets(entry), entry, endpoint or WorkloadEntrySpec()))
-    return result
+        if selector is not None and selector.labels and selector.labels.items() <= labels.items():
+            yield entry
 
 
 def _offered(
@@ -131,7 +134,7 @@ def _workload(
     )
 
 
-def _findings(entry: ServiceEntry) -> Iterator[Finding]:
+def _findings(view: View, entry: ServiceEntry) -> Iterator[Finding]:
     spec = entry.spec
     if not is_carried(entry):
         message = (
@@ -143,6 +146,9 @@ def _findings(entry: ServiceEntry) -> Iterator[Finding]:
     for host in spec.hosts:
         if host.startswith("*"):
             message = f"host {host!r}: a wildcard has no endpoints and is left out"
+            yield Finding(entry.key, Condition.UNSUPPORTED_VALUE, message)
+        elif not is_own(view, entry, host.lower()):
+            message = f"host {host!r} is the name of a Service, or an older entry's: it is left out"
             yield Finding(entry.key, Condition.UNSUPPORTED_VALUE, message)
     if not spec.addresses:
         message = "has no addresses, and none are given out: clients reach it only where a route leads to it"

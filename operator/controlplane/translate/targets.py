@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from controlplane.translate.facets import host_facet
+from controlplane.translate.facets import full_host, host_facet
 from controlplane.translate.services import app_protocol, service_hostname, tcp_ports
 from controlplane.translate.settings import MeshSettings
 from controlplane.translate.tracking import View
@@ -73,8 +73,12 @@ def service_target(service: Service, settings: MeshSettings) -> Target | None:
     return Target(service.key, service.metadata, hostname, hosts, ports)
 
 
-def entry_targets(entry: ServiceEntry) -> tuple[Target, ...]:
-    """The hosts of a ServiceEntry that connections can be carried to: see ``service_entries``."""
+def entry_targets(view: View, entry: ServiceEntry) -> tuple[Target, ...]:
+    """The hosts of a ServiceEntry that connections can be carried to: see ``service_entries``.
+
+    A name below the cluster's domain is a Service's, whether that exists or not; of several entries of a namespace for
+    one host the oldest counts.
+    """
     if not is_carried(entry):
         return ()
     ports = tuple(
@@ -83,10 +87,18 @@ def entry_targets(entry: ServiceEntry) -> tuple[Target, ...]:
         if port.protocol.upper() != "UDP"
     )
     return tuple(
-        Target(entry.key, entry.metadata, host.lower(), (host.lower(),), ports)
-        for host in entry.spec.hosts
-        if not host.startswith("*")
+        Target(entry.key, entry.metadata, host, (host,), ports)
+        for host in dict.fromkeys(host.lower() for host in entry.spec.hosts)
+        if not host.startswith("*") and is_own(view, entry, host)
     )
+
+
+def is_own(view: View, entry: ServiceEntry, host: str) -> bool:
+    """Whether a host (in full, in lower case) is an entry's to speak for."""
+    if full_host(host, entry.metadata.namespace, view.settings).endswith(f".svc.{view.settings.cluster_domain}"):
+        return False
+    rivals = (one for one in view.having(ServiceEntry, host_facet(host)) if is_carried(one))
+    return next(one for one in rivals if one.metadata.namespace == entry.metadata.namespace).key == entry.key
 
 
 def is_carried(entry: ServiceEntry) -> bool:
@@ -103,7 +115,7 @@ def find_service(view: View, namespace: str, name: str) -> Target | None:
 def find_entries(view: View, namespace: str, name: str) -> tuple[Target, ...]:
     """The hosts of the ServiceEntry of a name."""
     entry = view.find(ServiceEntry, namespace, name)
-    return entry_targets(entry) if entry else ()
+    return entry_targets(view, entry) if entry else ()
 
 
 def find_host(view: View, host: str, namespace: str) -> Target | None:
@@ -116,20 +128,20 @@ def find_host(view: View, host: str, namespace: str) -> Target | None:
     entries = [entry for entry in view.having(ServiceEntry, host_facet(host)) if _visible(entry, namespace)]
     entries.sort(key=lambda entry: entry.metadata.namespace != namespace)
     for entry in entries:
-        for target in entry_targets(entry):
+        for target in entry_targets(view, entry):
             if target.hostname == host:
                 return target
     return None
 
 
-def targets_of(value: object, settings: MeshSettings) -> Iterator[Target]:
+def targets_of(view: View, value: object) -> Iterator[Target]:
     """What an object lets clients call."""
     if isinstance(value, Service):
-        found = service_target(value, settings)
+        found = service_target(value, view.settings)
         if found is not None:
             yield found
     elif isinstance(value, ServiceEntry):
-        yield from entry_targets(value)
+        yield from entry_targets(view, value)
 
 
 def _visible(entry: ServiceEntry, namespace: str) -> bool:

@@ -77,7 +77,7 @@ _TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "Pod": (OWN, DESTINATION, BYPASS),
         "Service": (OWN, DESTINATION, BYPASS),
-        "ServiceEntry": (OWN, DESTINATION),
+        "ServiceEntry": (OWN, DESTINATION, BYPASS),
         "EndpointSlice": (OWN,),
         "WorkloadEntry": (OWN,),
         "PeerAuthentication": (OWN,),
@@ -192,11 +192,11 @@ class Translator:
                 return self._own(view, value)
             case "destination", Service() | ServiceEntry() | Pod():
                 return Outcome(tuple(destinations(view, value)))
-            case "bypass", Service():
+            case "bypass", Service() | ServiceEntry():
                 return Outcome(bypass_policies(view, value), bypass_findings(view, value))
             case "bypass", Pod():
                 policy = workload_bypass_policy(view, value)
-                return Outcome((policy,) if policy else ())
+                return Outcome((policy,) if policy else (), bypass_findings(view, value))
         return advice_on(view, value)
 
     def _own(self, view: View, value: KubernetesObject) -> Outcome:
@@ -213,10 +213,10 @@ class Translator:
                 return Outcome((service,) if service else (), found).told(value.key, binding.condition)
             case ServiceEntry():
                 binding = bind(view, value.metadata, "service")
-                return Outcome(*translate_service_entry(value, settings, binding)).told(value.key, binding.condition)
+                return Outcome(*translate_service_entry(view, value, binding)).told(value.key, binding.condition)
             case WorkloadEntry():
                 binding = bind(view, value.metadata, "workload")
-                workload = translate_workload_entry(value, view, settings, binding)
+                workload = translate_workload_entry(view, value, binding)
                 labels = {**value.metadata.labels, **value.spec.labels}
                 return Outcome((workload, *_labels(workload.uid, labels))).told(value.key, binding.condition)
             case AuthorizationPolicy():
@@ -233,7 +233,7 @@ class Translator:
     def _pod(self, view: View, pod: Pod) -> Outcome:
         backings = tuple(self._backings(pod))
         binding = bind(view, pod.metadata, "workload")
-        policies = {*self._policies_of(pod), *bypass_policy_names(view, backings)}
+        policies = {*self._policies_of(pod), *bypass_policy_names(view, pod, backings)}
         if (own := workload_bypass_policy(view, pod)) is not None:
             policies.add(own.key)
         workload = translate_pod(pod, backings, tuple(sorted(policies)), self.settings, binding)

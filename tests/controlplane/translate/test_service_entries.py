@@ -136,6 +136,21 @@ def test_of_several_entries_of_a_host_the_own_namespaces_counts() -> None:
 def test_targets() -> None:
     translator = translated(entry("resolution: STATIC", hosts="[A.example, b.example]"))
     [value] = translator.objects.of_kind(ServiceEntry)
-    assert [one.key for one in entry_targets(value)] == ["shop/a.example", "shop/b.example"]
-    assert list(targets_of(value, MeshSettings())) == list(entry_targets(value))
-    assert list(targets_of("nothing", MeshSettings())) == []
+    view = view_of(translator)
+    assert [one.key for one in entry_targets(view, value)] == ["shop/a.example", "shop/b.example"]
+    assert list(targets_of(view, value)) == list(entry_targets(view, value))
+    assert list(targets_of(view, "nothing")) == []
+
+
+def test_nobody_speaks_for_anothers_host() -> None:
+    text = (
+        entry("resolution: STATIC", hosts="[web.shop.svc.cluster.local]", name="a")
+        + entry("resolution: STATIC", name="b")
+        + entry("resolution: STATIC", name="c")
+        + entry("resolution: NONE", name="aa")
+    )
+    translator = translated(text)
+    assert services(translator)[KEY].name == "b"
+    assert services(translator)["shop/web.shop.svc.cluster.local"].name == "web"
+    told = [one.split(":")[0] for one in findings(translator, "ServiceEntry") if "left out" in one]
+    assert told == ["ServiceEntry shop/a", "ServiceEntry shop/c"]

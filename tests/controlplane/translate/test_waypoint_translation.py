@@ -16,9 +16,12 @@ from controlplane.translate.settings import MeshSettings
 from controlplane.translate.status import CONTROLLER_NAME
 from controlplane.translate.tracking import Node, Tracker
 from controlplane.translate.translator import Translator
-from mesh.model.request_policy import ExternalAuthorizer
-from mesh.model.waypoint import Destination
+from mesh.addresses import parse_ip
+from mesh.identity import SpiffeId
+from mesh.model.request_policy import ExternalAuthorizer, RequestAction, RequestPolicy
+from mesh.model.waypoint import Destination, DestinationPort
 from mesh.model.workload import Workload
+from mesh.rbac import ConnectionFacts, Deny, PolicySet, compile_policy, decide
 from resources.base import ObjectMeta
 from resources.decode import decode_documents
 from resources.object_set import ObjectSet
@@ -96,10 +99,11 @@ PIECES = [
         piece(
             "networking.istio.io/v1",
             "ServiceEntry",
-            "entry",
-            f"hosts: [e.example], ports: [{{number: 80, name: http, protocol: HTTP}}], {spec}",
+            name,
+            f"hosts: [e.example, web.a.svc.cluster.local], ports: [{{number: 80, name: http, protocol: HTTP}}], {spec}",
             namespace="a",
         )
+        for name in ("entry", "other")
         for spec in (
             "resolution: STATIC, endpoints: [{address: 192.0.2.1}]",
             "resolution: STATIC, workloadSelector: {labels: {app: x}}",
@@ -182,15 +186,37 @@ _BASE = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.lists(st.sampled_from(_DECODED), min_size=4, max_size=40), min_size=2, max_size=5), st.booleans())
-def test_incremental_translation_equals_a_fresh_one(steps: list[list[KubernetesObject]], based: bool) -> None:
+_OPTIONS: dict[ObjectKey, list[KubernetesObject]] = {}
+for _value in (*_BASE, *_DECODED):
+    _OPTIONS.setdefault(_value.key, []).append(_value)
+# Half of the worlds begin with what is bound and governed, so that steps meet something to change.
+_WORLDS = st.fixed_dictionaries(
+    {key: st.one_of(st.none(), st.sampled_from(options)) for key, options in _OPTIONS.items()}
+)
+_CHANGES = st.lists(
+    st.sampled_from([(key, value) for key, options in _OPTIONS.items() for value in (None, *options)]),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(_WORLDS, st.lists(_CHANGES, max_size=5), st.booleans())
+def test_incremental_translation_equals_a_fresh_one(
+    world: dict[ObjectKey, KubernetesObject | None],
+    steps: list[list[tuple[ObjectKey, KubernetesObject | None]]],
+    based: bool,
+) -> None:
     incremental = Translator(SETTINGS)
     known: dict[tuple[str, str], object] = {}
     objects = ObjectSet()
-    for step in steps:
-        wanted = ObjectSet([*(_BASE if based else ()), *step])
-        objects = objects.with_changes(wanted.values(), [key for key in objects if key not in wanted])
+    base = [(value.key, value) for value in (_BASE if based else ())]
+    for step in ([*world.items(), *base], *steps):
+        changes = dict(step)
+        objects = objects.with_changes(
+            [value for value in changes.values() if value is not None],
+            [key for key, value in changes.items() if value is None],
+        )
         delta = incremental.update(objects)
         for group, removed in (
             ("addresses", delta.addresses_removed),
@@ -214,10 +240,50 @@ def test_incremental_translation_equals_a_fresh_one(steps: list[list[KubernetesO
         assert known == {result_key(value): value for value in everything}
         assert list(incremental.findings) == list(fresh.findings)
         assert dict(incremental.statuses) == dict(fresh.statuses)
-        names = {policy.key for policy in fresh.policies}
-        for workload in fresh.addresses:
-            if isinstance(workload, Workload):
-                assert set(workload.authorization_policies) <= names, "refers to a policy nobody publishes"
+        nobody_passes_a_governed_waypoint(fresh)
+
+
+def nobody_passes_a_governed_waypoint(translator: Translator) -> None:
+    """What endpoints of a governed port admit, read from the model that waypoints and ztunnels are sent."""
+    policies = {policy.key: policy for policy in translator.policies}
+    governing: dict[str, list[tuple[Destination, set[int]]]] = {}
+    for destination in translator.destinations:
+        ports = {port.number for port in destination.ports if any(_may_deny(one, port) for one in destination.policies)}
+        governing.setdefault(destination.key, []).append((destination, ports))
+    for workload in translator.addresses:
+        if not isinstance(workload, Workload):
+            continue
+        assert set(workload.authorization_policies) <= policies.keys(), "refers to a policy nobody publishes"
+        rules = PolicySet.of(compile_policy(policies[key]) for key in workload.authorization_policies)
+        for service, endpoints in workload.services.items():
+            for destination, ports in governing.get(service, ()):
+                waypoint = SpiffeId("cluster.local", *destination.waypoint.split("/"))
+                for port in endpoints:
+                    # Endpoints of an entry that are no pods have no ztunnel that could close them.
+                    if port.service_port in ports and "//Pod/" in workload.uid:
+                        stranger = SpiffeId("cluster.local", "a", "stranger")
+                        for caller in (stranger, None):
+                            assert isinstance(decide(_call(caller, port.target_port), rules), Deny)
+                        if not any("_pod_" in key for key in workload.authorization_policies):
+                            assert not isinstance(decide(_call(waypoint, port.target_port), rules), Deny)
+
+
+def _may_deny(policy: RequestPolicy, port: DestinationPort) -> bool:
+    """Whether a policy of the pieces above may deny something on a port: those with ports are DENY policies."""
+    return policy.action in (RequestAction.DENY, RequestAction.CUSTOM) and any(
+        all(
+            any(all(port.number in one.ports for one in clause.ports) for clause in part) if part else True
+            for part in rule.parts
+        )
+        for rule in policy.rules
+    )
+
+
+def _call(caller: SpiffeId | None, port: int) -> ConnectionFacts:
+    address = parse_ip("10.0.0.1")
+    return ConnectionFacts(
+        source_ip=address, source_identity=caller, destination_ip=address, destination_port=port
+    )
 
 
 def test_nothing_is_left_behind() -> None:
@@ -265,7 +331,7 @@ def test_facets_are_kept_apart_by_kind() -> None:
     tracker = Tracker(SETTINGS)
     node = Node("advice", ObjectKey("HTTPRoute", "a", "r"))
     tracker.view(node).having(HTTPRoute, ("parent", "Service", "a", "web"))
-    tcp = decoded(gateway_api("TCPRoute", "t", TO_WEB + ", rules: []", namespace="a"))
+    tcp = decoded(gateway_api("TCPRoute", "t", TO_WEB + ", rules: [{}]", namespace="a"))
     objects = ObjectSet(tcp)
     assert tracker.take(objects, objects.changes_since(ObjectSet())) == set()
     assert set(facets_of(tcp[0], SETTINGS)) == {("parent", "Service", "a", "web")}

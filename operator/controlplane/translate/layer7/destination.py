@@ -47,7 +47,7 @@ def destinations(view: View, value: Service | ServiceEntry | Pod) -> Iterator[De
     if isinstance(value, Pod):
         yield from _workload(view, value)
         return
-    for target in targets_of(value, view.settings):
+    for target in targets_of(view, value):
         for waypoint in bind(view, target.metadata, "service").waypoints:
             yield _service(view, value, target, waypoint)
 

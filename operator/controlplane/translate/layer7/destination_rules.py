@@ -1,4 +1,4 @@
-"""DestinationRule and BackendTLSPolicy: how a service is treated as a backend.
+"""DestinationRule, BackendTLSPolicy and the annotation of health checks: how a service is treated as a backend.
 
 The rule of the service's own namespace counts, else one of the root namespace. Of several for one host the oldest that
 says something about traffic counts, and their subsets are taken together. Other namespaces' rules have no effect.
@@ -22,6 +22,7 @@ from mesh.model.upstream_policy import (
     ConnectionPool,
     HashKey,
     HashKind,
+    HealthCheck,
     LocalityShare,
     OutlierDetection,
     Subset,
@@ -30,6 +31,7 @@ from mesh.model.upstream_policy import (
     UpstreamTls,
 )
 from resources import destination_rule as fields
+from resources.health_check import health_check_of
 from resources.objects import BackendTLSPolicy, DestinationRule
 
 _ALGORITHMS = {
@@ -64,12 +66,15 @@ def upstream_policy(view: View, target: Target) -> UpstreamPolicy | None:
     }
     for number in (*ports, *port_tls):
         ports[number] = _with_tls(ports.get(number, policy), port_tls.get(number, whole_tls))
+    check = _health_check(target)
     result = UpstreamPolicy(
         service=target.key,
-        policy=policy,
-        ports=tuple(sorted(ports.items())),
+        policy=replace(policy, health_check=check),
+        ports=tuple((number, replace(ports[number], health_check=check)) for number in sorted(ports)),
         subsets=tuple(
-            replace(subset, policy=_with_tls(subset.policy, whole_tls)) if subset.policy else subset
+            replace(subset, policy=replace(_with_tls(subset.policy, whole_tls), health_check=check))
+            if subset.policy
+            else subset
             for subset in subsets.values()
         ),
     )
@@ -309,6 +314,20 @@ def _backend_tls(view: View, target: Target) -> tuple[UpstreamTls | None, dict[i
                 if port.name == reference.section_name:
                     by_port.setdefault(port.number, tls)
     return whole, by_port
+
+
+def _health_check(target: Target) -> HealthCheck | None:
+    fields_of = health_check_of(target.metadata)
+    if fields_of is None:
+        return None
+    return HealthCheck(
+        path=fields_of.path,
+        port=fields_of.port,
+        interval_seconds=seconds(fields_of.interval),
+        timeout_seconds=seconds(fields_of.timeout),
+        unhealthy_threshold=fields_of.unhealthy_threshold,
+        healthy_threshold=fields_of.healthy_threshold,
+    )
 
 
 def _with_tls(policy: TrafficPolicy, tls: UpstreamTls | None) -> TrafficPolicy:

@@ -23,7 +23,7 @@ from controlplane.translate.layer7.virtual_http import translate_http
 from controlplane.translate.layer7.virtual_matches import MESH_GATEWAY, joined
 from controlplane.translate.targets import Target
 from controlplane.translate.tracking import View
-from mesh.model.http_route import HttpRoute
+from mesh.model.http_route import HttpRoute, RateLimit
 from mesh.model.waypoint import StreamRoute
 from resources.objects import VirtualService
 from resources.virtual_service import HttpMatchRequest, VirtualHttpRoute, VirtualStreamRoute
@@ -92,10 +92,9 @@ def virtual_routes(view: View, target: Target, port: int | None) -> VirtualRoute
 
 def http_routes(view: View, notes: Notes, value: VirtualService, port: int | None) -> Iterator[HttpRoute]:
     """The HTTP routes of one VirtualService, delegates put in their places."""
-    for index, (route, owner, rule) in enumerate(_with_delegates(view, notes, value)):
+    for index, (route, owner, rule, limits) in enumerate(_with_delegates(view, notes, value)):
         owner_notes = notes if owner.key == value.key else Notes(owner.key)
         name = f"{owner.metadata.namespace}/{owner.metadata.name}/{rule}"
-        limits = rate_limits(value, route.name or None)
         yield from translate_http(view, owner_notes, route, name, port, limits, f"http[{index}]")
 
 
@@ -128,11 +127,12 @@ def _stream_matches(notes: Notes, route: VirtualStreamRoute, port: int | None, p
 
 def _with_delegates(
     view: View, notes: Notes, value: VirtualService
-) -> Iterator[tuple[VirtualHttpRoute, VirtualService, str]]:
+) -> Iterator[tuple[VirtualHttpRoute, VirtualService, str, tuple[RateLimit, ...]]]:
     for index, route in enumerate(value.spec.http):
         rule = route.name or str(index)
+        limits = rate_limits(value, route.name or None)
         if route.delegate is None:
-            yield route, value, rule
+            yield route, value, rule, limits
             continue
         namespace = route.delegate.namespace or value.metadata.namespace
         named = f"{namespace}/{route.delegate.name}"
@@ -150,7 +150,8 @@ def _with_delegates(
             if matches is None:
                 notes.unsupported(f"{place}: its match contradicts the delegating route's; it is left out")
                 continue
-            yield _inherit(route, inner, matches), delegate, inner.name or str(position)
+            own = rate_limits(delegate, inner.name or None)
+            yield _inherit(route, inner, matches), delegate, inner.name or str(position), (*limits, *own)
 
 
 def _lends(delegate: VirtualService, namespace: str) -> bool:

@@ -14,7 +14,9 @@ from mesh.model.workload import Workload
 from mesh.rbac import ConnectionFacts, Deny, PolicySet, compile_policy, decide
 from resources.base import ObjectMeta
 from resources.decode import with_metadata
+from resources.objects import ObjectKey
 
+SERVICE = ObjectKey("Service", "shop", "web")
 TO_WEB = "targetRefs: [{kind: Service, name: web}]"
 GATEWAY = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: waypoint}]"
 ENDPOINTS = """
@@ -56,12 +58,12 @@ def admitted(policies: list[Policy], account: str | None, port: int, source: str
 def test_where_a_policy_governs_only_the_waypoint_is_admitted() -> None:
     written = policy(f"{TO_WEB}, action: DENY, rules: [{{to: [{{operation: {{ports: ['80'], methods: [PUT]}}}}]}}]")
     translator = translated(written + P1 + P2)
-    names = {policy_name("web", ports) for ports in ((8080,), (8081,))}
+    names = {policy_name(SERVICE, ports) for ports in ((8080,), (8081,))}
     policies = {one.name: one for one in translator.policies}
     assert set(policies) == names
-    assert refers(translator, "p1") == {f"shop/{policy_name('web', (8080,))}"}
-    assert refers(translator, "p2") == {f"shop/{policy_name('web', (8081,))}"}
-    mine = [policies[policy_name("web", (8080,))]]
+    assert refers(translator, "p1") == {f"shop/{policy_name(SERVICE, (8080,))}"}
+    assert refers(translator, "p2") == {f"shop/{policy_name(SERVICE, (8081,))}"}
+    mine = [policies[policy_name(SERVICE, (8080,))]]
     assert admitted(mine, "waypoint", 8080)
     assert not admitted(mine, "client", 8080)
     assert not admitted(mine, "waypoint", 8080, source="other")
@@ -137,3 +139,38 @@ spec: {gatewayClassName: ambimesh-waypoint, listeners: [{name: mesh, port: 15008
     assert refers(translator, "p1") == {f"shop/{found.name}"}
     assert admitted([found], "w", 1234)
     assert not admitted([found], "waypoint", 1234)
+
+
+def test_pods_that_a_service_entry_selects() -> None:
+    entry = """
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: e, namespace: shop}
+spec:
+  hosts: [e.example]
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}, {number: 90, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  workloadSelector: {labels: {app: web}}
+"""
+    written = policy(
+        "targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: e}], action: DENY, "
+        "rules: [{to: [{operation: {ports: ['80']}}]}]"
+    )
+    translator = translated(entry + written + P1)
+    [found] = translator.policies
+    assert refers(translator, "p1") == {f"shop/{found.name}"}
+    assert found.name == policy_name(ObjectKey("ServiceEntry", "shop", "e"), (8080,))
+    assert admitted([found], "waypoint", 8080)
+    assert not admitted([found], "client", 8080)
+    assert admitted([found], "client", 90)
+
+
+def test_a_waypoint_that_goes_leaves_its_endpoints_closed() -> None:
+    translator = translated(policy(f"{TO_WEB}, rules: [{{}}]") + P1)
+    before = list(translator.policies)
+    assert before
+    translator.update(translator.objects.with_changes([], [ObjectKey("Gateway", "shop", "waypoint")]))
+    assert list(translator.destinations) == []
+    assert list(translator.policies) == before
+    assert refers(translator, "p1") == {before[0].key}

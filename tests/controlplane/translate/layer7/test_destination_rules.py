@@ -13,6 +13,7 @@ from mesh.model.upstream_policy import (
     ConnectionPool,
     HashKey,
     HashKind,
+    HealthCheck,
     LocalityShare,
     OutlierDetection,
     Subset,
@@ -265,3 +266,26 @@ def test_nothing_said_is_nothing_sent() -> None:
     assert upstream(translated(route(f"[{{{V1}}}]"))) is None
     assert upstream(translated(route(f"[{{{V1}}}]") + rule("trafficPolicy: {}"))) is None
     assert upstream_policy.__doc__
+
+
+def test_health_checks_hold_for_every_part_of_a_service() -> None:
+    checked = """
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: checked
+  namespace: shop
+  annotations: {ambimesh.dev/health-check: "{path: /healthz, port: 8080, interval: 5s, unhealthyThreshold: 2}"}
+spec: {ports: [{name: http, port: 80}]}
+"""
+    spec = (
+        "trafficPolicy: {portLevelSettings: [{port: {number: 80}}]}, subsets: [{name: a}, "
+        "{name: b, trafficPolicy: {}}]"
+    )
+    text = route("[{backendRefs: [{name: checked, port: 80}]}]") + checked + rule(spec, host="checked")
+    found = upstream(translated(text), "shop/checked.shop.svc.cluster.local")
+    assert found is not None
+    check = HealthCheck(path="/healthz", port=8080, interval_seconds=5.0, unhealthy_threshold=2)
+    policies = [found.policy, *(each for _, each in found.ports), *(one.policy for one in found.subsets if one.policy)]
+    assert [each.health_check for each in policies] == [check] * 3

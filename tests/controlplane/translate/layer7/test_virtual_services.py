@@ -343,3 +343,19 @@ def test_what_has_no_effect_is_told(text: str, told: str) -> None:
     translator = translated(text)
     assert any(told in finding for finding in findings(translator, "VirtualService"))
     assert served(translator) is None
+
+
+def test_rate_limits_of_a_route_and_of_its_delegate() -> None:
+    def limited(name: str, rule: str) -> str:
+        limits = f"[{{name: {name}, tokens: 5, interval: 1s, rules: [{rule}]}}]"
+        return f'annotations: {{ambimesh.dev/rate-limits: "{limits}"}}'
+
+    root = virtual(f"[{{name: out, delegate: {{name: inner}}}}, {{name: other, {TO_V1}}}]").replace(
+        "name: vs,", f"name: vs, {limited('root', 'out')},"
+    )
+    inner = virtual(f"[{{name: in, {TO_V2}}}]", name="inner", hosts="[]").replace(
+        "name: inner,", f"name: inner, {limited('own', 'in')},", 1
+    )
+    first, second = port(translated(root + inner)).routes
+    assert [one.name.rpartition("/")[2] for one in first.rate_limits] == ["root", "own"]
+    assert second.rate_limits == ()
