@@ -138,4 +138,4 @@ class RequestRecord:
         self.response_headers: Headers | None = None
         """As sent to the client."""
         self.span: object | None = None
-        """``waypoint.telemetry.tracing.Span``, if the request is sampled."""
+        """``waypoint.telemetry.tracing.Span``, if the request is recorded."""
