@@ -18,6 +18,7 @@ from waypoint.exchange.facts import Facts
 from waypoint.exchange.retry import RetryPlan
 from waypoint.guarding import Guard
 from waypoint.http.message import RequestHead, ResponseHead, first
+from waypoint.limiting import Limiter, RouteLimits
 from waypoint.routing.path import normalised
 from waypoint.routing.port import PortRoutes
 from waypoint.routing.route import CompiledBackend, CompiledRoute
@@ -63,11 +64,16 @@ class ConnectionDecider:
 class PortDecider:
     """Decides about the requests to one port of a destination."""
 
-    __slots__ = ("_backends", "_draw", "_found", "_guard", "_policies", "_request_id", "_retries", "_routes", "_wall")
+    __slots__ = (
+        *("_backends", "_destination", "_draw", "_found", "_guard", "_limiter", "_limits", "_policies", "_request_id"),
+        *("_retries", "_routes", "_wall"),
+    )
 
     def __init__(
         self,
+        destination: str,
         guard: Guard,
+        limiter: Limiter,
         routes: PortRoutes,
         backends: Backends,
         policies: Mapping[str, UpstreamPolicy],
@@ -77,14 +83,19 @@ class PortDecider:
         """Prepare.
 
         Args:
+            destination: its key.
             guard: of the destination.
+            limiter: the process's.
             routes: of the port.
             backends: where requests go.
             policies: what is said about them, by service.
             draw: uniform in [0, 1).
             request_id: makes a new one.
         """
+        self._destination = destination
         self._guard = guard
+        self._limiter = limiter
+        self._limits: dict[CompiledRoute, RouteLimits] = {}
         self._routes = routes
         self._backends = backends
         self._policies = policies
@@ -119,6 +130,8 @@ class PortDecider:
             delay = plan.delay_seconds
             if plan.abort_status and not delay:
                 return _aborted(route, plan.abort_status, plan.abort_grpc_status)
+        if route.route.rate_limits and (limited := self._limits_of(route).check(head, client)) is not None:
+            return limited
         if match.redirect is not None:
             answer = match.redirect(head)
             return Answer(answer.status, answer.headers, route=route.name, details="redirect")
@@ -179,6 +192,12 @@ class PortDecider:
         if not identified:
             kept.append((_REQUEST_ID, self._request_id()))
         head.headers = kept
+
+    def _limits_of(self, route: CompiledRoute) -> RouteLimits:
+        limits = self._limits.get(route)
+        if limits is None:
+            limits = self._limits[route] = self._limiter.of(self._destination, route.route)
+        return limits
 
     def _backend(self, chosen: CompiledBackend, *, http2: bool) -> ServiceBackend | Unavailable:
         key = (chosen, http2)

@@ -25,6 +25,7 @@ from waypoint.guarding import Guard
 from waypoint.host import WaypointHost
 from waypoint.http.limits import HttpLimits
 from waypoint.inbound import ConnectionServer
+from waypoint.limiting import Limiter
 from waypoint.requests import Requests
 from waypoint.routing.port import PortRoutes
 from waypoint.security.key_store_driver import KeyStore
@@ -62,6 +63,7 @@ class Serving:
         self.state = state
         self.tasks = host.tasks
         self.keys = KeyStore()
+        self.limiter = Limiter(timers.clock)
         self.services = Services(
             engine, timers, host, tunnels, state, gateway, self.draw, self.limits, labels_of
         )
@@ -106,6 +108,7 @@ class Serving:
     def tick(self, now: float) -> None:
         """Once per second."""
         self.services.tick(now)
+        self.limiter.tick(now)
 
     def drain(self) -> None:
         """Serve what is under way and no more."""
@@ -148,7 +151,9 @@ class _ServedPort:
     ) -> None:
         policies = {policy.service: policy for policy in value.upstreams}
         services, draw = serving.services, serving.draw
-        self._decider = PortDecider(guard, routes, services, policies, draw, serving.observer.new_request_id)
+        self._decider = PortDecider(
+            value.key, guard, serving.limiter, routes, services, policies, draw, serving.observer.new_request_id
+        )
         self._streams = StreamServer(value, guard, routes, services, policies, draw)
         serving.stream_servers.add(self._streams)
         self._serving = serving

@@ -19,6 +19,7 @@ from mesh.model.http_route import (
     NamedMatch,
     PathMatch,
     PathMatchKind,
+    RateLimit,
     RequestMatch,
     Retry,
     TextMatch,
@@ -265,3 +266,30 @@ async def test_a_bad_token_is_refused_and_none_passes(own_mesh: Any) -> None:
         status, answer = await own_mesh.get("10.96.0.1:80", "/", "authorization: Bearer not.a.token")
         assert status == 401
         assert b"www-authenticate: Bearer" in answer
+
+
+async def test_a_rate_limit_outlives_a_change_of_the_destination(own_mesh: Any) -> None:
+    async with applications("web") as (web,):
+        limit = RateLimit(name="few", tokens=3, interval_seconds=600.0)
+        route = HttpRoute(name="limited", backends=(Backend(service=WEB, port=80),), rate_limits=(limit,))
+        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=(route,)),))
+        await reached(own_mesh)
+        assert [(await own_mesh.get("10.96.0.1:80"))[0] for _ in range(3)] == [200, 200, 429]
+        status, answer = await own_mesh.get("10.96.0.1:80")
+        assert status == 429
+        assert b"retry-after: " in answer
+        other = HttpRoute(
+            name="open",
+            matches=(RequestMatch(path=PathMatch(PathMatchKind.PREFIX, "/open")),),
+            backends=(Backend(service=WEB, port=80),),
+        )
+        ports = (DestinationPort(number=80, routes=(other, route)),)
+        own_mesh.offer(Destination(key=WEB, waypoint="demo/waypoint", ports=ports, hosts=("told",)))
+        with trio.fail_after(10):
+            while True:
+                try:
+                    assert (await own_mesh.get("told:80", "/open"))[0] == 200
+                    break
+                except TunnelRefused:
+                    await trio.sleep(0.02)
+        assert (await own_mesh.get("10.96.0.1:80"))[0] == 429
