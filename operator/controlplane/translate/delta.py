@@ -86,18 +86,22 @@ def aliases(value: Address) -> tuple[str, ...]:
 
 
 class DeltaBuilder:
-    """Gathers differences; a resource that left one object and came with another is updated, not removed."""
+    """Gathers differences. A resource that left one object and came with another is updated, not removed; if it is the
+    same as it was, nothing is told of it."""
 
     def __init__(self) -> None:
         self._values: dict[ResultKey, Translated | None] = {}
+        self._left: dict[ResultKey, Translated] = {}
+        """What removed resources were."""
 
     def compare(self, before: Mapping[ResultKey, Translated], now: Mapping[ResultKey, Translated]) -> None:
         """One node's results, before and after it was translated again."""
         for key, value in now.items():
             if before.get(key) != value:
                 self.update(key, value)
-        for key in before:
+        for key, old in before.items():
             if key not in now:
+                self._left[key] = old
                 self.remove(key)
 
     def update(self, key: ResultKey, value: Translated) -> None:
@@ -110,7 +114,9 @@ class DeltaBuilder:
 
     def build(self) -> Delta:
         """All of it."""
-        present = [value for value in self._values.values() if value is not None]
+        present = [
+            value for key, value in self._values.items() if value is not None and self._left.get(key) != value
+        ]
         return Delta(
             addresses_updated=tuple(value for value in present if isinstance(value, Workload | Service)),
             addresses_removed=self._removed(ADDRESSES),

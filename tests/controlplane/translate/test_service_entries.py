@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controlplane.testing.routes import destination, findings, goes_to, port, route, translated, view_of
+from controlplane.testing.routes import destination, findings, goes_to, objects_of, port, route, translated, view_of
 from controlplane.translate.binding import waypoint_address
 from controlplane.translate.service_entries import entry_services
 from controlplane.translate.settings import MeshSettings
@@ -154,3 +154,12 @@ def test_nobody_speaks_for_anothers_host() -> None:
     assert services(translator)["shop/web.shop.svc.cluster.local"].name == "web"
     told = [one.split(":")[0] for one in findings(translator, "ServiceEntry") if "left out" in one]
     assert told == ["ServiceEntry shop/a", "ServiceEntry shop/c"]
+
+
+def test_a_destination_that_moves_to_an_equal_entry_is_not_told_again() -> None:
+    translator = translated(entry("resolution: STATIC", name="b"))
+    older = objects_of(entry("resolution: STATIC", name="a"))
+    delta = translator.update(translator.objects.with_changes(older.values()))
+    assert [one.name for one in delta.addresses_updated if isinstance(one, Service)] == ["a"]
+    assert delta.addresses_removed == ()
+    assert (delta.destinations_updated, delta.destinations_removed) == ((), ())
