@@ -7,7 +7,7 @@ from collections.abc import Callable
 from waypoint.client import Client
 from waypoint.exchange.decision import Decider, Forward, Observer
 from waypoint.exchange.facts import Facts
-from waypoint.http.contract import Call, Failure, FailureKind, Responder, ResponseSink
+from waypoint.http.contract import Call, Failure, FailureKind, Responder
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.upstream.pool_contract import EndpointPool, Unavailable
 from waypoint.wire.timers import Timer, Timers
@@ -39,7 +39,7 @@ class Context:
         self.draw = draw
 
 
-class Attempts(Facts, ResponseSink):
+class Attempts(Facts):
     """What :class:`waypoint.exchange.exchange.Exchange` does towards endpoints."""
 
     __slots__ = (
@@ -120,10 +120,10 @@ class Attempts(Facts, ResponseSink):
         if call is None:
             if self._waiting:
                 self._hold()
-        elif isinstance(call, Call):
-            self.call_ready(call)
-        else:
+        elif isinstance(call, Failure):
             self.call_failed(call)
+        else:
+            self.call_ready(call)
 
     def call_ready(self, call: Call) -> None:
         """See :class:`ResponseSink`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mesh.errors import MeshError
-from waypoint.wire.contract import Buffer, Wire, WireOwner
+from waypoint.wire.contract import Buffer, Wire
 
 
 class BytePipe:
@@ -61,7 +61,7 @@ class BytePipe:
         self._ended(error)
 
 
-class _PipeEnd(WireOwner):
+class _PipeEnd:
     """One of the wires, as a source."""
 
     __slots__ = ("_pipe", "_to", "ended", "wire")

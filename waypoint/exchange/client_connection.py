@@ -11,12 +11,12 @@ from waypoint.exchange.attempts import Context
 from waypoint.exchange.detection import MOST, Spoken, detect, detect_http, server_name
 from waypoint.exchange.exchange import Exchange
 from waypoint.exchange.facts import Facts
-from waypoint.http.contract import RequestSink, Responder, ServerOwner
+from waypoint.http.contract import RequestSink, Responder
 from waypoint.http.h1_server_machine import H1ServerMachine
 from waypoint.http.h2_server_machine import H2ServerMachine
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import RequestHead
-from waypoint.wire.contract import NOBODY, Buffer, Wire, WireOwner
+from waypoint.wire.contract import NOBODY, Buffer, Wire
 from waypoint.wire.timers import Timer
 
 
@@ -34,7 +34,7 @@ class ByteServer(Protocol):
         """
 
 
-class ClientConnection(WireOwner, ServerOwner):
+class ClientConnection:
     """What one client says, until its protocol is known; then HTTP from it."""
 
     __slots__ = (

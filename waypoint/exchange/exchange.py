@@ -22,13 +22,13 @@ from waypoint.exchange.attempts import Attempts, Context
 from waypoint.exchange.decision import Answer, Decision, Forward, Wait
 from waypoint.exchange.local_answer import is_grpc, local_answer
 from waypoint.exchange.mirror import send_mirrors
-from waypoint.http.contract import RequestSink, Responder
+from waypoint.http.contract import Responder
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 
 _log = structlog.get_logger("waypoint")
 
 
-class Exchange(Attempts, RequestSink):
+class Exchange(Attempts):
     """See the module's docstring."""
 
     __slots__ = ("_kept_size", "_wait")

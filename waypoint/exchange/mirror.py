@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from waypoint.exchange.decision import Mirror
-from waypoint.http.contract import Call, Failure, ResponseSink
+from waypoint.http.contract import Call, Failure
 from waypoint.http.message import Headers, ResponseHead
 from waypoint.upstream.pool_contract import EndpointPool, Unavailable
 from waypoint.wire.timers import Timers
@@ -17,7 +17,7 @@ def send_mirrors(timers: Timers, mirrors: tuple[Mirror, ...], body: list[bytes],
             MirrorCall(timers, mirror, choice, body, trailers).start()
 
 
-class MirrorCall(ResponseSink):
+class MirrorCall:
     """One copy under way."""
 
     __slots__ = ("_body", "_call", "_mirror", "_over", "_pool", "_status", "_timer", "_timers", "_trailers")
@@ -38,10 +38,10 @@ class MirrorCall(ResponseSink):
     def start(self) -> None:
         """Ask for a connection."""
         call = self._pool.open(self)
-        if isinstance(call, Call):
-            self.call_ready(call)
-        elif call is not None:
+        if isinstance(call, Failure):
             self.call_failed(call)
+        elif call is not None:
+            self.call_ready(call)
 
     def call_ready(self, call: Call) -> None:
         """Send it all."""

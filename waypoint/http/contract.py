@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Protocol
 
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 
@@ -49,174 +50,164 @@ class Failure:
     most likely, and nobody has looked at the request."""
 
 
-class Responder:
+class Responder(Protocol):
     """Where one request is answered."""
-
-    __slots__ = ()
 
     def informational(self, head: ResponseHead) -> None:
         """Send an interim answer (1xx but 101), if the client's version knows such."""
-        raise NotImplementedError
+        ...
 
     def respond(self, head: ResponseHead, *, end: bool) -> None:
         """Send the final answer's head. ``end``: there is no body, and ``finish`` follows. Status 101, and 2xx as an
         answer to CONNECT, make both directions plain bytes."""
-        raise NotImplementedError
+        ...
 
     def body(self, data: bytes) -> None:
         """Send some of the body."""
-        raise NotImplementedError
+        ...
 
     def finish(self, trailers: Headers | None) -> None:
         """The answer is complete; sends it. The last call; the responder may begin another request within it."""
-        raise NotImplementedError
+        ...
 
     def flush(self) -> None:
         """Nothing more comes for now: send what was collected."""
-        raise NotImplementedError
+        ...
 
     def abort(self, reason: str) -> None:
         """Give up an answer that was begun or cannot be: the client must see that it is not whole. The last call."""
-        raise NotImplementedError
+        ...
 
     @property
     def congested(self) -> bool:
         """The client does not take what was sent."""
-        raise NotImplementedError
+        ...
 
     def pause(self) -> None:
         """Hold the request's body back."""
-        raise NotImplementedError
+        ...
 
     def resume(self) -> None:
         """Let the request's body come."""
-        raise NotImplementedError
+        ...
 
 
-class RequestSink:
+class RequestSink(Protocol):
     """Who is told about one request."""
-
-    __slots__ = ()
 
     def request_data(self, data: bytes) -> None:
         """Some of the body."""
-        raise NotImplementedError
+        ...
 
     def request_end(self, trailers: Headers | None) -> None:
         """The request is complete. Not told of one that was without body from the start."""
-        raise NotImplementedError
+        ...
 
     def request_flush(self) -> None:
         """What has arrived is told."""
-        raise NotImplementedError
+        ...
 
     def client_gone(self, reason: str, *, violation: bool) -> None:
         """The client has ended or reset the request, or (``violation``) broken the protocol in its midst. The last
         call, and no answer can be sent."""
-        raise NotImplementedError
+        ...
 
     def client_writable(self) -> None:
         """The client has taken what was sent."""
-        raise NotImplementedError
+        ...
 
     def stalled(self) -> None:
         """Nothing has moved in either direction for the longest time allowed."""
-        raise NotImplementedError
+        ...
 
 
-class Call:
+class Call(Protocol):
     """One request under way to an endpoint."""
-
-    __slots__ = ()
 
     def send_head(self, head: RequestHead, *, end: bool) -> None:
         """Send the request's head. ``end``: there is no body."""
-        raise NotImplementedError
+        ...
 
     def send_data(self, data: bytes) -> None:
         """Send some of the body."""
-        raise NotImplementedError
+        ...
 
     def send_end(self, trailers: Headers | None) -> None:
         """The request is complete."""
-        raise NotImplementedError
+        ...
 
     def flush(self) -> None:
         """Nothing more comes for now: send what was collected."""
-        raise NotImplementedError
+        ...
 
     def cancel(self) -> None:
         """Give the request up; the sink is told nothing more."""
-        raise NotImplementedError
+        ...
 
     @property
     def congested(self) -> bool:
         """The endpoint does not take what was sent."""
-        raise NotImplementedError
+        ...
 
     def pause(self) -> None:
         """Hold the answer's body back."""
-        raise NotImplementedError
+        ...
 
     def resume(self) -> None:
         """Let the answer's body come."""
-        raise NotImplementedError
+        ...
 
 
-class ResponseSink:
+class ResponseSink(Protocol):
     """Who is told about one call."""
-
-    __slots__ = ()
 
     def call_ready(self, call: Call) -> None:
         """A pool that had no connection at once has one now."""
-        raise NotImplementedError
+        ...
 
     def response_informational(self, head: ResponseHead) -> None:
         """An interim answer."""
-        raise NotImplementedError
+        ...
 
     def response_head(self, head: ResponseHead, *, end: bool) -> None:
         """The final answer's head. ``end``: there is no body, and the call is over."""
-        raise NotImplementedError
+        ...
 
     def response_data(self, data: bytes) -> None:
         """Some of the body."""
-        raise NotImplementedError
+        ...
 
     def response_end(self, trailers: Headers | None) -> None:
         """The answer is complete. The last call."""
-        raise NotImplementedError
+        ...
 
     def response_flush(self) -> None:
         """What has arrived is told."""
-        raise NotImplementedError
+        ...
 
     def call_failed(self, failure: Failure) -> None:
         """There will be no (whole) answer. The last call."""
-        raise NotImplementedError
+        ...
 
     def upstream_writable(self) -> None:
         """The endpoint has taken what was sent."""
-        raise NotImplementedError
+        ...
 
 
-class ServerOwner:
+class ServerOwner(Protocol):
     """Who is told of a connection's requests."""
-
-    __slots__ = ()
 
     def request(self, responder: Responder, head: RequestHead, *, end: bool, version: str) -> RequestSink:
         """A request has arrived; it may be answered within this call. ``version`` is ``1.0``, ``1.1`` or ``2``."""
-        raise NotImplementedError
+        ...
 
     def refused(self, status: int, reason: str) -> None:
         """What arrived was no request, and was answered with this status."""
-        raise NotImplementedError
+        ...
 
     def connection_over(self) -> None:
         """The connection has ended."""
-        raise NotImplementedError
+        ...
 
 
 class Unwanted(ResponseSink):

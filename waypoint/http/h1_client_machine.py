@@ -6,29 +6,29 @@ connection is used again when both messages were complete and framed, and nothin
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import httptools
 
 from mesh.errors import MeshError
-from waypoint.http.contract import UNWANTED, Call, Failure, FailureKind, ResponseSink
+from waypoint.http.contract import UNWANTED, Failure, FailureKind, ResponseSink
 from waypoint.http.h1_codec import RESPONSE_SPECIAL, chunk, connection_tokens, last_chunk, request_head, without_named
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead, ResponseHead
-from waypoint.wire.contract import Buffer, Wire, WireOwner
+from waypoint.wire.contract import Buffer, Wire
 from waypoint.wire.ending import end_or_reset
 
 
-class ClientOwner:
+class ClientOwner(Protocol):
     """The pool that a connection belongs to."""
-
-    __slots__ = ()
 
     def call_over(self, machine: H1ClientMachine) -> None:
         """The connection can carry another request."""
-        raise NotImplementedError
+        ...
 
     def connection_gone(self, machine: H1ClientMachine) -> None:
         """The connection has ended, or is of no more use."""
-        raise NotImplementedError
+        ...
 
 
 class EndOfResponse:
@@ -44,7 +44,7 @@ class BadResponse(Exception):
     """What the endpoint sent is refused."""
 
 
-class H1ClientMachine(WireOwner, Call):
+class H1ClientMachine:
     """One connection to an endpoint."""
 
     __slots__ = (

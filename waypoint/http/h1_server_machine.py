@@ -7,17 +7,17 @@ wire is paused meanwhile, so no more is kept than one read of the wire brings.
 from __future__ import annotations
 
 from mesh.errors import MeshError
-from waypoint.http.contract import RequestSink, Responder, ServerOwner
+from waypoint.http.contract import RequestSink, ServerOwner
 from waypoint.http.h1_codec import STATUS_LINES, BadHead, chunk, header_block, last_chunk
 from waypoint.http.h1_request_machine import DataEvent, EndEvent, RequestEvent, RequestReader
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, ResponseHead
-from waypoint.wire.contract import Buffer, Wire, WireOwner
+from waypoint.wire.contract import Buffer, Wire
 from waypoint.wire.ending import end_within
 from waypoint.wire.timers import Timer, Timers
 
 
-class H1ServerMachine(WireOwner, Responder):
+class H1ServerMachine:
     """One client connection."""
 
     __slots__ = (

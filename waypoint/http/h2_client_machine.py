@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from mesh.errors import MeshError
 from mesh.hbone.codec import ErrorCode, error_name
 from mesh.hbone.contract import HboneStream, Http2Violation, Role
-from waypoint.http.contract import Call, Failure, FailureKind, ResponseSink
+from waypoint.http.contract import Failure, FailureKind, ResponseSink
 from waypoint.http.h2_header_codec import MalformedMessage, encode_fields, read_fields
 from waypoint.http.h2_machine import Fields, Http2Machine
 from waypoint.http.h2_stream_machine import H2Link, H2Stream
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead, ResponseHead
-from waypoint.wire.contract import Buffer, Wire, WireOwner
+from waypoint.wire.contract import Buffer, Wire
 from waypoint.wire.ending import end_or_reset
 from waypoint.wire.timers import Timers
 
 _RESPONSE_PSEUDO = frozenset({b":status"})
 
 
-class H2ClientOwner:
+class H2ClientOwner(Protocol):
     """The pool that a connection belongs to."""
-
-    __slots__ = ()
 
     def stream_free(self, machine: H2ClientMachine) -> None:
         """A request is over, or the peer admits more of them."""
-        raise NotImplementedError
+        ...
 
     def h2_connection_gone(self, machine: H2ClientMachine) -> None:
         """The connection takes no new requests any more; maybe it has ended."""
-        raise NotImplementedError
+        ...
 
 
-class H2Call(H2Stream, Call):
+class H2Call(H2Stream):
     """One request's stream."""
 
     __slots__ = ("_connection", "_no_body", "_request_done", "sink")
@@ -172,7 +172,7 @@ class H2Call(H2Stream, Call):
             self.sink.call_failed(failure)
 
 
-class H2ClientMachine(H2Link, WireOwner):
+class H2ClientMachine(H2Link):
     """One connection to an endpoint."""
 
     __slots__ = (

@@ -5,14 +5,14 @@ from __future__ import annotations
 from mesh.errors import MeshError
 from mesh.hbone.codec import ErrorCode, error_name
 from mesh.hbone.contract import HboneStream, Http2Violation, Role
-from waypoint.http.contract import RequestSink, Responder, ServerOwner
+from waypoint.http.contract import RequestSink, ServerOwner
 from waypoint.http.h1_codec import valid_authority
 from waypoint.http.h2_header_codec import MalformedMessage, encode_fields, read_fields
 from waypoint.http.h2_machine import Fields, Http2Machine
 from waypoint.http.h2_stream_machine import H2Link, H2Stream
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead, ResponseHead, first
-from waypoint.wire.contract import Buffer, Wire, WireOwner
+from waypoint.wire.contract import Buffer, Wire
 from waypoint.wire.ending import end_within
 from waypoint.wire.timers import Timer, Timers
 
@@ -22,7 +22,7 @@ _UNREAD = 16 * 1024 * 1024
 STATUS = {status: b"%d" % status for status in range(100, 1000)}
 
 
-class H2Responder(H2Stream, Responder):
+class H2Responder(H2Stream):
     """One request's stream."""
 
     __slots__ = ("_connection", "_no_body", "moved_before", "sink")
@@ -186,7 +186,7 @@ def read_request(fields: Fields) -> RequestHead:
     return RequestHead(method=method, path=path, authority=authority, scheme=scheme, headers=headers)
 
 
-class H2ServerMachine(H2Link, WireOwner):
+class H2ServerMachine(H2Link):
     """One client connection."""
 
     __slots__ = (

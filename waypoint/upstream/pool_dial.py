@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from mesh.errors import MeshError
 from waypoint.http.contract import Failure, FailureKind
 from waypoint.wire.contract import Wire
@@ -9,14 +11,12 @@ from waypoint.wire.dialling import Connector, Dial
 from waypoint.wire.timers import Timer, Timers
 
 
-class DialOwner:
+class DialOwner(Protocol):
     """The pool."""
-
-    __slots__ = ()
 
     def dialled(self, dialling: Dialling, wire: Wire | None, failure: Failure | None) -> None:
         """A connection stands, or there will be none."""
-        raise NotImplementedError
+        ...
 
 
 class Dialling:

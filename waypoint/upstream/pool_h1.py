@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import deque
 
 from waypoint.http.contract import Call, Failure, FailureKind, ResponseSink
-from waypoint.http.h1_client_machine import ClientOwner, H1ClientMachine
+from waypoint.http.h1_client_machine import H1ClientMachine
 from waypoint.http.limits import HttpLimits
 from waypoint.upstream.pool_contract import EndpointPool, PoolLimits
-from waypoint.upstream.pool_dial import Dialling, DialOwner
+from waypoint.upstream.pool_dial import Dialling
 from waypoint.wire.contract import Wire
 from waypoint.wire.dialling import Connector
 from waypoint.wire.timers import Timer, Timers
 
 
-class H1Pool(EndpointPool, ClientOwner, DialOwner):
+class H1Pool(EndpointPool):
     """See the module's docstring."""
 
     __slots__ = (

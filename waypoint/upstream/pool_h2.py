@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from waypoint.http.contract import Call, Failure, FailureKind, ResponseSink
-from waypoint.http.h2_client_machine import H2ClientMachine, H2ClientOwner
+from waypoint.http.h2_client_machine import H2ClientMachine
 from waypoint.http.limits import HttpLimits
 from waypoint.upstream.pool_contract import EndpointPool, PoolLimits
-from waypoint.upstream.pool_dial import Dialling, DialOwner
+from waypoint.upstream.pool_dial import Dialling
 from waypoint.wire.contract import Wire
 from waypoint.wire.dialling import Connector
 from waypoint.wire.timers import Timer, Timers
 
 
-class H2Pool(EndpointPool, H2ClientOwner, DialOwner):
+class H2Pool(EndpointPool):
     """See the module's docstring."""
 
     __slots__ = (

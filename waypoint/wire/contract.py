@@ -27,33 +27,29 @@ class Flushable(Protocol):
         """Write what has collected."""
 
 
-class WireOwner:
+class WireOwner(Protocol):
     """Who is told about one wire."""
-
-    __slots__ = ()
 
     def wire_data(self, data: Buffer) -> None:
         """Bytes have arrived. A wire that was closed in an earlier call delivers nothing more."""
-        raise NotImplementedError
+        ...
 
     def wire_ended(self) -> None:
         """The other side sends no more (half close)."""
-        raise NotImplementedError
+        ...
 
     def wire_lost(self, error: MeshError | None) -> None:
         """The connection has ended, in both directions. The last call, made exactly once, unless the owner closed the
         wire itself."""
-        raise NotImplementedError
+        ...
 
     def wire_writable(self) -> None:
         """A congested wire has sent everything."""
-        raise NotImplementedError
+        ...
 
 
-class Wire:
-    """One connection. Without slots of its own, so that it can be a second base."""
-
-    __slots__ = ()
+class Wire(Protocol):
+    """One connection."""
 
     congested: bool
     """Some of what was written waits to be sent."""
@@ -61,36 +57,36 @@ class Wire:
 
     def attach(self, owner: WireOwner) -> None:
         """From now on this one is told; before there was :data:`NOBODY`, who drops what arrives."""
-        raise NotImplementedError
+        ...
 
     def write(self, data: Buffer) -> None:
         """Send, or keep what cannot be sent now. A failure is told later, not within this call."""
-        raise NotImplementedError
+        ...
 
     def later(self, item: Flushable) -> None:
         """Have ``item`` flushed at the end of the engine's turn, once for each call, so that output of many messages
         becomes one write."""
-        raise NotImplementedError
+        ...
 
     def pause(self) -> None:
         """Deliver no data for now."""
-        raise NotImplementedError
+        ...
 
     def resume(self) -> None:
         """Deliver data again; what was held back comes soon, not within this call."""
-        raise NotImplementedError
+        ...
 
     def finish(self) -> None:
         """Half close: nothing more is written; everything written before is sent first."""
-        raise NotImplementedError
+        ...
 
     def end(self) -> None:
         """Close once everything written has been sent. The owner hears nothing more."""
-        raise NotImplementedError
+        ...
 
     def reset(self) -> None:
         """Close now, so that the other side learns that this was no proper end. The owner hears nothing more."""
-        raise NotImplementedError
+        ...
 
 
 class Nobody(WireOwner):

@@ -9,14 +9,14 @@ from mesh.errors import MeshError
 from mesh.relay.dialing_end import DialingEnd
 from mesh.relay.engine import Engine
 from mesh.relay.socket_end import DONT_WAIT, EPOLLIN, LOOKED_AWAY
-from waypoint.wire.contract import NOBODY, Buffer, Flushable, Wire, WireOwner
+from waypoint.wire.contract import NOBODY, Buffer, Flushable, WireOwner
 
 READ = 128 * 1024
 """Most bytes taken from a socket at once, and so the most that one pause comes too late."""
 EPOLLOUT = select.EPOLLOUT
 
 
-class SocketWire(DialingEnd, Wire):
+class SocketWire(DialingEnd):
     """One socket, connected or to be dialled (:meth:`expect_dial`, :meth:`dial`)."""
 
     __slots__ = ("_ending", "_failure", "congested", "owner")

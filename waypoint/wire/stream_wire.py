@@ -10,7 +10,7 @@ from mesh.errors import ConnectionLost, InternalError, MeshError, TunnelRefused
 from mesh.hbone.codec import ErrorCode, error_name, response_status
 from mesh.hbone.contract import HboneStream
 from mesh.relay.tunnel import Tunnel
-from waypoint.wire.contract import NOBODY, Buffer, Flushable, Wire, WireOwner
+from waypoint.wire.contract import NOBODY, Buffer, Flushable, WireOwner
 
 LAST_WORDS = 256 * 1024
 """Bytes that a peer may still send on a connection that was ended here, before the stream is reset."""
@@ -20,7 +20,7 @@ _log = structlog.get_logger("waypoint")
 Report = Callable[[MeshError | None], None]
 
 
-class StreamWire(Wire):
+class StreamWire:
     """One stream."""
 
     __slots__ = (

@@ -21,10 +21,10 @@ class Caller(ResponseSink):
         self.ended = False
         self.failure: Failure | None = None
         result = pool.open(self, fresh=fresh)
-        if isinstance(result, Call):
-            self.call_ready(result)
-        elif result is not None:
+        if isinstance(result, Failure):
             self.failure = result
+        elif result is not None:
+            self.call_ready(result)
 
     def call_ready(self, call: Call) -> None:
         self.call = call

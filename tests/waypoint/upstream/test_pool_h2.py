@@ -33,10 +33,10 @@ class Caller(ResponseSink):
         self.status = 0
         self.failure: Failure | None = None
         result = pool.open(self)
-        if isinstance(result, Call):
-            self.call_ready(result)
-        elif result is not None:
+        if isinstance(result, Failure):
             self.failure = result
+        elif result is not None:
+            self.call_ready(result)
 
     def call_ready(self, call: Call) -> None:
         self.call = call
