@@ -210,10 +210,13 @@ class ServerOwner(Protocol):
         ...
 
 
-class Unwanted(ResponseSink):
+class Unwanted:
     """The sink of an answer that nobody wants any more, and that is here already."""
 
     __slots__ = ()
+
+    def call_ready(self, call: Call) -> None:
+        """Nobody cares."""
 
     def response_informational(self, head: ResponseHead) -> None:
         """Nobody cares."""

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waypoint.http.contract import Failure, FailureKind, ResponseSink
+from waypoint.http.contract import Failure, FailureKind, Unwanted
 from waypoint.http.h1_client_machine import ClientOwner, H1ClientMachine
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.testing.wires import MemoryWire
 
 
-class Sink(ResponseSink):
+class Sink(Unwanted):
     """What was answered; adjacent data are one."""
 
     def __init__(self) -> None:

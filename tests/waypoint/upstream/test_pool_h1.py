@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from waypoint.http.contract import Call, Failure, FailureKind, ResponseSink
+from waypoint.http.contract import Call, Failure, FailureKind, Unwanted
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.testing.wires import ManualClock, MemoryConnector
 from waypoint.upstream.pool_contract import PoolLimits
@@ -12,7 +12,7 @@ GET = RequestHead(method=b"GET", path=b"/", authority=b"h")
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
-class Caller(ResponseSink):
+class Caller(Unwanted):
     """Sends one GET as soon as it can."""
 
     def __init__(self, pool: H1Pool, *, fresh: bool = False) -> None:

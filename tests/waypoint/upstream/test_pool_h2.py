@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from waypoint.http.contract import Call, Failure, FailureKind, ResponseSink
+from waypoint.http.contract import Call, Failure, FailureKind, Unwanted
 from waypoint.http.h2_header_codec import encode_fields
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.testing.wires import ManualClock, MemoryConnector, MemoryWire
@@ -27,7 +27,7 @@ def answer(stream: int) -> bytes:
     return frame(1, 5, stream, encode_fields([(b":status", b"200")]))
 
 
-class Caller(ResponseSink):
+class Caller(Unwanted):
     def __init__(self, pool: H2Pool) -> None:
         self.call: Call | None = None
         self.status = 0
