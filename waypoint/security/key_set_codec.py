@@ -21,6 +21,9 @@ MAX_KEYS: Final = 64
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 8192
 
+DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
+"""Below an issuer's address: where its document says where its keys are (OpenID Connect Discovery 1.0, section 4)."""
+
 _RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _BY_CURVE: Final = {
     ("EC", "P-256"): frozenset({"ES256"}),
@@ -76,6 +79,27 @@ def decode_key_set(document: bytes) -> KeySet:
     if not keys:
         raise InvalidValue("the key set has no key for verifying signatures (RSA of 2048 bits or more, EC, Ed25519)")
     return KeySet(keys)
+
+
+def decode_discovery(document: bytes, uri: str) -> str:
+    """Where the keys are, by an issuer's own document.
+
+    Args:
+        document: what ``uri`` has answered.
+        uri: its address; what came over https is not left for http.
+
+    Raises:
+        InvalidValue: it does not say.
+    """
+    try:
+        content = msgspec.json.decode(document)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidValue(f"the issuer's OpenID configuration is no JSON: {error}") from error
+    where = content.get("jwks_uri") if isinstance(content, dict) else None
+    scheme = uri.partition(":")[0] + "://"
+    if not isinstance(where, str) or not where.startswith(("https://", scheme)):
+        raise InvalidValue(f"the issuer's OpenID configuration has no jwks_uri that could be used with {scheme}")
+    return where
 
 
 def _key(item: object) -> VerifyingKey | None:

@@ -12,7 +12,7 @@ import trio
 
 from mesh.errors import InvalidValue, MeshError
 from waypoint.security.http_client_driver import Connect, HttpCall, exchange
-from waypoint.security.key_set_codec import MAX_DOCUMENT_BYTES, KeySet, decode_key_set
+from waypoint.security.key_set_codec import DISCOVERY_PATH, MAX_DOCUMENT_BYTES, KeySet, decode_discovery, decode_key_set
 from waypoint.security.key_store_machine import KeyStoreLimits, KeyStoreMachine
 from waypoint.security.tokens import KeysWanted
 
@@ -89,14 +89,10 @@ class KeyStore:
     async def _fetch(self, uri: str) -> None:
         try:
             async with self._at_once:
-                answer = await exchange(
-                    HttpCall(url=uri, timeout_seconds=self._fetch_seconds, max_body_bytes=MAX_DOCUMENT_BYTES),
-                    self._ssl_context,
-                    self._connect,
-                )
-            if answer.status != 200:
-                raise InvalidValue(f"status {answer.status}" + (", not followed" if 300 <= answer.status < 400 else ""))
-            keys = decode_key_set(answer.body)
+                document = await self._get(uri)
+                if uri.endswith(DISCOVERY_PATH):
+                    document = await self._get(decode_discovery(document, uri))
+            keys = decode_key_set(document)
         except MeshError as error:
             _log.warning("key set not fetched", uri=uri, error=str(error))
             self._machine.failed(uri, trio.current_time(), random.random())
@@ -106,3 +102,13 @@ class KeyStore:
         self._changed.set()
         self._changed = trio.Event()
         self._asked.set()
+
+    async def _get(self, uri: str) -> bytes:
+        answer = await exchange(
+            HttpCall(url=uri, timeout_seconds=self._fetch_seconds, max_body_bytes=MAX_DOCUMENT_BYTES),
+            self._ssl_context,
+            self._connect,
+        )
+        if answer.status != 200:
+            raise InvalidValue(f"status {answer.status}" + (", not followed" if 300 <= answer.status < 400 else ""))
+        return answer.body

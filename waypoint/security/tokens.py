@@ -29,7 +29,7 @@ from waypoint.routing.header_change import header_name
 from waypoint.routing.query import parameter
 from waypoint.routing.session import cookie
 from waypoint.routing.text import encoded, header_value
-from waypoint.security.key_set_codec import KeySet, decode_key_set
+from waypoint.security.key_set_codec import DISCOVERY_PATH, KeySet, decode_key_set
 from waypoint.security.subject import VerifiedToken
 
 MAX_TOKEN_BYTES: Final = 16 << 10
@@ -64,7 +64,7 @@ KeyLookup = Callable[[str], KeySet | None]
 
 
 class _Rule:
-    __slots__ = ("audiences", "claims", "fixed", "payload_header", "problem", "rule")
+    __slots__ = ("audiences", "claims", "fixed", "payload_header", "problem", "rule", "uri")
 
     def __init__(self, rule: JwtRule) -> None:
         self.rule = rule
@@ -73,11 +73,12 @@ class _Rule:
         self.payload_header = header_name(rule.output_payload_header) if rule.output_payload_header else b""
         self.fixed: KeySet | None = None
         self.problem = ""
+        self.uri = rule.jwks_uri or rule.issuer.rstrip("/") + DISCOVERY_PATH
         try:
             if rule.jwks is not None:
                 self.fixed = decode_key_set(encoded(rule.jwks))
-            elif rule.jwks_uri is None:
-                self.problem = "neither a key set nor an address of one"
+            elif not self.uri.startswith(("http://", "https://")):
+                self.problem = "neither a key set nor an address of one, and the issuer is no address either"
         except InvalidValue as error:
             self.problem = str(error)
 
@@ -149,7 +150,7 @@ class TokenVerifier:
     def uris(self) -> frozenset[str]:
         """Addresses of key sets, to be fetched ahead of the first token."""
         rules = [rule for source in self._sources for rule in source.rules.values()]
-        return frozenset(rule.rule.jwks_uri for rule in rules if rule.rule.jwks_uri and rule.fixed is None)
+        return frozenset(rule.uri for rule in rules if rule.fixed is None and not rule.problem)
 
     def verify(self, head: RequestHead, now: float) -> VerifiedToken | TokenRefused | KeysWanted | None:
         """Judge a request's tokens, and change its headers as the rules say.
@@ -208,7 +209,7 @@ class TokenVerifier:
             return TokenRefused("Jwt issuer is not configured")
         if rule.problem:
             return TokenRefused("Jwks of the issuer is not usable")
-        uri, timeout = rule.rule.jwks_uri or "", rule.rule.timeout_seconds
+        uri, timeout = rule.uri, rule.rule.timeout_seconds
         keys = self._keys_of(rule)
         if keys is None:
             return KeysWanted(uri, timeout, unknown_key=False)
@@ -224,7 +225,7 @@ class TokenVerifier:
         return _check_claims(rule, verified, now) or (rule, verified)
 
     def _keys_of(self, rule: _Rule) -> KeySet | None:
-        return rule.fixed if rule.fixed is not None else self._keys(rule.rule.jwks_uri or "")
+        return rule.fixed if rule.fixed is not None else self._keys(rule.uri)
 
 
 def _compile_source(source: TokenSource) -> _Source:

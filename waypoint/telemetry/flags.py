@@ -90,3 +90,15 @@ NAMES: Final = MappingProxyType(
 def flags_text(flags: int) -> str:
     """``UF,URX`` for several, ``-`` for none."""
     return ",".join(name for bit, name in NAMES.items() if flags & bit) or "-"
+
+
+_BITS: Final = MappingProxyType({name: bit for bit, name in NAMES.items()})
+
+
+@lru_cache(maxsize=1024)
+def flag_bits(text: str) -> int:
+    """The other way round; names that are not known are left out."""
+    bits = 0
+    for name in text.split(","):
+        bits |= _BITS.get(name, 0)
+    return bits

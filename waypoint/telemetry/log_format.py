@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
-from mesh.addresses import format_ip
+from mesh.addresses import SocketAddress, format_ip
 from mesh.errors import ConfigurationError
 from waypoint.http.message import Headers
 from waypoint.routing.text import encoded, header_value
@@ -70,8 +71,15 @@ class StartTime:
         return f"{self._text}.{int((record.started_wall - second) * 1000):03d}Z"
 
 
+@lru_cache(maxsize=8192)
 def _text(text: str) -> str:
+    """Names of routes and services, reasons: few of them, in every line."""
     return _escaped(text) if text else NOTHING
+
+
+@lru_cache(maxsize=8192)
+def _address(address: SocketAddress) -> str:
+    return str(address)
 
 
 def _nothing(record: RequestRecord) -> str:
@@ -91,14 +99,16 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
         "DURATION": lambda record: milliseconds(record.started, record.ended),
         "REQUEST_DURATION": lambda record: milliseconds(record.started, record.request_ended),
         "RESPONSE_DURATION": lambda record: milliseconds(record.started, record.first_answered),
-        "UPSTREAM_HOST": lambda record: NOTHING if record.upstream_address is None else str(record.upstream_address),
+        "UPSTREAM_HOST": lambda record: (
+            NOTHING if record.upstream_address is None else _address(record.upstream_address)
+        ),
         "UPSTREAM_CLUSTER": lambda record: _text(record.upstream_service),
         "UPSTREAM_CLUSTER_RAW": lambda record: _text(record.upstream_service),
         "UPSTREAM_LOCAL_ADDRESS": _nothing,
         "UPSTREAM_REQUEST_ATTEMPT_COUNT": lambda record: str(record.attempts),
         "UPSTREAM_PEER_URI_SAN": lambda record: NOTHING if record.peer_identity is None else str(record.peer_identity),
-        "DOWNSTREAM_LOCAL_ADDRESS": lambda record: str(record.client.destination),
-        "DOWNSTREAM_REMOTE_ADDRESS": lambda record: str(record.client.address),
+        "DOWNSTREAM_LOCAL_ADDRESS": lambda record: _address(record.client.destination),
+        "DOWNSTREAM_REMOTE_ADDRESS": lambda record: _address(record.client.address),
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: format_ip(record.client.address.ip),
         "DOWNSTREAM_PEER_URI_SAN": lambda record: (
             NOTHING if record.client.identity is None else str(record.client.identity)
@@ -198,6 +208,10 @@ def _plain_field(name: str, argument: str, operator: str) -> Field:
 
 def _request_header(argument: str) -> Field:
     names = [encoded(name.lower()) for name in argument.split("?")]
+    pseudo = _PSEUDO.get(names[0])
+    if pseudo is not None:
+        # Always there: what follows the question mark is never asked for.
+        return lambda record: escaped(value) if (value := pseudo(record)) else NOTHING
 
     def field(record: RequestRecord) -> str:
         for name in names:
@@ -211,19 +225,22 @@ def _request_header(argument: str) -> Field:
 
 def request_header(record: RequestRecord, name: bytes) -> bytes | None:
     """A header of the request, pseudo-headers and ``x-request-id`` included; the path is the one that was received."""
-    request = record.request
-    match name:
-        case b":method":
-            return request.method
-        case b":path" | b"x-envoy-original-path":
-            return record.path
-        case b":authority" | b"host":
-            return request.authority
-        case b":scheme":
-            return request.scheme
-        case b"x-request-id" if record.request_id:
-            return record.request_id
-    return header_value(request.headers, name)
+    if name == b"x-request-id" and record.request_id:
+        return record.request_id
+    pseudo = _PSEUDO.get(name)
+    return header_value(record.request.headers, name) if pseudo is None else pseudo(record)
+
+
+_PSEUDO: Final[Mapping[bytes, Callable[[RequestRecord], bytes]]] = MappingProxyType(
+    {
+        b":method": lambda record: record.request.method,
+        b":path": lambda record: record.path,
+        b"x-envoy-original-path": lambda record: record.path,
+        b":authority": lambda record: record.request.authority,
+        b"host": lambda record: record.request.authority,
+        b":scheme": lambda record: record.request.scheme,
+    }
+)
 
 
 def _response_header(argument: str) -> Field:

@@ -296,3 +296,18 @@ async def test_bad_documents_are_not_taken(answer: bytes, autojump_clock: trio.t
         assert not await store.wait(WANTED)
         assert store.keys(URI) is None
         assert len(issuer.requests) == 1, "a redirection is not followed"
+
+
+async def test_an_issuers_document_leads_to_its_keys(autojump_clock: trio.testing.MockClock) -> None:
+    uri = "http://issuer.example/.well-known/openid-configuration"
+    issuer = _Issuer(_hang)
+
+    async def answer(stream: trio.abc.Stream) -> None:
+        first = len(issuer.requests) == 1
+        await stream.send_all(_http(b'{"jwks_uri": "http://issuer.example/keys"}' if first else _document()))
+
+    issuer.answer = answer
+    async with _store(issuer) as store:
+        assert await store.wait(KeysWanted(uri, 2.0, unknown_key=False))
+        assert store.keys(uri) is not None
+    assert issuer.requests[1].startswith(b"GET /keys ")

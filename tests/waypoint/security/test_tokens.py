@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mesh.errors import ConfigurationError, InvalidValue
 from mesh.model.request_policy import JwtRule, RequestAuthentication, TokenSource
 from waypoint.http.message import RequestHead
-from waypoint.security.key_set_codec import MAX_KEYS, KeySet, decode_key_set
+from waypoint.security.key_set_codec import MAX_KEYS, KeySet, decode_discovery, decode_key_set
 from waypoint.security.subject import VerifiedToken
 from waypoint.security.tokens import MAX_TOKEN_BYTES, KeysWanted, TokenRefused, TokenVerifier
 
@@ -240,11 +240,22 @@ def test_keys_from_an_address_are_asked_for() -> None:
     assert not isinstance(verifier.verify(_head(_GOOD), NOW), VerifiedToken)
 
 
+def test_without_an_address_the_issuer_tells_where_its_keys_are() -> None:
+    verifier = _verifier(_rule(jwks=None))
+    where = "https://issuer.example/.well-known/openid-configuration"
+    assert verifier.uris() == {where}
+    assert verifier.verify(_head(_GOOD), NOW) == KeysWanted(where, 5.0, unknown_key=False)
+    assert decode_discovery(b'{"jwks_uri": "https://keys.example/k"}', where) == "https://keys.example/k"
+    for document in (b"", b"[]", b"{}", b'{"jwks_uri": 1}', b'{"jwks_uri": "http://h/"}', b'{"jwks_uri": "file:///"}'):
+        with pytest.raises(InvalidValue):
+            decode_discovery(document, where)
+
+
 def test_rules_that_cannot_work_refuse_their_issuers_tokens() -> None:
-    for rule in (_rule(jwks="{}"), _rule(jwks=None)):
+    for rule in (_rule(jwks="{}"), _rule(jwks=None, issuer="no-address"), _rule(jwks=None, issuer="")):
         verifier = _verifier(rule)
         assert len(verifier.problems) == 1
-        assert isinstance(verifier.verify(_head(_GOOD), NOW), TokenRefused)
+        assert isinstance(verifier.verify(_head(_token({"iss": rule.issuer})), NOW), TokenRefused)
     with pytest.raises(ConfigurationError):
         _verifier(_rule(claims_to_headers=(("a", "b c"),)))
 

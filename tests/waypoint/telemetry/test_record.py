@@ -6,7 +6,7 @@ from mesh.addresses import PeerAddress, SocketAddress, parse_ip
 from waypoint.client import Client
 from waypoint.http.message import RequestHead
 from waypoint.telemetry import flags
-from waypoint.telemetry.flags import NAMES, flags_text
+from waypoint.telemetry.flags import NAMES, flag_bits, flags_text
 from waypoint.telemetry.record import NOT_REACHED, HttpVersion, RequestRecord
 
 
@@ -36,3 +36,9 @@ def test_flags_are_written_as_envoy_writes_them() -> None:
     assert flags_text(0) == "-"
     assert flags_text(flags.NO_ROUTE) == "NR"
     assert flags_text(flags.UPSTREAM_CONNECTION_FAILURE | flags.RETRY_LIMIT_EXCEEDED) == "UF,URX"
+
+
+def test_flags_are_read_as_they_are_written() -> None:
+    everything = sum(NAMES)
+    assert flag_bits(flags_text(everything)) == everything
+    assert [flag_bits(text) for text in ("", "-", "no such flag", "NR")] == [0, 0, 0, flags.NO_ROUTE]
