@@ -158,6 +158,7 @@ class PortDecider:
             None if hashing is None else hashing.of(head, client),
             None if held is None else held[0],
         )
+        facts.chooser = chooser
         self._introduce(head, client)
         match.rewrite(head)
         if chosen.request_change is not None:

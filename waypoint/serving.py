@@ -26,7 +26,7 @@ from waypoint.host import WaypointHost
 from waypoint.http.limits import HttpLimits
 from waypoint.inbound import ConnectionServer
 from waypoint.limiting import Limiter
-from waypoint.requests import Requests
+from waypoint.requests import DestinationRequests, Requests
 from waypoint.routing.port import PortRoutes
 from waypoint.security.key_store_driver import KeyStore
 from waypoint.streaming import StreamServer
@@ -69,7 +69,7 @@ class Serving:
         )
         self.stream_servers: WeakSet[StreamServer] = WeakSet()
         """Those whose connections may live; a destination's former ones too."""
-        self.observer = Requests(registry, output, state)
+        self.observer = Requests(registry, output)
         self._connections: dict[ClientConnection, None] = {}
 
     # -- destinations --------------------------------------------------------------------------------------------------
@@ -129,11 +129,12 @@ class ServedDestination:
         self._serving = serving
         self._ports: dict[int, _ServedPort] = {}
         guard = Guard(value, serving.keys, serving.tasks)
-        self.problems += guard.problems
+        observer = serving.observer.of(value)
+        self.problems += (*guard.problems, *observer.problems)
         for port in value.ports:
             routes = PortRoutes(value.key, port, bytes.fromhex(value.session_key))
             self.problems += routes.problems
-            self._ports[port.number] = _ServedPort(serving, value, port, guard, routes)
+            self._ports[port.number] = _ServedPort(serving, value, port, guard, routes, observer)
 
     def connected(self, client: Client, wire: StreamWire) -> None:
         """A client has connected."""
@@ -147,7 +148,13 @@ class _ServedPort:
     """One port of a destination."""
 
     def __init__(
-        self, serving: Serving, value: Destination, port: DestinationPort, guard: Guard, routes: PortRoutes
+        self,
+        serving: Serving,
+        value: Destination,
+        port: DestinationPort,
+        guard: Guard,
+        routes: PortRoutes,
+        observer: DestinationRequests,
     ) -> None:
         policies = {policy.service: policy for policy in value.upstreams}
         services, draw = serving.services, serving.draw
@@ -157,7 +164,7 @@ class _ServedPort:
         self._streams = StreamServer(value, guard, routes, services, policies, draw)
         serving.stream_servers.add(self._streams)
         self._serving = serving
-        self._observer = serving.observer.of(value)
+        self._observer = observer
         self._protocol = port.protocol
 
     def connected(self, client: Client, wire: StreamWire) -> None:

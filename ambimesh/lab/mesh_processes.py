@@ -109,6 +109,7 @@ def waypoint_configuration(lab: Lab) -> Path:
         certificate_lifetime_seconds=lab.record.certificate_lifetime_seconds,
     )
     file = lab.layout.config / "waypoint.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(_plain(settings), sort_keys=False))
     return file
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import trio
+from prometheus_client import CollectorRegistry
 
 from mesh.addresses import SocketAddress, parse_ip
 from mesh.certificates.contexts import ContextCache
@@ -98,6 +99,8 @@ class Mesh:
         self.engine = Engine()
         self.port = 0
         self.pool: TunnelPool
+        self.registry: CollectorRegistry
+        """The waypoint's metrics."""
         (folder / "roots.pem").write_bytes(self.authority.roots)
         (folder / "token").write_text("secret")
         for kind in (AUTHORIZATION_TYPE, ADDRESS_TYPE, LABELS_TYPE, DESTINATION_TYPE):
@@ -202,6 +205,7 @@ async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             drain_seconds=2.0,
         )
         waypoint = app._Waypoint(settings)
+        mesh.registry = waypoint.registry
         nursery.start_soon(waypoint.run)
         nursery.start_soon(mesh.engine.run)
         with trio.fail_after(10):

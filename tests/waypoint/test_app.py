@@ -95,6 +95,7 @@ def offer(mesh: Any, application: Application, key: str, vip: str, ip: str, port
             f"{name}-1",
             ip,
             namespace="demo",
+            workload_name=name,
             services={key: {80: application.port}},
             tunnel_protocol=TunnelProtocol.NONE,
         ),
@@ -293,3 +294,31 @@ async def test_a_rate_limit_outlives_a_change_of_the_destination(own_mesh: Any) 
                 except TunnelRefused:
                     await trio.sleep(0.02)
         assert (await own_mesh.get("10.96.0.1:80"))[0] == 429
+
+
+async def test_requests_are_counted_with_both_ends(own_mesh: Any) -> None:
+    async with applications("web") as (web,):
+        route = HttpRoute(
+            name="some",
+            matches=(RequestMatch(path=PathMatch(PathMatchKind.PREFIX, "/some")),),
+            backends=(Backend(service=WEB, port=80),),
+        )
+        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=(route,)),))
+        await reached(own_mesh)
+        before = counted(own_mesh)
+        for path in ("/some", "/some", "/other"):
+            await own_mesh.get("10.96.0.1:80", path)
+        after = counted(own_mesh)
+    key = ("waypoint", "web.demo.svc.cluster.local", "cluster.local/ns/demo/sa/client")
+    assert after[(*key, "web", "200", "-")] - before.get((*key, "web", "200", "-"), 0) == 2
+    assert after[(*key, "unknown", "404", "NR")] - before.get((*key, "unknown", "404", "NR"), 0) == 1
+
+
+def counted(mesh: Any) -> dict[tuple[str, ...], float]:
+    names = ("reporter", "destination_service", "source_principal", "destination_workload", "response_code")
+    return {
+        (*(sample.labels[name] for name in names), sample.labels["response_flags"]): sample.value
+        for family in mesh.registry.collect()
+        for sample in family.samples
+        if sample.name == "istio_requests_total"
+    }

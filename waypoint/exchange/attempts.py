@@ -55,6 +55,8 @@ class Attempts(Facts):
         self._context = context
         self._responder = responder
         self._request_ended = end
+        if end:
+            self.received_at = self.started_at
         self._forward: Forward | None = None
         self._pool: EndpointPool | None = None
         """Of the attempt under way, until the backend was told of its outcome."""

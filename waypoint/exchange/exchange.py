@@ -119,6 +119,7 @@ class Exchange(Attempts):
     def request_end(self, trailers: Headers | None) -> None:
         """See :class:`RequestSink`."""
         self._request_ended = True
+        self.received_at = self._context.timers.clock()
         self.request_trailers = trailers
         if self._body is None and self._call is None:
             self._body = []

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from waypoint.client import Client
 from waypoint.http.message import Headers, RequestHead, ResponseHead
+from waypoint.upstream.backend import Chooser
 
 
 class Facts:
     """One request. Times are monotonic seconds; sizes are of bodies, in bytes."""
 
     __slots__ = (
-        *("answered_at", "attempts", "authority", "client", "details", "ended_at", "endpoint", "flags", "head"),
-        *("method", "path", "received", "request_trailers", "response", "response_trailers", "route", "sent"),
-        *("sent_at", "started_at", "status", "upstream_failure", "version"),
+        *("answered_at", "attempts", "authority", "chooser", "client", "details", "ended_at", "endpoint", "flags"),
+        *("head", "method", "path", "received", "received_at", "request_trailers", "response", "response_trailers"),
+        *("route", "sent", "sent_at", "started_at", "status", "upstream_failure", "version"),
     )
 
     def __init__(self, head: RequestHead, client: Client, version: str, started_at: float) -> None:
@@ -33,6 +34,8 @@ class Facts:
         self.version = version
         """``1.0``, ``1.1`` or ``2``."""
         self.started_at = started_at
+        self.received_at = 0.0
+        """When all of the request had come; 0: it did not."""
         self.sent_at = 0.0
         """When the last attempt was sent; 0: never."""
         self.answered_at = 0.0
@@ -45,8 +48,10 @@ class Facts:
         self.details = ""
         """Why an answer was made here."""
         self.route = ""
+        self.chooser: Chooser | None = None
+        """Who knows the service and the endpoint of the last attempt; None: the request was not to go anywhere."""
         self.endpoint = ""
-        """The endpoint of the last attempt."""
+        """The name of the last attempt's endpoint."""
         self.attempts = 0
         self.upstream_failure = ""
         """Why the last attempt failed."""

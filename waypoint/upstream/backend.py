@@ -161,6 +161,11 @@ class Chooser:
         self.chosen: Endpoint | None = None
         """That of the last attempt."""
 
+    @property
+    def service(self) -> str:
+        """``namespace/hostname`` of the service whose endpoints these are."""
+        return self._backend.name
+
     def choose(self, head: RequestHead, tried: list[EndpointPool]) -> EndpointPool | Unavailable:
         """An endpoint for the next attempt, another one than those tried if there is."""
         backend = self._backend
