@@ -29,12 +29,15 @@ from waypoint.wire.stream_wire import StreamWire
 
 _log = structlog.get_logger("inbound")
 
+Begin = Callable[[StreamWire], None]
+"""Attaches to a connection who is told of what comes on it."""
+
 
 class ConnectionServer(Protocol):
     """What serves the connections to one destination."""
 
-    def connected(self, client: Client, wire: StreamWire) -> None:
-        """A client has connected: attach to the wire who is told of what it sends.
+    def admit(self, client: Client) -> Begin:
+        """A client wants to connect. What is returned is called when it has been told that it is connected.
 
         Raises:
             MeshError: it is not served; the CONNECT is answered with the error's status.
@@ -82,15 +85,24 @@ class Inbound:
             wanted = request.authority
             server, destination = self._serving(request)
             client = self._client(served, request, destination)
-            wire = StreamWire(tunnel)
-            server.connected(client, wire)
+            begin = server.admit(client)
         except MeshError as error:
             self._refuse(served.peer, wanted, tunnel, stream, error)
         except Exception as error:
             self._refuse(served.peer, wanted, tunnel, stream, unexpected(error))
         else:
-            wire.adopt(stream)
-            tunnel.answer(wire, stream, encode_response(200))
+            self._begin(begin, tunnel, stream)
+
+    def _begin(self, begin: Begin, tunnel: Tunnel, stream: HboneStream) -> None:
+        wire = StreamWire(tunnel)
+        # Adopted first: whoever serves may find at once that it cannot, and reset the connection.
+        wire.adopt(stream)
+        tunnel.answer(wire, stream, encode_response(200))
+        try:
+            begin(wire)
+        except Exception as error:  # costs this connection, not its tunnel
+            _log.error("a connection could not be served", exc_info=error)
+            wire.crashed(unexpected(error))
 
     def not_established(
         self, host: WaypointHost, peer: PeerAddress, local: SocketAddress, error: MeshError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from weakref import WeakSet
 
 import structlog
@@ -24,7 +25,7 @@ from waypoint.exchange.client_connection import ClientConnection
 from waypoint.guarding import Guard
 from waypoint.host import WaypointHost
 from waypoint.http.limits import HttpLimits
-from waypoint.inbound import ConnectionServer
+from waypoint.inbound import Begin, ConnectionServer
 from waypoint.limiting import Limiter
 from waypoint.requests import DestinationRequests, Requests
 from waypoint.routing.port import PortRoutes
@@ -136,12 +137,12 @@ class ServedDestination:
             self.problems += routes.problems
             self._ports[port.number] = _ServedPort(serving, value, port, guard, routes, observer)
 
-    def connected(self, client: Client, wire: StreamWire) -> None:
-        """A client has connected."""
+    def admit(self, client: Client) -> Begin:
+        """See ``waypoint.inbound.ConnectionServer``."""
         port = self._ports.get(client.destination.port)
         if port is None:
             raise DestinationMismatch(f"{self.model.key} has no port {client.destination.port}")
-        port.connected(client, wire)
+        return port.admit(client)
 
 
 class _ServedPort:
@@ -167,12 +168,18 @@ class _ServedPort:
         self._observer = observer
         self._protocol = port.protocol
 
-    def connected(self, client: Client, wire: StreamWire) -> None:
-        serving = self._serving
+    def admit(self, client: Client) -> Begin:
         if self._protocol in _BYTES:
-            wire.pause()
-            self._streams.serve(client, wire, b"", None)
-            return
+            self._streams.check(client)
+            return partial(self._serve_bytes, client)
+        return partial(self._serve_requests, client)
+
+    def _serve_bytes(self, client: Client, wire: StreamWire) -> None:
+        wire.pause()
+        self._streams.serve(client, wire, b"", None)
+
+    def _serve_requests(self, client: Client, wire: StreamWire) -> None:
+        serving = self._serving
         decider = ConnectionDecider(self._decider, client)
         context = Context(serving.timers, decider, self._observer, serving.draw)
         byte_server = self._streams if self._protocol in _SNIFFED else None

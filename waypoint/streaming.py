@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from mesh.errors import MeshError
+from mesh.errors import MeshError, PolicyDenied
 from mesh.model.upstream_policy import UpstreamPolicy
 from mesh.model.waypoint import Destination
 from waypoint.client import Client
@@ -58,6 +58,16 @@ class StreamServer:
         self._policies = policies
         self._draw = draw
         self.alive: set[Stream] = set()
+
+    def check(self, client: Client) -> None:
+        """Refuse a client before it is connected, where nothing of what it says is looked at.
+
+        Raises:
+            PolicyDenied: by the destination's policies.
+        """
+        reason = self._guard.refuses_stream(Peer(client))
+        if reason is not None:
+            raise PolicyDenied(reason)
 
     def serve(self, client: Client, wire: Wire, start: bytes, server_name: str | None) -> None:
         """Take over a wire, which is paused."""

@@ -35,6 +35,7 @@ def ask(url: str, count: int, headers: dict[str, str], method: str = "GET") -> d
         except (ValueError, KeyError, TypeError):
             pass  # not the echo's report: an answer of the mesh's own
     seconds = time.perf_counter() - started
+    connection.close()
     return {"statuses": statuses, "pods": pods, "failures": failures, "seconds": round(seconds, 3)}
 
 

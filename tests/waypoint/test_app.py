@@ -36,8 +36,9 @@ from mesh.model.request_policy import (
     RequestRule,
 )
 from mesh.model.waypoint import Destination, DestinationPort
-from mesh.model.workload import TunnelProtocol
+from mesh.model.workload import AppProtocol, TunnelProtocol
 from mesh.testing.model import make_service, make_workload
+from mesh.xds.codec import ADDRESS_TYPE
 
 WEB = "demo/web.demo.svc.cluster.local"
 CANARY = "demo/canary.demo.svc.cluster.local"
@@ -235,7 +236,10 @@ async def test_policies_decide_per_request(own_mesh: Any, policy: RequestPolicy,
         asked = len(web.requests)
         own_mesh.offer(
             Destination(
-                key=WEB, waypoint="demo/waypoint", ports=(DestinationPort(number=80),), policies=(policy,),
+                key=WEB,
+                waypoint="demo/waypoint",
+                ports=(DestinationPort(number=80),),
+                policies=(policy,),
                 hosts=("told",),
             )
         )
@@ -258,7 +262,10 @@ async def test_a_bad_token_is_refused_and_none_passes(own_mesh: Any) -> None:
         rule = JwtRule(issuer="https://issuer", jwks='{"keys":[]}')
         own_mesh.offer(
             Destination(
-                key=WEB, waypoint="demo/waypoint", ports=(DestinationPort(number=80),), hosts=("told",),
+                key=WEB,
+                waypoint="demo/waypoint",
+                ports=(DestinationPort(number=80),),
+                hosts=("told",),
                 authentication=(RequestAuthentication(key="demo/jwt", rules=(rule,)),),
             )
         )
@@ -296,6 +303,56 @@ async def test_a_rate_limit_outlives_a_change_of_the_destination(own_mesh: Any) 
         assert (await own_mesh.get("10.96.0.1:80"))[0] == 429
 
 
+@pytest.mark.parametrize("namespace", ["demo", "elsewhere"])
+async def test_bytes_pass_as_they_are_or_not_at_all(own_mesh: Any, namespace: str) -> None:
+    denied = Condition(attribute=Attribute.NAMESPACE, values=(TextMatch(TextMatchKind.EXACT, namespace),))
+    policy = RequestPolicy(
+        key="demo/p", action=RequestAction.DENY, rules=(RequestRule(((RequestClause(conditions=(denied,)),),)),)
+    )
+    async with applications("web") as (web,):
+        ports = (DestinationPort(number=80), DestinationPort(number=81, protocol=AppProtocol.TCP))
+        own_mesh.offer(
+            make_service("web", "10.96.0.1", ports={80: web.port, 81: web.port}, namespace="demo"),
+            make_workload(
+                "web-1", "127.0.0.2", namespace="demo", services={WEB: {80: web.port, 81: web.port}},
+                tunnel_protocol=TunnelProtocol.NONE,
+            ),
+            Destination(key=WEB, waypoint="demo/waypoint", ports=ports, policies=(policy,)),
+        )  # fmt: skip
+        await reached(own_mesh)
+        asked = len(web.requests)
+        if namespace == "demo":
+            with pytest.raises(TunnelRefused) as caught:
+                await own_mesh.connect("10.96.0.1:81")
+            assert caught.value.status == 401
+            assert len(web.requests) == asked
+            return
+        wire, received = await own_mesh.connect("10.96.0.1:81")
+        wire.write(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")
+        answer = await received.until(lambda each: each.ended or each.lost)
+        wire.reset()
+        assert answer.endswith(b"web")
+        assert len(web.requests) == asked + 1
+        assert b"x-forwarded-for" not in dict(web.requests[-1].headers)
+
+
+async def test_bytes_to_nobody_end_the_connection(own_mesh: Any) -> None:
+    async with applications("web") as (web,):
+        ports = (DestinationPort(number=80, protocol=AppProtocol.TCP),)
+        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", ports)
+        await reached(own_mesh)
+        own_mesh.store.update(ADDRESS_TYPE, [], ["Kubernetes//Pod/demo/web-1"])
+        with trio.fail_after(10):
+            while True:
+                wire, received = await own_mesh.connect("10.96.0.1:80")
+                wire.write(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")
+                await received.until(lambda each: each.ended or each.lost)
+                wire.reset()
+                if received.lost:
+                    break
+        assert received.data == b""
+
+
 async def test_requests_are_counted_with_both_ends(own_mesh: Any) -> None:
     async with applications("web") as (web,):
         route = HttpRoute(
@@ -309,7 +366,7 @@ async def test_requests_are_counted_with_both_ends(own_mesh: Any) -> None:
         for path in ("/some", "/some", "/other"):
             await own_mesh.get("10.96.0.1:80", path)
         after = counted(own_mesh)
-    key = ("waypoint", "web.demo.svc.cluster.local", "cluster.local/ns/demo/sa/client")
+    key = ("waypoint", "web.demo.svc.cluster.local", "spiffe://cluster.local/ns/demo/sa/client")
     assert after[(*key, "web", "200", "-")] - before.get((*key, "web", "200", "-"), 0) == 2
     assert after[(*key, "unknown", "404", "NR")] - before.get((*key, "unknown", "404", "NR"), 0) == 1
 
