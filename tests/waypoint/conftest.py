@@ -132,6 +132,7 @@ class Mesh:
         tunnel = await self.pool.checkout(key)
         wire, received, done = StreamWire(tunnel), Received(), trio.Event()
         failures: list[object] = []
+        wire.attach(received)
 
         def answered(error: object) -> None:
             failures.append(error)
@@ -144,7 +145,6 @@ class Mesh:
         if failures[0] is not None:
             assert isinstance(failures[0], Exception)
             raise failures[0]
-        wire.attach(received)
         return wire, received
 
     async def get(self, authority: str, path: str = "/", *headers: str) -> tuple[int, bytes]:
