@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ambimesh.commands import lab, ztunnel_config
+from ambimesh.commands import lab, waypoint, ztunnel_config
 from ambimesh.commands.check import check
 from ambimesh.commands.demo import demo
 from ambimesh.commands.version import version
@@ -15,6 +15,7 @@ from mesh.errors import MeshError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(lab.app, name="lab")
+app.add_typer(waypoint.app, name="waypoint")
 app.add_typer(ztunnel_config.app, name="ztunnel-config")
 for command in (check, demo, version):
     app.command()(command)

@@ -157,3 +157,8 @@ def parse_cidr(text: str) -> Cidr:
 def from_sockaddr(sockaddr: tuple[object, ...]) -> SocketAddress:
     """Convert what ``accept``, ``getsockname`` and ``getpeername`` return for AF_INET and AF_INET6."""
     return SocketAddress(parse_ip(str(sockaddr[0])), int(str(sockaddr[1])))
+
+
+def to_sockaddr(address: SocketAddress) -> tuple[str, int]:
+    """For ``connect`` and ``bind`` of a socket of the address's own family."""
+    return format_ip(address.ip), address.port

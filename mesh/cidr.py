@@ -6,11 +6,16 @@ lengths of real tables beats any tree in Python.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from mesh.addresses import Cidr, IpBytes, is_ipv4
 
 Value = TypeVar("Value")
+
+# IPv4 addresses live in ::ffff:0:0/96.
+_MAPPED_PREFIX = 0xFFFF
+_MAPPED = _MAPPED_PREFIX << 32
 
 
 class CidrTable(Generic[Value]):
@@ -67,3 +72,18 @@ class CidrTable(Generic[Value]):
 
 def _prefix(network: Cidr) -> int:
     return int.from_bytes(network.ip, "big") >> (128 - network.length)
+
+
+def contained_in(networks: tuple[Cidr, ...]) -> Callable[[int], bool]:
+    """A function that tells whether an address, as the number of its 16 bytes, is in any of a few networks."""
+    prefixes = tuple({(128 - cidr.length, int.from_bytes(cidr.ip, "big") >> (128 - cidr.length)) for cidr in networks})
+    # In the 16-byte form ::/0 would hold every IPv4 address too, but who writes it means IPv6.
+    ipv6_only = frozenset((shift, prefix) for shift, prefix in prefixes if shift > 32 and _MAPPED >> shift == prefix)
+
+    def contained(ip: int) -> bool:
+        for shift, prefix in prefixes:
+            if ip >> shift == prefix and not (ip >> 32 == _MAPPED_PREFIX and (shift, prefix) in ipv6_only):
+                return True
+        return False
+
+    return contained

@@ -215,6 +215,10 @@ class NoHealthyUpstream(MeshError):
     response_flag = ResponseFlag.CONNECT
 
 
+class WaypointUnavailable(NoHealthyUpstream):
+    """What was dialled is bound to a waypoint that cannot be reached: going past it would skip what it enforces."""
+
+
 class SelfCall(MeshError):
     """A call to one of the mesh's own ports: refused, it would loop."""
 

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from mesh.addresses import Cidr, IpBytes
+from mesh.cidr import contained_in
 from mesh.identity import SpiffeId
 from mesh.model.policy import (
     Clause,
@@ -99,10 +100,6 @@ class _Subject(NamedTuple):
     destination: int
     port: int
 
-
-# IPv4 addresses live in ::ffff:0:0/96.
-_MAPPED_PREFIX = 0xFFFF
-_MAPPED = _MAPPED_PREFIX << 32
 
 _Matcher = Callable[[_Subject], bool]
 Value = TypeVar("Value")
@@ -320,28 +317,13 @@ def _account_in(values: tuple[ServiceAccountMatch, ...]) -> _Matcher:
 
 
 def _source_in(values: tuple[Cidr, ...]) -> _Matcher:
-    contains = _address_in(values)
+    contains = contained_in(values)
     return lambda subject: contains(subject.source)
 
 
 def _destination_in(values: tuple[Cidr, ...]) -> _Matcher:
-    contains = _address_in(values)
+    contains = contained_in(values)
     return lambda subject: contains(subject.destination)
-
-
-def _address_in(values: tuple[Cidr, ...]) -> Callable[[int], bool]:
-    """Whether an address, as a number, is in any of the networks."""
-    networks = tuple({(128 - cidr.length, int.from_bytes(cidr.ip, "big") >> (128 - cidr.length)) for cidr in values})
-    # In the 16-byte form ::/0 would hold every IPv4 address too, but who writes it means IPv6.
-    ipv6_only = frozenset((shift, prefix) for shift, prefix in networks if shift > 32 and _MAPPED >> shift == prefix)
-
-    def address_in(ip: int) -> bool:
-        for shift, prefix in networks:
-            if ip >> shift == prefix and not (ip >> 32 == _MAPPED_PREFIX and (shift, prefix) in ipv6_only):
-                return True
-        return False
-
-    return address_in
 
 
 def _port_in(values: tuple[int, ...]) -> _Matcher:

@@ -9,23 +9,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import msgspec
 
-from mesh.addresses import parse_cidr, parse_ip
-from mesh.errors import InvalidAddress
 from resources.documents import Path
+from resources.health_check import health_check_violations
 from resources.objects import (
     CLUSTER_SCOPED,
     AuthorizationPolicy,
+    BackendTLSPolicy,
+    DestinationRule,
     EndpointSlice,
+    Gateway,
+    GRPCRoute,
+    HTTPRoute,
     KubernetesObject,
     PeerAuthentication,
     Pod,
+    ReferenceGrant,
+    RequestAuthentication,
     Service,
+    ServiceEntry,
+    TCPRoute,
+    Telemetry,
+    TLSRoute,
+    VirtualService,
+    WorkloadEntry,
+)
+from resources.rate_limits import rate_limit_violations
+from resources.route_admission import (
+    backend_tls_violations,
+    gateway_violations,
+    reference_grant_violations,
+    route_violations,
 )
 from resources.security import AuthorizationRule, Operation, Source, WorkloadSelector
+from resources.traffic_admission import (
+    destination_rule_violations,
+    request_authentication_violations,
+    service_entry_violations,
+    virtual_service_violations,
+    workload_entry_violations,
+)
+from resources.violation import Violation, check_address, check_network, check_port_text
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
@@ -34,17 +60,11 @@ _NETWORK_FIELDS = ("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBloc
 _NETWORK_KEYS = ("source.ip", "destination.ip", "remote.ip")
 
 
-class Violation(NamedTuple):
-    """One reason to refuse an object."""
-
-    path: Path
-    message: str
-    remedy: str = ""
-
-
 def violations(value: KubernetesObject) -> list[Violation]:
     """Everything the object is refused for; empty for a sound one."""
     found = list(_names(value))
+    found += rate_limit_violations(value.metadata, _rule_names(value))
+    found += health_check_violations(value.metadata)
     match value:
         case Pod():
             found += _pod(value)
@@ -56,9 +76,41 @@ def violations(value: KubernetesObject) -> list[Violation]:
             found += _authorization_policy(value)
         case PeerAuthentication():
             found += _peer_authentication(value)
+        case RequestAuthentication():
+            found += _selector(value.spec.selector)
+            found += request_authentication_violations(value.spec)
+        case Gateway():
+            found += gateway_violations(value.spec)
+        case HTTPRoute() | GRPCRoute() | TCPRoute() | TLSRoute():
+            found += route_violations(value.spec)
+        case ReferenceGrant():
+            found += reference_grant_violations(value.spec)
+        case BackendTLSPolicy():
+            found += backend_tls_violations(value.spec)
+        case VirtualService():
+            found += virtual_service_violations(value.spec)
+        case DestinationRule():
+            found += destination_rule_violations(value.spec)
+        case ServiceEntry():
+            found += service_entry_violations(value.spec)
+        case WorkloadEntry():
+            found += workload_entry_violations(value.spec, ("spec",), names=False)
+        case Telemetry():
+            if value.spec.selector is not None and value.spec.targets:
+                found.append(Violation(("spec",), "selector and targetRefs exclude each other", "keep one of them"))
         case _:
             pass
     return found
+
+
+def _rule_names(value: KubernetesObject) -> list[str] | None:
+    """The names of the rules that a rate limit can be for."""
+    match value:
+        case HTTPRoute() | GRPCRoute():
+            return [rule.name or "" for rule in value.spec.rules]
+        case VirtualService():
+            return [route.name for route in value.spec.http]
+    return None
 
 
 def _names(value: KubernetesObject) -> Iterator[Violation]:
@@ -83,15 +135,15 @@ def _pod(pod: Pod) -> Iterator[Violation]:
     if not pod.spec.containers:
         yield Violation(("spec", "containers"), "a pod has at least one container")
     for address in pod.status.addresses:
-        yield from _address(("status", "podIPs"), address)
+        yield from check_address(("status", "podIPs"), address)
 
 
 def _service(service: Service) -> Iterator[Violation]:
     spec = service.spec
     for address in spec.virtual_addresses:
-        yield from _address(("spec", "clusterIPs"), address)
+        yield from check_address(("spec", "clusterIPs"), address)
     for index, address in enumerate(spec.external_ips):
-        yield from _address(("spec", "externalIPs", index), address)
+        yield from check_address(("spec", "externalIPs", index), address)
     if spec.type != "ExternalName" and not spec.ports and not spec.headless:
         yield Violation(("spec", "ports"), "a Service has at least one port unless it is headless")
     names = [port.name for port in spec.ports]
@@ -104,14 +156,14 @@ def _endpoint_slice(value: EndpointSlice) -> Iterator[Violation]:
         return
     for index, endpoint in enumerate(value.endpoints):
         for position, address in enumerate(endpoint.addresses):
-            yield from _address(("endpoints", index, "addresses", position), address)
+            yield from check_address(("endpoints", index, "addresses", position), address)
 
 
 def _authorization_policy(policy: AuthorizationPolicy) -> Iterator[Violation]:
     spec = policy.spec
     if spec.selector is not None and (spec.target_ref is not None or spec.target_refs):
         yield Violation(("spec",), "selector and targetRefs exclude each other", "keep one of them")
-    if spec.action == "CUSTOM" and spec.provider is None:
+    if spec.action == "CUSTOM" and (spec.provider is None or not spec.provider.name):
         yield Violation(("spec", "provider"), "the action CUSTOM needs a provider")
     yield from _selector(spec.selector)
     for index, rule in enumerate(spec.rules):
@@ -136,9 +188,9 @@ def _rule(rule: AuthorizationRule, path: Path) -> Iterator[Violation]:
         for name, values in (("values", condition.values), ("notValues", condition.not_values)):
             for position, text in enumerate(values or ()):
                 if condition.key in _NETWORK_KEYS:
-                    yield from _network((*where, name, position), text)
+                    yield from check_network((*where, name, position), text)
                 elif condition.key == "destination.port":
-                    yield from _port((*where, name, position), text)
+                    yield from check_port_text((*where, name, position), text)
 
 
 def _field_lists(
@@ -159,9 +211,9 @@ def _field_lists(
             if not text:
                 yield Violation(where, "an empty text matches nothing")
             elif name in networks:
-                yield from _network(where, text)
+                yield from check_network(where, text)
             elif name in ports:
-                yield from _port(where, text)
+                yield from check_port_text(where, text)
 
 
 def _peer_authentication(policy: PeerAuthentication) -> Iterator[Violation]:
@@ -170,29 +222,10 @@ def _peer_authentication(policy: PeerAuthentication) -> Iterator[Violation]:
     if spec.port_level_mtls and (spec.selector is None or not spec.selector.match_labels):
         yield Violation(("spec", "portLevelMtls"), "needs a selector", "ports are those of selected workloads")
     for port in spec.port_level_mtls:
-        yield from _port(("spec", "portLevelMtls", port), port)
+        yield from check_port_text(("spec", "portLevelMtls", port), port)
 
 
 def _selector(selector: WorkloadSelector | None) -> Iterator[Violation]:
     for key, value in (selector.match_labels if selector else {}).items():
         if not key or "*" in key or "*" in value:
             yield Violation(("spec", "selector", "matchLabels"), f"{key[:64]!r}: labels are matched exactly, without *")
-
-
-def _address(path: Path, text: str) -> Iterator[Violation]:
-    try:
-        parse_ip(text)
-    except InvalidAddress as error:
-        yield Violation(path, str(error))
-
-
-def _network(path: Path, text: str) -> Iterator[Violation]:
-    try:
-        parse_cidr(text)
-    except InvalidAddress as error:
-        yield Violation(path, str(error))
-
-
-def _port(path: Path, text: str) -> Iterator[Violation]:
-    if not (text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536):
-        yield Violation(path, f"{text[:32]!r} is not a port of 1 to 65535")

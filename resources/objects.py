@@ -7,9 +7,29 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 from resources.base import Condition, Fields, ObjectMeta, Raw
+from resources.deployment import DeploymentSpec, DeploymentStatus
+from resources.destination_rule import DestinationRuleSpec
+from resources.gateway import (
+    AncestorStatus,
+    BackendTlsPolicySpec,
+    GatewayClassSpec,
+    GatewayClassStatus,
+    GatewaySpec,
+    GatewayStatus,
+    ReferenceGrantSpec,
+)
 from resources.network import Endpoint, EndpointPort, ServiceSpec, ServiceStatus
 from resources.pod import PodSpec, PodStatus
-from resources.security import AuthorizationPolicySpec, PeerAuthenticationSpec, PolicyStatus
+from resources.routes import GrpcRouteSpec, HttpRouteSpec, RouteStatus, TcpRouteSpec, TlsRouteSpec
+from resources.security import (
+    AuthorizationPolicySpec,
+    PeerAuthenticationSpec,
+    PolicyStatus,
+    RequestAuthenticationSpec,
+)
+from resources.service_entry import ServiceEntrySpec, ServiceEntryStatus, WorkloadEntrySpec
+from resources.telemetry import TelemetrySpec
+from resources.virtual_service import NetworkingStatus, VirtualServiceSpec
 
 
 class ObjectKey(NamedTuple):
@@ -73,6 +93,15 @@ class Pod(_Object, frozen=True):
     status: PodStatus = PodStatus()
 
 
+class Deployment(_Object, frozen=True):
+    """Pods of one template, so many at a time."""
+
+    spec: DeploymentSpec
+    api_version: Literal["apps/v1"] = "apps/v1"
+    kind: Literal["Deployment"] = "Deployment"
+    status: DeploymentStatus | None = None
+
+
 class Service(_Object, frozen=True):
     """A service."""
 
@@ -110,8 +139,176 @@ class PeerAuthentication(_Object, frozen=True):
     status: PolicyStatus | None = None
 
 
+class RequestAuthentication(_Object, frozen=True):
+    """Whose tokens are accepted."""
+
+    api_version: Literal["security.istio.io/v1", "security.istio.io/v1beta1"] = "security.istio.io/v1"
+    kind: Literal["RequestAuthentication"] = "RequestAuthentication"
+    spec: RequestAuthenticationSpec = RequestAuthenticationSpec()
+    status: PolicyStatus | None = None
+
+
+class GatewayClass(_Object, frozen=True):
+    """A kind of gateway, and who runs it."""
+
+    spec: GatewayClassSpec
+    api_version: Literal[
+        "gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"
+    ] = "gateway.networking.k8s.io/v1"
+    kind: Literal["GatewayClass"] = "GatewayClass"
+    status: GatewayClassStatus | None = None
+
+
+class Gateway(_Object, frozen=True):
+    """A gateway; one of the waypoint class is a waypoint."""
+
+    spec: GatewaySpec
+    api_version: Literal[
+        "gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"
+    ] = "gateway.networking.k8s.io/v1"
+    kind: Literal["Gateway"] = "Gateway"
+    status: GatewayStatus | None = None
+
+
+class HTTPRoute(_Object, frozen=True):
+    """Routes of HTTP requests."""
+
+    api_version: Literal[
+        "gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"
+    ] = "gateway.networking.k8s.io/v1"
+    kind: Literal["HTTPRoute"] = "HTTPRoute"
+    spec: HttpRouteSpec = HttpRouteSpec()
+    status: RouteStatus | None = None
+
+
+class GRPCRoute(_Object, frozen=True):
+    """Routes of gRPC calls."""
+
+    api_version: Literal["gateway.networking.k8s.io/v1"] = "gateway.networking.k8s.io/v1"
+    kind: Literal["GRPCRoute"] = "GRPCRoute"
+    spec: GrpcRouteSpec = GrpcRouteSpec()
+    status: RouteStatus | None = None
+
+
+class TCPRoute(_Object, frozen=True):
+    """Routes of TCP connections."""
+
+    spec: TcpRouteSpec
+    api_version: Literal[
+        "gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"
+    ] = "gateway.networking.k8s.io/v1"
+    kind: Literal["TCPRoute"] = "TCPRoute"
+    status: RouteStatus | None = None
+
+
+class TLSRoute(_Object, frozen=True):
+    """Routes of TLS connections."""
+
+    spec: TlsRouteSpec
+    api_version: Literal[
+        "gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3", "gateway.networking.k8s.io/v1alpha2"
+    ] = "gateway.networking.k8s.io/v1"
+    kind: Literal["TLSRoute"] = "TLSRoute"
+    status: RouteStatus | None = None
+
+
+class ReferenceGrant(_Object, frozen=True):
+    """That objects of other namespaces may refer to some of this one."""
+
+    spec: ReferenceGrantSpec
+    api_version: Literal[
+        "gateway.networking.k8s.io/v1beta1", "gateway.networking.k8s.io/v1"
+    ] = "gateway.networking.k8s.io/v1beta1"
+    kind: Literal["ReferenceGrant"] = "ReferenceGrant"
+
+
+class BackendTLSPolicy(_Object, frozen=True):
+    """That a Service is spoken to in TLS."""
+
+    spec: BackendTlsPolicySpec
+    api_version: Literal[
+        "gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3"
+    ] = "gateway.networking.k8s.io/v1"
+    kind: Literal["BackendTLSPolicy"] = "BackendTLSPolicy"
+    status: AncestorStatus | None = None
+
+
+class VirtualService(_Object, frozen=True):
+    """Istio's routes."""
+
+    spec: VirtualServiceSpec
+    api_version: Literal[
+        "networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"
+    ] = "networking.istio.io/v1"
+    kind: Literal["VirtualService"] = "VirtualService"
+    status: NetworkingStatus | None = None
+
+
+class DestinationRule(_Object, frozen=True):
+    """How a service is treated as a destination."""
+
+    spec: DestinationRuleSpec
+    api_version: Literal[
+        "networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"
+    ] = "networking.istio.io/v1"
+    kind: Literal["DestinationRule"] = "DestinationRule"
+    status: NetworkingStatus | None = None
+
+
+class ServiceEntry(_Object, frozen=True):
+    """A service that Kubernetes does not know."""
+
+    spec: ServiceEntrySpec
+    api_version: Literal[
+        "networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"
+    ] = "networking.istio.io/v1"
+    kind: Literal["ServiceEntry"] = "ServiceEntry"
+    status: ServiceEntryStatus | None = None
+
+
+class WorkloadEntry(_Object, frozen=True):
+    """An endpoint that is no pod."""
+
+    spec: WorkloadEntrySpec
+    api_version: Literal[
+        "networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"
+    ] = "networking.istio.io/v1"
+    kind: Literal["WorkloadEntry"] = "WorkloadEntry"
+    status: NetworkingStatus | None = None
+
+
+class Telemetry(_Object, frozen=True):
+    """What is recorded about requests."""
+
+    api_version: Literal["telemetry.istio.io/v1", "telemetry.istio.io/v1alpha1"] = "telemetry.istio.io/v1"
+    kind: Literal["Telemetry"] = "Telemetry"
+    spec: TelemetrySpec = TelemetrySpec()
+    status: NetworkingStatus | None = None
+
+
 KubernetesObject: TypeAlias = (
-    Namespace | ServiceAccount | Pod | Service | EndpointSlice | AuthorizationPolicy | PeerAuthentication
+    Namespace
+    | ServiceAccount
+    | Pod
+    | Deployment
+    | Service
+    | EndpointSlice
+    | AuthorizationPolicy
+    | PeerAuthentication
+    | RequestAuthentication
+    | GatewayClass
+    | Gateway
+    | HTTPRoute
+    | GRPCRoute
+    | TCPRoute
+    | TLSRoute
+    | ReferenceGrant
+    | BackendTLSPolicy
+    | VirtualService
+    | DestinationRule
+    | ServiceEntry
+    | WorkloadEntry
+    | Telemetry
 )
 
 KINDS: Mapping[str, type[KubernetesObject]] = MappingProxyType(
@@ -119,13 +316,28 @@ KINDS: Mapping[str, type[KubernetesObject]] = MappingProxyType(
         "Namespace": Namespace,
         "ServiceAccount": ServiceAccount,
         "Pod": Pod,
+        "Deployment": Deployment,
         "Service": Service,
         "EndpointSlice": EndpointSlice,
         "AuthorizationPolicy": AuthorizationPolicy,
         "PeerAuthentication": PeerAuthentication,
+        "RequestAuthentication": RequestAuthentication,
+        "GatewayClass": GatewayClass,
+        "Gateway": Gateway,
+        "HTTPRoute": HTTPRoute,
+        "GRPCRoute": GRPCRoute,
+        "TCPRoute": TCPRoute,
+        "TLSRoute": TLSRoute,
+        "ReferenceGrant": ReferenceGrant,
+        "BackendTLSPolicy": BackendTLSPolicy,
+        "VirtualService": VirtualService,
+        "DestinationRule": DestinationRule,
+        "ServiceEntry": ServiceEntry,
+        "WorkloadEntry": WorkloadEntry,
+        "Telemetry": Telemetry,
     }
 )
 """Every kind that is read, by name."""
 
-CLUSTER_SCOPED = frozenset({"Namespace"})
+CLUSTER_SCOPED = frozenset({"Namespace", "GatewayClass"})
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"

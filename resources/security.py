@@ -86,6 +86,12 @@ class AuthorizationRule(Fields, frozen=True):
     when: tuple[When, ...] | None = None
 
 
+class ExtensionProvider(Fields, frozen=True):
+    """The external authorizer of a CUSTOM policy, by name."""
+
+    name: str = ""
+
+
 class AuthorizationPolicySpec(Fields, frozen=True):
     """Rules, an action and the workloads or targets it is for."""
 
@@ -94,7 +100,12 @@ class AuthorizationPolicySpec(Fields, frozen=True):
     target_refs: tuple[TargetReference, ...] = ()
     rules: tuple[AuthorizationRule, ...] = ()
     action: Literal["ALLOW", "DENY", "AUDIT", "CUSTOM"] = "ALLOW"
-    provider: Raw = None
+    provider: ExtensionProvider | None = None
+
+    @property
+    def targets(self) -> tuple[TargetReference, ...]:
+        """What the policy is attached to."""
+        return _targets(self.target_ref, self.target_refs)
 
 
 class MutualTls(Fields, frozen=True):
@@ -110,6 +121,55 @@ class PeerAuthenticationSpec(Fields, frozen=True):
     mtls: MutualTls | None = None
     port_level_mtls: dict[str, MutualTls] = field(default_factory=dict)
     """By the workload's own port number, written as text (a JSON object has text keys)."""
+
+
+class JwtHeader(Fields, frozen=True):
+    """A header that holds a token, after a prefix."""
+
+    name: str
+    prefix: str = ""
+
+
+class ClaimToHeader(Fields, frozen=True):
+    """A claim that is handed on as a header."""
+
+    header: str
+    claim: str
+
+
+class JwtRule(Fields, frozen=True):
+    """One issuer whose tokens are accepted."""
+
+    issuer: str
+    audiences: tuple[str, ...] = ()
+    jwks_uri: str = ""
+    jwks: str = ""
+    from_headers: tuple[JwtHeader, ...] = ()
+    from_params: tuple[str, ...] = ()
+    from_cookies: tuple[str, ...] = ()
+    output_payload_to_header: str = ""
+    forward_original_token: bool = False
+    output_claim_to_headers: tuple[ClaimToHeader, ...] = ()
+    timeout: str | None = None
+    space_delimited_claims: tuple[str, ...] = ()
+
+
+class RequestAuthenticationSpec(Fields, frozen=True):
+    """Whose tokens are accepted, and where."""
+
+    selector: WorkloadSelector | None = None
+    target_ref: TargetReference | None = None
+    target_refs: tuple[TargetReference, ...] = ()
+    jwt_rules: tuple[JwtRule, ...] = ()
+
+    @property
+    def targets(self) -> tuple[TargetReference, ...]:
+        """What the policy is attached to."""
+        return _targets(self.target_ref, self.target_refs)
+
+
+def _targets(one: TargetReference | None, several: tuple[TargetReference, ...]) -> tuple[TargetReference, ...]:
+    return several if one is None else (one, *several)
 
 
 class PolicyStatus(Fields, frozen=True):

@@ -28,6 +28,7 @@ class Elsewhere(NamedTuple):
 
 
 _COMMAND_LINE = "a command line: tests run it as the process it is"
+_WAYPOINT = "a part that needs all others: tests run it in the whole waypoint"
 _KIT = "part of the test kit: every test of the package it is for stands on it"
 
 WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
@@ -44,8 +45,17 @@ WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
     "mesh/grpc/connection_driver.py": Elsewhere("both ends stand on it", "mesh/grpc/test_driver_abuse.py"),
     "mesh/hbone/machine.py": Elsewhere("driven by the kit's Endpoint", "mesh/hbone/test_machine.py"),
     "mesh/hbone/control_machine.py": Elsewhere("the machine's base, same driver", "mesh/hbone/test_control_machine.py"),
-    "mesh/testing/grpc.py": Elsewhere(_KIT, "mesh/grpc/test_driver.py"),
+    "mesh/relay/failures.py": Elsewhere("ztunnel's proxies fail by it", "ztunnel/proxy/test_outbound.py"),
+    "mesh/relay/host.py": Elsewhere("an interface", "ztunnel/proxy/test_pool.py"),
+    "mesh/relay/owned_tasks.py": Elsewhere("a pod's are tested", "ztunnel/test_pod.py"),
+    "mesh/relay/pool.py": Elsewhere("tested with ztunnel's kit of two nodes", "ztunnel/proxy/test_pool.py"),
+    "mesh/relay/terminator.py": Elsewhere("tested with ztunnel's kit of two nodes", "ztunnel/proxy/test_terminator.py"),
+    "mesh/certificates/tls_contexts.py": Elsewhere("the pool makes tunnels by it", "ztunnel/proxy/test_small_parts.py"),
     "mesh/testing/hbone.py": Elsewhere(_KIT, "mesh/hbone/test_machine.py"),
+    "waypoint/__main__.py": Elsewhere(_COMMAND_LINE, "waypoint/test_main.py"),
+    "waypoint/inbound.py": Elsewhere(_WAYPOINT, "waypoint/test_app.py"),
+    "waypoint/serving.py": Elsewhere(_WAYPOINT, "waypoint/test_app.py"),
+    "waypoint/streaming.py": Elsewhere(_WAYPOINT, "waypoint/test_app.py"),
 }
 
 

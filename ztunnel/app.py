@@ -14,23 +14,29 @@ from ebpf.paths import PinPaths
 from mesh import compiled
 from mesh.certificates.ca_client import CaSettings, GrpcCaClient
 from mesh.clock import SystemClock
+from mesh.control_plane import follow_control_plane
+from mesh.process import collect_rarely, raise_descriptor_limit
 from mesh.telemetry import log
 from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
 from mesh.telemetry.metrics import XdsMetrics, metrics_page, new_registry
 from mesh.telemetry.output import standard_output
+from mesh.xds.client_machine import Subscription
+from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from mesh.zds.client_driver import run_zds_client
 from ztunnel.admin.dump import dump
 from ztunnel.admin.readiness import Readiness
 from ztunnel.admin.routes import Routes, admin_routes, metrics_routes, readiness_routes, set_levels
 from ztunnel.config import AdminGroup, ZtunnelSettings
-from ztunnel.control_plane import follow_control_plane
-from ztunnel.data_plane import DataPlane, prepare_process
+from ztunnel.data_plane import DataPlane
 from ztunnel.fastpath.making import make_fast_path
 from ztunnel.fastpath.manager import FastPath
 from ztunnel.inpod.manager import PodManager
 from ztunnel.kernel_maps import KernelMaps, open_maps
 
 _log = structlog.get_logger("ztunnel")
+
+NODE_SUBSCRIPTIONS = (Subscription(ADDRESS_TYPE), Subscription(AUTHORIZATION_TYPE))
+"""What a node's proxy asks the control plane for."""
 
 
 async def run(settings: ZtunnelSettings) -> None:
@@ -41,7 +47,8 @@ async def run(settings: ZtunnelSettings) -> None:
         EnvironmentLacks: a port of ours is taken.
     """
     log.configure(settings.log.format, settings.log.level)
-    descriptors = prepare_process()
+    collect_rarely()
+    descriptors = raise_descriptor_limit()
     form = compiled.current()
     _log.info(
         "starting",
@@ -90,7 +97,14 @@ class _Ztunnel:
             self.plane.start(nursery)
             nursery.start_soon(stop_on_signal, self.stopping)
             metrics = XdsMetrics(self.registry)
-            nursery.start_soon(follow_control_plane, self.settings, self.plane.state, metrics)
+            nursery.start_soon(
+                follow_control_plane,
+                self.settings.control_plane,
+                self.settings.node.info(),
+                NODE_SUBSCRIPTIONS,
+                self.plane.state,
+                metrics,
+            )
             maps = await open_maps(PinPaths(self.settings.bpf.bpffs, self.settings.node.name), self.stopping)
             if maps is not None:
                 await self._serve(nursery, maps)

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from ebpf.layout import MAX_WORKERS
-from mesh.addresses import parse_port
 from mesh.config import Port, Seconds, Settings
-from mesh.errors import ConfigurationError
+from mesh.control_plane import ControlPlaneGroup
+from mesh.xds.discovery_codec import NodeInfo
 
 
 class NodeGroup(Settings, frozen=True, kw_only=True):
@@ -26,36 +26,21 @@ class NodeGroup(Settings, frozen=True, kw_only=True):
     pod_namespace: str = "ambimesh-system"
     pod_ip: str = "127.0.0.1"
 
+    def info(self) -> NodeInfo:
+        """What the control plane is told of this proxy."""
+        return NodeInfo(
+            pod=self.pod_name,
+            namespace=self.pod_namespace,
+            ip=self.pod_ip,
+            node=self.name,
+            cluster_id=self.cluster_id,
+        )
+
 
 class BpfGroup(Settings, frozen=True, kw_only=True):
     """What the agent has pinned."""
 
     bpffs: Path = Path("/sys/fs/bpf")
-
-
-class ControlPlaneGroup(Settings, frozen=True, kw_only=True):
-    """The operator: delta xDS and certificates."""
-
-    address: str
-    """``host:port``."""
-    server_name: str
-    """What its certificate is issued for."""
-    root_certificate: Path
-    """PEM of the roots its certificate may chain to; read again for each connection."""
-    token: Path
-    """Bearer token of this ztunnel; read again for each connection, since it rotates."""
-
-    def host_and_port(self) -> tuple[str, int]:
-        """``address``, taken apart.
-
-        Raises:
-            ConfigurationError: it is not of that form.
-        """
-        host, _, text = self.address.rpartition(":")
-        port = parse_port(text)
-        if not host or not port:
-            raise ConfigurationError(f"$.control_plane.address {self.address!r}: give host:port, as 10.96.0.15:15012")
-        return host.strip("[]"), port
 
 
 class AdminGroup(Settings, frozen=True, kw_only=True):

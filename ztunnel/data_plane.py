@@ -6,9 +6,7 @@ come from is its owner's business (``app``, ``worker.app``).
 
 from __future__ import annotations
 
-import gc
 import random
-import resource
 import time
 
 import structlog
@@ -18,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from mesh.certificates.ca_client import CaClient
 from mesh.certificates.contexts import ContextCache
 from mesh.certificates.manager import IdentityManager
+from mesh.certificates.tls_contexts import TlsContexts
 from mesh.clock import SystemClock
 from mesh.errors import Draining
 from mesh.relay.engine import Engine
@@ -38,13 +37,8 @@ from ztunnel.proxy.dials import Dials
 from ztunnel.proxy.inbound import InboundProxy
 from ztunnel.proxy.outbound import OutboundProxy
 from ztunnel.proxy.plaintext import PlaintextProxy
-from ztunnel.proxy.tls_contexts import TlsContexts
 
 _log = structlog.get_logger("ztunnel")
-
-_GC_YOUNG = 20_000
-"""Allocations between two collections. Connections are freed by their reference counts; the collector finds only rare
-cycles, and walking tens of thousands of live objects often would show in latencies."""
 
 
 class DataPlane:
@@ -139,16 +133,3 @@ class DataPlane:
     def close(self) -> None:
         """Close the relay; nothing of it runs any more."""
         self.engine.close()
-
-
-def prepare_process() -> int:
-    """What a process that moves bytes sets for itself; returns how many descriptors it may have."""
-    gc.set_threshold(_GC_YOUNG, 50, 50)
-    return raise_descriptor_limit()
-
-
-def raise_descriptor_limit() -> int:
-    """Allow this process as many descriptors as the machine lets it; returns how many that are."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard

@@ -17,6 +17,7 @@ class EchoHandler(BaseHTTPRequestHandler):
     """Tells the client who it is to this server, and what it sent."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes: the second would wait for an acknowledgement
     timeout = 60
 
     def answer(self) -> None:

@@ -22,7 +22,7 @@ def demo(
     workers: Workers = None,
     lab: LabName = DEMO_LAB,
 ) -> None:
-    """Bring a lab up, show what the mesh does in ten lines with their evidence, and remove it."""
+    """Bring a lab up, show what the mesh does line by line with its evidence, and remove it."""
     wanted = frozenset(only or ())
     if not all(1 <= number <= LAST for number in wanted):
         raise ConfigurationError(f"the lines are numbered 1 to {LAST}")

@@ -1,4 +1,4 @@
-"""Plays the ten lines in a lab of their own, prints each with its evidence, and removes the lab."""
+"""Plays the lines in a lab of their own, prints each with its evidence, and removes the lab."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 import trio
 
 from ambimesh import output
-from ambimesh.demo import lines_capture, lines_identity, lines_policy, lines_resilience, pod_state
+from ambimesh.demo import lines_capture, lines_identity, lines_policy, lines_resilience, lines_waypoint, pod_state
 from ambimesh.demo.stage import NotShown, Stage, require
 from ambimesh.lab import manifests, pods, readiness
 from ambimesh.lab.bring_up import Wish, bring_up
@@ -48,7 +48,12 @@ LINES = (
     Line(9, "ztunnel killed under traffic: refused, nothing in clear, back", lines_resilience.killed_under_traffic),
 )
 ROTATION = (10, f"certificates of {CERTIFICATE_SECONDS} s rotate under traffic without a failure")
-LAST = ROTATION[0]
+WAYPOINT_LINES = (
+    Line(11, "one command makes a waypoint: traffic passes it, the caller stays known", lines_waypoint.applied),
+    Line(12, "routes by header and by weight, and a redirection", lines_waypoint.routed),
+    Line(13, "a policy of method and identity holds, with no way past the waypoint", lines_waypoint.guarded),
+)
+LAST = WAYPOINT_LINES[-1].number
 
 
 class Show:
@@ -69,12 +74,12 @@ class Show:
         for line in first:
             await self._enrol_before(line.number)
             await self._show(line.number, line.claim, line.play)
-        await self._enrol_before(LAST)
+        await self._enrol_before(ROTATION[0])
         verdict: tuple[bool, str, float] | None = None
-        if any(self._wanted(line.number) for line in during) or self._wanted(LAST):
+        if any(self._wanted(line.number) for line in during) or self._wanted(ROTATION[0]):
             async with AsyncExitStack() as traffic:
                 rotation: lines_resilience.Rotation | None = None
-                if self._wanted(LAST):
+                if self._wanted(ROTATION[0]):
                     rotation = await traffic.enter_async_context(lines_resilience.rotating(self._stage))
                 for line in during:
                     await self._show(line.number, line.claim, line.play)
@@ -87,6 +92,9 @@ class Show:
             await self._show(line.number, line.claim, line.play)
         if verdict is not None:
             self._print(*ROTATION, verdict)
+        for line in WAYPOINT_LINES:
+            await self._enrol_before(line.number)
+            await self._show(line.number, line.claim, line.play)
 
     async def _enrol_before(self, number: int) -> None:
         """Do quietly what the line needs of the first two, when they are not shown."""

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from ambimesh.lab.controller.tokens import KNOWN_FILE, NODES_FILE, write_secret
 from ambimesh.lab.layout import CONTROL_IPV4, OPERATOR_PORT, NodeLayout
 from ambimesh.lab.processes import ProcessSpec
 from ambimesh.lab.programs import run
@@ -26,7 +27,9 @@ from cni.agent import configuration as agent
 from controlplane import config as operator
 from mesh import compiled
 from mesh.config import Settings
+from mesh.control_plane import ControlPlaneGroup
 from mesh.errors import EnvironmentLacks
+from waypoint import config as waypoint
 from ztunnel import config as ztunnel
 
 OPERATOR = "operator"
@@ -43,6 +46,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 _PLUGIN = "ambimesh-cni"
 _DRAIN_SECONDS = 4.0
 """Less than ``lab down`` waits before it kills."""
+_WAYPOINT_GRACE_SECONDS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,9 @@ def ztunnel_name(node: str) -> str:
 
 def operator_process(lab: Lab, callers: list[dict[str, str]]) -> Planned:
     """The operator; ``callers`` are the entries of ``make_tokens``."""
-    tokens = lab.layout.tokens / "known.yaml"
-    tokens.touch(mode=0o600)
-    tokens.write_text(yaml.safe_dump({"tokens": callers}))
+    tokens = lab.layout.tokens / KNOWN_FILE
+    for file in (tokens, lab.layout.tokens / NODES_FILE):
+        write_secret(file, yaml.safe_dump({"tokens": callers}))
     settings = operator.OperatorSettings(
         source=operator.SourceGroup(folder=lab.layout.cluster),
         authority=operator.AuthorityGroup(
@@ -79,11 +83,36 @@ def operator_process(lab: Lab, callers: list[dict[str, str]]) -> Planned:
             tokens=tokens, trusted_node_accounts=[f"{MESH_NAMESPACE}/{ZTUNNEL_ACCOUNT}"]
         ),
         grpc=operator.GrpcGroup(port=OPERATOR_PORT, server_name=OPERATOR_SERVER_NAME),
+        waypoints=operator.WaypointGroup(
+            command=[sys.executable, "-m", "waypoint", "--config", str(waypoint_configuration(lab))],
+            grace_seconds=_WAYPOINT_GRACE_SECONDS,
+        ),
         http=operator.HttpGroup(port=OPERATOR_HTTP_PORT),
     )
     cgroup = lab.cgroup / "control" / OPERATOR
     spec = _process(lab, OPERATOR, "controlplane", lab.layout.control_netns, cgroup, OPERATOR_HTTP_PORT, {})
     return Planned(spec, _plain(settings))
+
+
+def waypoint_configuration(lab: Lab) -> Path:
+    """Write the one file that all waypoints of a lab read; what differs comes from each pod's environment."""
+    settings = waypoint.WaypointSettings(
+        gateway=waypoint.GatewayGroup(
+            name="${GATEWAY_NAME}",
+            namespace="${POD_NAMESPACE}",
+            service_account="${SERVICE_ACCOUNT}",
+            pod_name="${POD_NAME}",
+            pod_ip="${POD_IP}",
+            node="${NODE_NAME}",
+        ),
+        control_plane=_control_plane(lab, lab.layout.tokens / "${POD_NAMESPACE}_${SERVICE_ACCOUNT}.token"),
+        drain_seconds=_DRAIN_SECONDS,
+        certificate_lifetime_seconds=lab.record.certificate_lifetime_seconds,
+    )
+    file = lab.layout.config / "waypoint.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(_plain(settings), sort_keys=False))
+    return file
 
 
 def agent_process(lab: Lab, node: NodeLayout, plugin: Path) -> Planned:
@@ -123,12 +152,7 @@ def ztunnel_process(lab: Lab, node: NodeLayout) -> Planned:
         ),
         zds_socket=node.run / "ztunnel.sock",
         bpf=ztunnel.BpfGroup(bpffs=lab.layout.bpffs),
-        control_plane=ztunnel.ControlPlaneGroup(
-            address=f"{CONTROL_IPV4}:{OPERATOR_PORT}",
-            server_name=OPERATOR_SERVER_NAME,
-            root_certificate=root_certificate(lab),
-            token=token_file(lab, node),
-        ),
+        control_plane=_control_plane(lab, token_file(lab, node)),
         admin=ztunnel.AdminGroup(
             admin_port=ZTUNNEL_ADMIN_PORT, metrics_port=ZTUNNEL_METRICS_PORT, readiness_port=ZTUNNEL_READY_PORT
         ),
@@ -147,6 +171,15 @@ def ztunnel_process(lab: Lab, node: NodeLayout) -> Planned:
     return Planned(spec, _plain(settings))
 
 
+def _control_plane(lab: Lab, token: Path) -> ControlPlaneGroup:
+    return ControlPlaneGroup(
+        address=f"{CONTROL_IPV4}:{OPERATOR_PORT}",
+        server_name=OPERATOR_SERVER_NAME,
+        root_certificate=root_certificate(lab),
+        token=token,
+    )
+
+
 def root_certificate(lab: Lab) -> Path:
     """Where the operator publishes its root certificate."""
     return lab.layout.root / "root-certificates.pem"
@@ -162,9 +195,7 @@ def make_tokens(lab: Lab) -> list[dict[str, str]]:
     entries: list[dict[str, str]] = []
     for node in lab.nodes:
         token = secrets.token_urlsafe(32)
-        file = token_file(lab, node)
-        file.touch(mode=0o600)
-        file.write_text(token)
+        write_secret(token_file(lab, node), token)
         entries.append(
             {
                 "sha256": hashlib.sha256(token.encode()).hexdigest(),

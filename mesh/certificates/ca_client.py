@@ -54,6 +54,8 @@ class CaSettings:
     token: Path
     """Bearer token of this ztunnel's own service account; read for each request, since it rotates."""
     cluster_id: str
+    impersonates: bool = True
+    """Whether certificates are for others, that run on our node; else for the token's own account."""
     lifetime_seconds: int = 24 * 3600
     """What we ask for; the service may give less."""
     timeout_seconds: float = 20.0
@@ -61,7 +63,7 @@ class CaSettings:
 
 
 class GrpcCaClient:
-    """Asks the operator, impersonating identities that run on this node."""
+    """Asks the operator: a node proxy for the identities that run on its node, a waypoint for its own."""
 
     def __init__(self, settings: CaSettings, clock: Clock) -> None:
         self._settings = settings
@@ -84,7 +86,8 @@ class GrpcCaClient:
             IdentityUnavailable: refused or not reachable; the text says which.
         """
         request = wire.IstioCertificateRequest(csr=csr.decode(), validity_duration=self._settings.lifetime_seconds)
-        request.metadata.update({"ImpersonatedIdentity": str(identity)})
+        if self._settings.impersonates:
+            request.metadata.update({"ImpersonatedIdentity": str(identity)})
         answer = await self._call(identity, request.SerializeToString())
         try:
             response = wire.IstioCertificateResponse.FromString(answer)

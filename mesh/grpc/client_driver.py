@@ -212,7 +212,26 @@ async def open_channel(
     name = server_hostname or host
     stream = await _connect(host, port, ssl_context, name, limits)
     bracketed = f"[{name}]" if ":" in name else name
-    channel = Channel(stream, f"{bracketed}:{port}", "https" if ssl_context else "http", limits)
+    async with channel_over(stream, f"{bracketed}:{port}", "https" if ssl_context else "http", limits) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def channel_over(
+    stream: Stream, authority: str, scheme: str = "http", limits: GrpcLimits = GrpcLimits()
+) -> AsyncIterator[Channel]:
+    """Speak gRPC over a connection that is there already, and close it at the end.
+
+    Args:
+        stream: the connection.
+        authority: of requests: host and port.
+        scheme: of requests.
+        limits: bounds and keepalive.
+
+    Raises:
+        ConnectionLost: the server is no HTTP/2 server.
+    """
+    channel = Channel(stream, authority, scheme, limits)
     # An error of the block is raised again outside the nursery, which would wrap it in a group.
     raised: Exception | None = None
     async with trio.open_nursery() as nursery:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.grpc.client_driver import Channel, ClientCall, open_channel
+from mesh.grpc.client_driver import Channel, ClientCall, channel_over, open_channel
 from mesh.grpc.limits import GrpcLimits
 from mesh.grpc.server_driver import (
     CallContext,
@@ -27,6 +27,7 @@ __all__ = [
     "StatusCode",
     "StreamHandler",
     "UnaryHandler",
+    "channel_over",
     "open_channel",
     "serve_grpc",
     "streaming",

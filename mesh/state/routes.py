@@ -42,6 +42,8 @@ class ToWorkload:
     """Any of which the far end must prove in the tunnel."""
     service_key: str | None
     """``namespace/hostname`` of the service that was dialled; None when the workload itself was."""
+    waypoint: bool = False
+    """The workload is a waypoint on the way: ``target`` is what was dialled, and not its own address."""
 
     @property
     def service_hostname(self) -> str | None:

@@ -72,6 +72,11 @@ class MeshState:
         # Bound once, as plain dictionary gets: these are asked for every connection.
         self._workload_at = self.workloads.by_address.get
 
+    @property
+    def received_addresses(self) -> bool:
+        """Whether the control plane has answered for workloads and services at least once."""
+        return ADDRESS_TYPE in self._answered
+
     # -- look-ups ------------------------------------------------------------------------------------------------------
 
     def workload_at(self, network: str, ip: IpBytes) -> Workload | None:
@@ -82,11 +87,19 @@ class MeshState:
         """Whose virtual address this is."""
         return self.services.at(network, ip)
 
+    def service_named(self, key: str) -> ServiceView | None:
+        """The service of this key, ``namespace/hostname``; also one of which only endpoints are known."""
+        return self.services.views.get(key)
+
     def policies_for(self, workload: Workload) -> PolicySet:
         """What ``mesh.rbac.decide`` needs for connections to a workload; the same object until a relevant change."""
         if AUTHORIZATION_TYPE not in self._answered:
             return NOT_RECEIVED
         return self.policies.set_for(workload)
+
+    async def wait_change(self) -> None:
+        """Return after the next response of the control plane."""
+        await self._changed.wait()
 
     async def wait_synchronized(self) -> None:
         """Return once ``synchronized``."""

@@ -8,33 +8,21 @@
 
 A workload that speaks HBONE is reached through the tunnel, another one in plain TCP.
 
-What must pass a waypoint, or lies on another network and needs its gateway, is refused with a message that says so:
-going there directly would skip what the waypoint enforces.
+What is bound to a waypoint goes there, and nowhere else (``mesh.state.waypoints``). What lies on another network and
+needs its gateway is refused with a message that says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
-from mesh.addresses import IpBytes, OriginalDestination, SocketAddress, format_ip, is_ipv4
+from mesh.addresses import OriginalDestination, SocketAddress, is_ipv4
 from mesh.errors import NoHealthyUpstream, SelfCall
 from mesh.model.service import BalancingMode, HealthPolicy, Service
-from mesh.model.workload import GatewayAddress, HealthStatus, NamespacedHostname, TunnelProtocol, Workload
+from mesh.model.workload import HealthStatus, TunnelProtocol, Workload
 from mesh.state.routes import MESH_PORTS, Passthrough, PassthroughReason, ToWorkload, Upstream
 from mesh.state.service_index import ServiceView, route_to
-
-
-class MeshView(Protocol):
-    """The two look-ups that a choice needs."""
-
-    def workload_at(self, network: str, ip: IpBytes) -> Workload | None:
-        """Who has this address."""
-        ...
-
-    def service_at(self, network: str, ip: IpBytes) -> ServiceView | None:
-        """Whose virtual address this is."""
-        ...
+from mesh.state.waypoints import MeshView, bound_waypoint, route_to_waypoint
 
 
 def choose_upstream(
@@ -55,6 +43,7 @@ def choose_upstream(
 
     Raises:
         NoHealthyUpstream: a service of the mesh that cannot be reached now; the text says why.
+        WaypointUnavailable: the waypoint that it is bound to cannot be reached now.
         SelfCall: one of the mesh's own ports in an enrolled pod.
     """
     ip, port = destination
@@ -62,13 +51,14 @@ def choose_upstream(
     reason = PassthroughReason.UNKNOWN_DESTINATION
     if found is not None and (service := found.service) is not None:
         if service.load_balancing.mode is not BalancingMode.PASSTHROUGH:
-            return _to_service(found, service, source, destination, random, chosen)
+            return _to_service(view, found, service, source, destination, random, chosen)
         reason = PassthroughReason.PASSTHROUGH_SERVICE
     workload = view.workload_at(source.network, ip)
     if workload is None:
         return Passthrough(destination, reason)
     if workload.waypoint is not None:
-        raise NoHealthyUpstream(_waypoint_text(f"workload {workload.namespace}/{workload.name}", workload.waypoint))
+        bound = f"workload {workload.namespace}/{workload.name}"
+        return route_to_waypoint(view, bound, workload.waypoint, source, destination, random())
     if port in MESH_PORTS and workload.tunnel_protocol is TunnelProtocol.HBONE:
         raise SelfCall(
             f"{SocketAddress(ip, port)} is ztunnel's own port in pod {workload.namespace}/{workload.name}: "
@@ -78,6 +68,7 @@ def choose_upstream(
 
 
 def _to_service(
+    view: MeshView,
     found: ServiceView,
     service: Service,
     source: Workload,
@@ -86,12 +77,14 @@ def _to_service(
     chosen: SocketAddress | None,
 ) -> ToWorkload:
     ip, port = destination
-    if service.waypoint is not None or service.weighted_waypoints:
-        waypoint = service.waypoint or service.weighted_waypoints[0].destination
-        raise NoHealthyUpstream(_waypoint_text(f"service {found.key}", waypoint))
     if port not in found.ports:
         ports = ", ".join(map(str, sorted(found.ports)[:16])) or "none"
         raise NoHealthyUpstream(f"service {found.key} has no port {port}; it has: {ports}")
+    if service.waypoint is not None or service.weighted_waypoints:
+        waypoint = bound_waypoint(service, random())
+        if waypoint is not None:
+            gateway, left = waypoint
+            return route_to_waypoint(view, f"service {found.key}", gateway, source, destination, left, found.key)
     pool = found.pool(service, port, ipv4=is_ipv4(ip), source=source)
     if chosen is not None:
         for offered in pool.items:
@@ -101,15 +94,6 @@ def _to_service(
     if route is None:
         raise NoHealthyUpstream(_nobody_text(found, service, source, port))
     return route
-
-
-def _waypoint_text(what: str, waypoint: GatewayAddress) -> str:
-    to = waypoint.destination
-    name = str(to) if isinstance(to, NamespacedHostname) else format_ip(to.ip)
-    return (
-        f"{what} is bound to waypoint {name}, which this ztunnel cannot use: the connection is refused rather than "
-        "sent past it; take the label istio.io/use-waypoint away to go without"
-    )
 
 
 def _nobody_text(found: ServiceView, service: Service, source: Workload, port: int) -> str:

@@ -33,8 +33,8 @@ from mesh.telemetry.http_endpoint import Handler, HttpRequest, HttpResponse
 
 UNKNOWN: Final = "unknown"
 
-Reporter = Literal["source", "destination"]
-"""Which end of the connection counts: the client's ztunnel or the server's."""
+Reporter = Literal["source", "destination", "waypoint"]
+"""Who counts: the client's ztunnel, the server's, or a waypoint between them."""
 
 
 class WorkloadLabels(NamedTuple):

@@ -12,7 +12,7 @@ import trio
 
 from mesh.errors import InvalidMessage
 from mesh.grpc.driver import CallContext, GrpcError, Handler, ServerStream, StatusCode, streaming
-from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, DESTINATION_TYPE, LABELS_TYPE
 from mesh.xds.server_machine import (
     Acknowledged,
     DeltaServer,
@@ -25,7 +25,7 @@ from mesh.xds.snapshot import Entry, Snapshot
 
 log = structlog.get_logger("xds")
 
-SERVED_TYPES = (AUTHORIZATION_TYPE, ADDRESS_TYPE)
+SERVED_TYPES = (AUTHORIZATION_TYPE, ADDRESS_TYPE, LABELS_TYPE, DESTINATION_TYPE)
 """Policies first: a workload that refers to a policy not yet received is denied everything."""
 
 REQUEST_BYTES = 64 * 1024 * 1024

@@ -27,8 +27,9 @@ from controlplane.config import AuthorityGroup, OperatorSettings
 from controlplane.debug_pages import routes
 from controlplane.pipeline import Pipeline
 from controlplane.publisher import Publisher
+from controlplane.reconcile.driver import FolderWriter, Reconciler
+from controlplane.reconcile.waypoints import WaypointSettings
 from controlplane.serving import ServingCertificate
-from controlplane.translate.settings import MeshSettings
 from controlplane.translate.translator import Translator
 from mesh.errors import CallerUnknown, ConfigurationError, EnvironmentLacks, InvalidIdentity
 from mesh.grpc.driver import (
@@ -47,6 +48,7 @@ from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
 from mesh.xds.client_driver import METHOD as DISCOVERY_METHOD
 from mesh.xds.server_driver import REQUEST_BYTES, SnapshotStore, XdsServer
 from resources.folder_source import FolderSource
+from resources.folder_store import FolderStore
 
 _log = structlog.get_logger("controlplane")
 
@@ -80,9 +82,9 @@ async def run(
     lifetime = timedelta(seconds=settings.authority.serving_lifetime_seconds)
     serving = ServingCertificate(issuer, settings.grpc.server_name, lifetime)
     discovery = XdsServer(store, authenticate=_named_caller(tokens))
-    publisher = Publisher(store)
+    publisher = Publisher(store, issuer.derived_secret("sessions of waypoints"))
     source = FolderSource(settings.source.folder)
-    pipeline = Pipeline(source, Translator(_mesh(settings)), placement, publisher)
+    pipeline = Pipeline(source, Translator(settings.translation()), placement, publisher, _reconciler(settings))
     drain = trio.Event()
     if settings.authority.published_roots is not None:
         publish_roots(settings.authority.published_roots, issuer.roots)
@@ -168,15 +170,18 @@ def _authority(group: AuthorityGroup, trust_domain: str) -> Authority:
     return load_or_create(group.folder, trust_domain)
 
 
-def _mesh(settings: OperatorSettings) -> MeshSettings:
-    group = settings.mesh
-    return MeshSettings(
-        trust_domain=group.trust_domain,
-        cluster_id=group.cluster_id,
-        cluster_domain=group.cluster_domain,
-        network=group.network,
-        root_namespace=group.root_namespace,
+def _reconciler(settings: OperatorSettings) -> Reconciler | None:
+    group = settings.waypoints
+    if group is None:
+        return None
+    waypoints = WaypointSettings(
+        classes=frozenset(group.classes),
+        command=tuple(group.command),
+        image=group.image,
+        environment=group.environment,
+        grace_seconds=group.grace_seconds,
     )
+    return Reconciler(FolderWriter(FolderStore(settings.source.folder)), waypoints)
 
 
 def _named_caller(tokens: TokenAuthenticator) -> Callable[[CallContext], Awaitable[str]]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from controlplane.translate.settings import MeshSettings
 from mesh.config import Port, Seconds, Settings
+from mesh.errors import ConfigurationError
+from mesh.model.request_policy import ExternalAuthorizer
 
 
 class SourceGroup(Settings, frozen=True, kw_only=True):
@@ -83,11 +87,51 @@ class AuthenticationGroup(Settings, frozen=True, kw_only=True):
     """``namespace/service account`` of the node proxies, which ask certificates for the pods of their node."""
 
 
+class AuthorizerGroup(Settings, frozen=True, kw_only=True):
+    """A service that decides about requests: a provider that an AuthorizationPolicy with the action CUSTOM may name."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    service: Annotated[str, Meta(pattern=r"^[^/]+/[^/]+$")]
+    """``namespace/hostname``."""
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    protocol: Literal["grpc", "http"]
+    """``grpc``: Envoy's ``envoy.service.auth.v3.Authorization``."""
+    timeout_seconds: Seconds = 10.0
+    fail_open: bool = False
+    """Whether requests pass while it does not answer."""
+    status_on_error: Annotated[int, Meta(ge=400, le=599)] = 403
+    """What requests are answered while it does not."""
+    path_prefix: str = ""
+    """Put before the request's path, for ``http``."""
+    include_headers: list[str] = msgspec.field(default_factory=list)
+    """Of the request, that are shown to it, for ``http``."""
+    headers_to_upstream: list[str] = msgspec.field(default_factory=list)
+    """Of its answer, that the application is sent."""
+    headers_to_downstream: list[str] = msgspec.field(default_factory=list)
+    """Of its refusal, that the client is sent."""
+    max_body_bytes: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    """How much of the body it is shown."""
+
+
 class LogGroup(Settings, frozen=True, kw_only=True):
     """The process log."""
 
     level: str = "info"
     format: Literal["text", "json"] = "text"
+
+
+class WaypointGroup(Settings, frozen=True, kw_only=True):
+    """How Gateways become waypoints. Left out, they are not made: somebody else runs them."""
+
+    command: list[str]
+    """The waypoint's program, with its arguments."""
+    classes: list[str] = msgspec.field(default_factory=lambda: ["ambimesh-waypoint"])
+    """Gateway classes whose gateways are waypoints of ours."""
+    image: str = ""
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    """Further variables of its environment."""
+    grace_seconds: int = 30
+    """How long a replica may drain."""
 
 
 class OperatorSettings(Settings, frozen=True, kw_only=True):
@@ -97,8 +141,47 @@ class OperatorSettings(Settings, frozen=True, kw_only=True):
     authority: AuthorityGroup
     authentication: AuthenticationGroup
     mesh: MeshGroup = MeshGroup()
+    waypoints: WaypointGroup | None = None
+    authorizers: list[AuthorizerGroup] = msgspec.field(default_factory=list)
     grpc: GrpcGroup = GrpcGroup()
     http: HttpGroup = HttpGroup()
     log: LogGroup = LogGroup()
     drain_seconds: Seconds = 5.0
     """How long calls may go on after SIGTERM."""
+
+    def translation(self) -> MeshSettings:
+        """What the translation must know.
+
+        Raises:
+            ConfigurationError: two authorizers have the same name.
+        """
+        classes = self.waypoints.classes if self.waypoints is not None else []
+        names = [one.name for one in self.authorizers]
+        if len(set(names)) != len(names):
+            raise ConfigurationError("authorizers: two have the same name: policies could not tell them apart")
+        return MeshSettings(
+            trust_domain=self.mesh.trust_domain,
+            cluster_id=self.mesh.cluster_id,
+            cluster_domain=self.mesh.cluster_domain,
+            network=self.mesh.network,
+            root_namespace=self.mesh.root_namespace,
+            waypoint_classes=tuple(dict.fromkeys((*MeshSettings().waypoint_classes, *classes))),
+            authorizers=tuple(_authorizer(one) for one in self.authorizers),
+        )
+
+
+def _authorizer(group: AuthorizerGroup) -> ExternalAuthorizer:
+    return ExternalAuthorizer(
+        name=group.name,
+        service=group.service,
+        port=group.port,
+        grpc=group.protocol == "grpc",
+        timeout_seconds=group.timeout_seconds,
+        fail_open=group.fail_open,
+        status_on_error=group.status_on_error,
+        path_prefix=group.path_prefix,
+        include_headers=tuple(name.lower() for name in group.include_headers),
+        headers_to_upstream=tuple(name.lower() for name in group.headers_to_upstream),
+        headers_to_downstream=tuple(name.lower() for name in group.headers_to_downstream),
+        max_body_bytes=group.max_body_bytes,
+    )

@@ -7,14 +7,18 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import trio
 from prometheus_client import CollectorRegistry
 
 from controlplane.pipeline import Pipeline
-from controlplane.translate.delta import aliases, resource_name
+from controlplane.translate.delta import Translated, aliases, resource_name
+from controlplane.translate.status import ObjectStatus, StatusCondition
+from controlplane.translate.translator import Translator
 from mesh.addresses import Cidr, IpBytes, format_ip
 from mesh.identity import SpiffeId
-from mesh.model.policy import Policy
+from mesh.model.service import Service
+from mesh.model.workload import Workload
 from mesh.telemetry.exposition import CONTENT_TYPE, render
 from mesh.telemetry.http_endpoint import Handler, HttpRequest, HttpResponse, json_response, text_response
 from mesh.xds.server_driver import SnapshotStore, XdsServer
@@ -66,10 +70,13 @@ def routes(
             page["resourceVersion"] = asked.metadata.resource_version
         return json_response(page)
 
+    async def statuses(request: HttpRequest) -> HttpResponse:
+        return json_response({"statuses": shown_statuses(pipeline.translator.statuses)})
+
     async def snapshot(request: HttpRequest) -> HttpResponse:
         resources: list[dict[str, Any]] = []
-        for index, value in enumerate([*pipeline.translator.addresses, *pipeline.translator.policies]):
-            names = () if isinstance(value, Policy) else aliases(value)
+        for index, value in enumerate(_resources(pipeline.translator)):
+            names = aliases(value) if isinstance(value, Workload | Service) else ()
             kind = type(value).__name__.lower()
             resources.append({"type": kind, "name": resource_name(value), "aliases": names, "value": plain(value)})
             if index % _SLICE == _SLICE - 1:
@@ -83,9 +90,31 @@ def routes(
         ("GET", "/metrics"): metrics,
         ("GET", "/healthz/ready"): ready,
         ("GET", "/debug/findings"): findings,
+        ("GET", "/debug/statuses"): statuses,
         ("GET", "/debug/snapshot"): snapshot,
         ("GET", "/debug/clients"): clients,
     }
+
+
+def shown_statuses(statuses: Mapping[ObjectKey, ObjectStatus]) -> list[dict[str, Any]]:
+    """What became of routes, and of what asks for a waypoint."""
+    shown = []
+    for key, status in statuses.items():
+        parents = [
+            {"parent": msgspec.to_builtins(one.parent), "conditions": [_condition(each) for each in one.conditions]}
+            for one in status.parents
+        ]
+        conditions = [_condition(each) for each in status.conditions]
+        shown.append({**key._asdict(), "conditions": conditions, "parents": parents})
+    return shown
+
+
+def _condition(value: StatusCondition) -> dict[str, Any]:
+    return {"type": value.type, "status": value.status, "reason": value.reason, "message": value.message}
+
+
+def _resources(translator: Translator) -> list[Translated]:
+    return [*translator.addresses, *translator.policies, *translator.destinations]
 
 
 def plain(value: object) -> Any:

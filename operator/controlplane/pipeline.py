@@ -9,6 +9,7 @@ import trio
 
 from controlplane.ca.placement import Placement
 from controlplane.publisher import Publisher
+from controlplane.reconcile.driver import Reconciler
 from controlplane.translate.finding import Finding
 from controlplane.translate.translator import Translator
 from resources.folder_source import FolderSource
@@ -20,12 +21,18 @@ class Pipeline:
     """Follows a source and keeps everything that is derived from it in step."""
 
     def __init__(
-        self, source: FolderSource, translator: Translator, placement: Placement, publisher: Publisher
+        self,
+        source: FolderSource,
+        translator: Translator,
+        placement: Placement,
+        publisher: Publisher,
+        reconciler: Reconciler | None = None,
     ) -> None:
         self.source = source
         self.translator = translator
         self._placement = placement
         self._publisher = publisher
+        self._reconciler = reconciler
         self._told: set[Finding] = set()
         self.ready = trio.Event()
         """Set once the source's first objects are offered."""
@@ -47,8 +54,12 @@ class Pipeline:
                     addresses_removed=len(delta.addresses_removed),
                     policies_updated=len(delta.policies_updated),
                     policies_removed=len(delta.policies_removed),
+                    destinations_updated=len(delta.destinations_updated),
+                    destinations_removed=len(delta.destinations_removed),
                 )
             self.ready.set()
+            if self._reconciler is not None:
+                await self._reconciler.reconcile(objects)
 
     def findings(self) -> Iterator[Finding]:
         """What objects ask for and do not get."""

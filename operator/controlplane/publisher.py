@@ -8,12 +8,25 @@ after the addresses that no longer name it.
 
 from __future__ import annotations
 
+import hmac
+from dataclasses import replace
+
 import trio
 
 from controlplane.translate.delta import Address, Delta, aliases, resource_name
 from mesh.model.policy import Policy, PolicyScope
+from mesh.model.waypoint import Destination, WorkloadLabels
 from mesh.model.workload import Workload
-from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, encode_address, encode_authorization
+from mesh.xds.codec import (
+    ADDRESS_TYPE,
+    AUTHORIZATION_TYPE,
+    DESTINATION_TYPE,
+    LABELS_TYPE,
+    encode_address,
+    encode_authorization,
+    encode_destination,
+    encode_labels,
+)
 from mesh.xds.server_driver import SnapshotStore
 from mesh.xds.snapshot import Entry, entry
 
@@ -24,8 +37,18 @@ WITHDRAWAL_SECONDS = 1.0
 class Publisher:
     """Writes the store that the xDS server reads."""
 
-    def __init__(self, store: SnapshotStore, withdrawal_seconds: float = WITHDRAWAL_SECONDS) -> None:
+    def __init__(
+        self, store: SnapshotStore, session_secret: bytes, withdrawal_seconds: float = WITHDRAWAL_SECONDS
+    ) -> None:
+        """Begin with nothing published.
+
+        Args:
+            store: what the xDS server reads.
+            session_secret: the same for all replicas of the operator; waypoints' session keys are derived from it.
+            withdrawal_seconds: how long a policy outlives the last address that named it.
+        """
         self._store = store
+        self._session_secret = session_secret
         self._withdrawal_seconds = withdrawal_seconds
         self._withdrawn: dict[str, float] = {}
         """Policies that are to go, and when, on trio's clock."""
@@ -49,6 +72,17 @@ class Publisher:
         self._store.update(
             ADDRESS_TYPE, [address_entry(value) for value in delta.addresses_updated], delta.addresses_removed
         )
+        self._store.update(LABELS_TYPE, [labels_entry(value) for value in delta.labels_updated], delta.labels_removed)
+        self._store.update(
+            DESTINATION_TYPE,
+            [destination_entry(self._with_key(value)) for value in delta.destinations_updated],
+            delta.destinations_removed,
+        )
+
+    def _with_key(self, value: Destination) -> Destination:
+        """With the secret that its waypoint's replicas share; of another waypoint, another one."""
+        key = hmac.digest(self._session_secret, value.waypoint.encode(), "sha256")
+        return replace(value, session_key=key[:16].hex())
 
     async def run_withdrawals(self) -> None:
         """Withdraw policies when their time has come; runs until cancelled."""
@@ -68,6 +102,16 @@ def address_entry(value: Address) -> Entry:
     """A workload or service as a resource; a workload is also found by those who ask for its services."""
     groups = tuple(value.services) if isinstance(value, Workload) else ()
     return entry(ADDRESS_TYPE, resource_name(value), encode_address(value), aliases(value), groups)
+
+
+def labels_entry(value: WorkloadLabels) -> Entry:
+    """A workload's labels as a resource."""
+    return entry(LABELS_TYPE, value.uid, encode_labels(value))
+
+
+def destination_entry(value: Destination) -> Entry:
+    """A destination as a resource; its waypoint finds it under its own name."""
+    return entry(DESTINATION_TYPE, value.name, encode_destination(value), (), (value.waypoint,))
 
 
 def policy_entry(policy: Policy) -> Entry:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from controlplane.debug_pages import plain
+from controlplane.debug_pages import plain, shown_statuses
+from controlplane.testing.routes import V1, route, translated
 from mesh.addresses import parse_cidr, parse_ip
 from mesh.identity import SpiffeId
 from mesh.model.policy import Clause, Match, Policy, PolicyAction, PolicyScope, Rule
@@ -40,3 +41,12 @@ def test_a_policy_is_shown_with_its_rules() -> None:
     assert shown["scope"] == "NAMESPACE"
     assert "10.0.0.0/8" in str(shown["rules"])
     assert "not_source_ips" not in str(shown["rules"])
+
+
+def test_statuses_are_shown_by_object_and_parent() -> None:
+    shown = {one["name"]: one for one in shown_statuses(translated(route(f"[{{{V1}}}]")).statuses)}
+    [bound] = shown["web"]["conditions"]
+    assert bound == {"type": "istio.io/WaypointBound", "status": True, "reason": "WaypointAccepted", "message": ""}
+    [parent] = shown["r"]["parents"]
+    assert parent["parent"]["name"] == "web"
+    assert [one["type"] for one in parent["conditions"]] == ["Accepted", "ResolvedRefs"]

@@ -33,7 +33,7 @@ spec: {type: ExternalName, externalName: x.example}
 
 async def test_a_change_reaches_placement_and_snapshot(tmp_path: Path) -> None:
     source, store, placement = FolderSource(tmp_path), SnapshotStore(), Placement()
-    pipeline = Pipeline(source, Translator(MeshSettings()), placement, Publisher(store))
+    pipeline = Pipeline(source, Translator(MeshSettings()), placement, Publisher(store, b"secret"))
 
     async def until_offered(names: set[str]) -> None:
         while set(store.current().of(ADDRESS_TYPE).entries) != names:

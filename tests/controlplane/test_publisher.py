@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import trio
 from trio.testing import MockClock
 
@@ -7,8 +9,17 @@ from controlplane.publisher import Publisher
 from controlplane.translate.delta import Delta
 from mesh.addresses import parse_ip
 from mesh.model.policy import Policy, PolicyAction, PolicyScope
+from mesh.model.waypoint import Destination, WorkloadLabels
 from mesh.model.workload import Workload
-from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, decode_address
+from mesh.xds.codec import (
+    ADDRESS_TYPE,
+    AUTHORIZATION_TYPE,
+    DESTINATION_TYPE,
+    LABELS_TYPE,
+    decode_address,
+    decode_destination,
+    decode_labels,
+)
 from mesh.xds.server_driver import SnapshotStore
 
 SERVICE = "n/s.n.svc.cluster.local"
@@ -29,7 +40,7 @@ def names(store: SnapshotStore, type_url: str = AUTHORIZATION_TYPE) -> list[str]
 
 async def test_a_workload_is_found_by_name_address_and_service() -> None:
     store = SnapshotStore()
-    Publisher(store).publish(Delta(addresses_updated=(WORKLOAD,)))
+    Publisher(store, b"secret").publish(Delta(addresses_updated=(WORKLOAD,)))
     offer = store.current().of(ADDRESS_TYPE)
     found = offer.get("u")
     assert found is not None
@@ -40,7 +51,7 @@ async def test_a_workload_is_found_by_name_address_and_service() -> None:
 
 async def test_what_workloads_referred_to_goes_a_moment_later(autojump_clock: MockClock) -> None:
     store = SnapshotStore()
-    publisher = Publisher(store, 1.0)
+    publisher = Publisher(store, b"secret", 1.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(publisher.run_withdrawals)
         publisher.publish(Delta(policies_updated=(OWN, WIDE)))
@@ -56,7 +67,7 @@ async def test_what_workloads_referred_to_goes_a_moment_later(autojump_clock: Mo
 
 async def test_what_comes_back_stays(autojump_clock: MockClock) -> None:
     store = SnapshotStore()
-    publisher = Publisher(store, 1.0)
+    publisher = Publisher(store, b"secret", 1.0)
     other = policy("other", PolicyScope.WORKLOAD_SELECTOR)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(publisher.run_withdrawals)
@@ -70,3 +81,30 @@ async def test_what_comes_back_stays(autojump_clock: MockClock) -> None:
         await trio.sleep(2)
         assert names(store) == []
         nursery.cancel_scope.cancel()
+
+
+def test_destinations_are_found_under_their_waypoint_and_share_its_secret() -> None:
+    store = SnapshotStore()
+    web = Destination(key="demo/web", waypoint="demo/waypoint")
+    api = Destination(key="demo/api", waypoint="demo/waypoint")
+    other = Destination(key="demo/web", waypoint="demo/canary")
+    labels = WorkloadLabels(uid="u", labels=(("app", "web"),))
+    publisher = Publisher(store, b"secret")
+    publisher.publish(Delta(destinations_updated=(web, api, other), labels_updated=(labels,)))
+    offered = store.current().of(DESTINATION_TYPE)
+    assert sorted(offered.companions("demo/waypoint")) == [api.name, web.name]
+    keys = {}
+    for value in (web, api, other):
+        found = offered.get(value.name)
+        assert found is not None
+        decoded = decode_destination(found.payload)
+        assert decoded == replace(value, session_key=decoded.session_key)
+        keys[value.name] = decoded.session_key
+    assert keys[web.name] == keys[api.name] != keys[other.name]
+    assert len(bytes.fromhex(keys[web.name])) == 16
+    kept = store.current().of(LABELS_TYPE).get("u")
+    assert kept is not None
+    assert decode_labels(kept.payload) == labels
+    publisher.publish(Delta(destinations_removed=(web.name,), labels_removed=("u",)))
+    assert store.current().of(DESTINATION_TYPE).get(web.name) is None
+    assert store.current().of(LABELS_TYPE).get("u") is None

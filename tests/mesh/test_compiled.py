@@ -37,7 +37,7 @@ def test_the_manifest_holds_every_source_that_can_make_a_difference() -> None:
     sources = {name.removesuffix(".py").replace("/", ".") for name in manifest.sources}
     assert modules <= sources
     # Not compiled, but imported by what is, directly and through others.
-    assert {"mesh.errors", "mesh.identity", "ztunnel.proxy.pool", "mesh.tls.handshake_driver", "ebpf.layout"} <= sources
+    assert {"mesh.errors", "mesh.identity", "mesh.relay.pool", "mesh.tls.handshake_driver", "ebpf.layout"} <= sources
 
 
 @pytest.fixture

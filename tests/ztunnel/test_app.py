@@ -11,10 +11,11 @@ import pytest
 import trio
 import trio.testing
 
+from mesh.control_plane import ControlPlaneGroup
 from mesh.errors import EnvironmentLacks
 from mesh.telemetry.output import LineOutput
 from ztunnel import app, data_plane
-from ztunnel.config import AdminGroup, BpfGroup, ControlPlaneGroup, FastPathGroup, LogGroup, NodeGroup, ZtunnelSettings
+from ztunnel.config import AdminGroup, BpfGroup, FastPathGroup, LogGroup, NodeGroup, ZtunnelSettings
 
 
 def settings(folder: Path) -> ZtunnelSettings:
@@ -36,7 +37,7 @@ def own_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     """What a whole process sets for itself, kept from this one."""
     monkeypatch.setattr("mesh.telemetry.log.configure", lambda *_: None)
     monkeypatch.setattr("gc.set_threshold", lambda *_: None)
-    monkeypatch.setattr(data_plane, "raise_descriptor_limit", lambda: 1024)
+    monkeypatch.setattr(app, "raise_descriptor_limit", lambda: 1024)
     with (tmp_path / "out").open("wb") as file:
         output = LineOutput(file.fileno())
         for module in (app, data_plane):

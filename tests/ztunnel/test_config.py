@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from mesh import config
+from mesh.control_plane import ControlPlaneGroup
 from mesh.errors import ConfigurationError
-from ztunnel.config import ControlPlaneGroup, ZtunnelSettings
+from ztunnel.config import ZtunnelSettings
 
 LEAST = """
 node: {name: node1}

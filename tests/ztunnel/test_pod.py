@@ -14,8 +14,9 @@ from mesh.addresses import parse_ip
 from mesh.errors import ConnectionLost
 from mesh.netns import NetworkNamespace
 from mesh.relay.engine import Engine
+from mesh.relay.owned_tasks import OwnedTasks
 from mesh.zds.codec import WorkloadInfo
-from ztunnel.pod import Pod, PodTasks
+from ztunnel.pod import Pod
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def namespace() -> Iterator[NetworkNamespace]:
     own.close()
 
 
-def tasks(nursery: trio.Nursery) -> PodTasks:
-    return PodTasks(nursery, cast("Engine", SimpleNamespace(hand_over=lambda: None)))
+def tasks(nursery: trio.Nursery) -> OwnedTasks:
+    return OwnedTasks(nursery, cast("Engine", SimpleNamespace(hand_over=lambda: None)))
 
 
 async def test_identity_name_and_addresses(namespace: NetworkNamespace) -> None:

@@ -16,11 +16,12 @@ from ebpf.pods import PodTable
 from mesh.certificates.manager import IdentityManager
 from mesh.errors import EnvironmentLacks, MeshError, UnknownWorkload
 from mesh.netns import NetworkNamespace
+from mesh.relay.owned_tasks import OwnedTasks
 from mesh.telemetry.metrics import WorkloadManagerMetrics
 from mesh.tls.credentials import Credentials
 from mesh.zds.codec import WorkloadInfo
 from ztunnel.inpod.server import PodServer, Proxies
-from ztunnel.pod import Pod, PodTasks
+from ztunnel.pod import Pod
 from ztunnel.proxy.descriptions import Descriptions
 
 RETRY_SECONDS = 5.0
@@ -128,7 +129,7 @@ class PodManager:
         enrolled = self._pods.enrolled().get(uid)
         if enrolled is None or enrolled.cookie != namespace.cookie():
             raise EnvironmentLacks(f"the agent has not enrolled pod {info.namespace}/{info.name} in the kernel's maps")
-        tasks = PodTasks(self._nursery, self._proxies.engine)
+        tasks = OwnedTasks(self._nursery, self._proxies.engine)
         pod = Pod(uid, info, namespace, enrolled.entry.addresses, self._trust_domain, tasks)
         try:
             server = PodServer(pod, self._proxies)

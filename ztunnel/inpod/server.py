@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from ebpf.listeners import ListenerTable
 from mesh.addresses import PeerAddress
+from mesh.certificates.tls_contexts import TlsContexts
 from mesh.errors import ConnectionLost, Draining
 from mesh.relay.acceptor import Acceptor
 from mesh.relay.engine import Engine
+from mesh.relay.pool import TunnelPool
 from mesh.relay.socket_end import RawSocket
+from mesh.relay.terminator import Terminator
 from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.inpod.listeners import PodListeners
 from ztunnel.pod import Pod
@@ -18,9 +21,6 @@ from ztunnel.proxy.delivery import Deliverer
 from ztunnel.proxy.inbound import InboundProxy
 from ztunnel.proxy.outbound import OutboundProxy
 from ztunnel.proxy.plaintext import PlaintextProxy
-from ztunnel.proxy.pool import TunnelPool
-from ztunnel.proxy.terminator import Terminator
-from ztunnel.proxy.tls_contexts import TlsContexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,7 @@ class PodServer:
         self._proxies = proxies
         engine = proxies.engine
         self.pool = TunnelPool(engine, pod, proxies.contexts)
-        self.terminator = Terminator(
-            engine, pod, proxies.contexts, proxies.inbound, proxies.connections, proxies.workers
-        )
+        self.terminator = Terminator(engine, pod, proxies.contexts, proxies.inbound, proxies.workers)
         listeners = PodListeners(pod, proxies.listener_table)
         self._acceptors: list[Acceptor] = []
         try:

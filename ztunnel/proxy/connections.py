@@ -9,42 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Final, Protocol
 
-import structlog
-import trio
-
 from mesh.addresses import SocketAddress
-from mesh.errors import ConnectFailed, InternalError, MeshError
+from mesh.errors import MeshError
 from mesh.rbac import ConnectionFacts
 from mesh.telemetry.access_log import AccessLog, ConnectionRecord, Direction
 from mesh.telemetry.metrics import ConnectionHandles, L4Labels, L4Metrics, Reporter, ServiceLabels, WorkloadLabels
 from ztunnel.pod import Pod
-
-_log = structlog.get_logger("proxy")
-
-
-def unexpected(error: Exception) -> InternalError:
-    """A bug met while a connection was being set up: logged here, and the reason for which that connection fails, so
-    that it does not stay in the table for ever.
-    """
-    _log.exception("connection failed unexpectedly", exc_info=error)
-    return InternalError(f"a bug of this proxy: {error!r}")
-
-
-@contextmanager
-def failing(fail: Callable[[MeshError], None]) -> Iterator[None]:
-    """For a task that sets a connection up: whatever ends the block early is told to ``fail``, once, as an error."""
-    try:
-        yield
-    except MeshError as error:
-        fail(error)
-    except trio.Cancelled:
-        fail(ConnectFailed("the pod is no longer served"))
-        raise
-    except Exception as error:
-        fail(unexpected(error))
 
 
 class Relayed(Protocol):

@@ -15,7 +15,7 @@ import socket
 from typing import Final
 
 from ebpf.connections import Deliveries
-from mesh.addresses import SocketAddress, format_ip, is_ipv4
+from mesh.addresses import SocketAddress, is_ipv4
 from mesh.errors import ConnectFailed
 from ztunnel.pod import Pod
 from ztunnel.proxy.local_leg import prepare_local_sockets
@@ -95,8 +95,3 @@ class Deliverer:
     def _drop(self, key: tuple[Pod, bool]) -> None:
         for sock in self._spare.pop(key, ()):
             sock.close()
-
-
-def sockaddr(address: SocketAddress) -> tuple[str, int]:
-    """For ``connect``."""
-    return format_ip(address.ip), address.port

@@ -6,19 +6,18 @@ pod. It is answered 200 only once the application has accepted; a refusal carrie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import trio
 
-from mesh.addresses import PeerAddress, SocketAddress
+from mesh.addresses import PeerAddress, SocketAddress, to_sockaddr
 from mesh.errors import ConnectFailed, DestinationMismatch, MeshError
 from mesh.hbone.codec import ConnectRequest, ErrorCode, decode_connect, encode_response
 from mesh.hbone.contract import HboneStream
-from mesh.identity import SpiffeId
 from mesh.model.workload import Workload
 from mesh.rbac import ConnectionFacts
 from mesh.relay.engine import Engine
+from mesh.relay.failures import unexpected
 from mesh.relay.stream_end import StreamEnd
+from mesh.relay.terminator import ServedTunnel
 from mesh.relay.tunnel import Tunnel
 from mesh.state.store import MeshState
 from mesh.telemetry.metrics import NO_SERVICE
@@ -26,21 +25,10 @@ from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.pod import Pod
 from ztunnel.proxy.admission import check_destination, judge
 from ztunnel.proxy.baggage import BaggageCache
-from ztunnel.proxy.connections import Connection, ConnectionTable, unexpected
-from ztunnel.proxy.delivery import Deliverer, sockaddr
+from ztunnel.proxy.connections import Connection, ConnectionTable
+from ztunnel.proxy.delivery import Deliverer
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
-
-
-@dataclass(frozen=True, slots=True)
-class ServedTunnel:
-    """A tunnel that a peer has opened to a pod."""
-
-    pod: Pod
-    peer: PeerAddress
-    local: SocketAddress
-    """The address the peer dialled: the pod's, port 15008."""
-    identity: SpiffeId
 
 
 class _Request:
@@ -49,7 +37,12 @@ class _Request:
     __slots__ = ("connection", "served", "stream", "target", "tunnel")
 
     def __init__(
-        self, served: ServedTunnel, tunnel: Tunnel, stream: HboneStream, connection: Connection, target: SocketAddress
+        self,
+        served: ServedTunnel[Pod],
+        tunnel: Tunnel,
+        stream: HboneStream,
+        connection: Connection,
+        target: SocketAddress,
     ) -> None:
         self.served = served
         self.tunnel = tunnel
@@ -82,10 +75,10 @@ class InboundProxy:
         self._fast_path = fast_path
 
     def requested(
-        self, served: ServedTunnel, tunnel: Tunnel, stream: HboneStream, headers: list[tuple[str, str]]
+        self, served: ServedTunnel[Pod], tunnel: Tunnel, stream: HboneStream, headers: list[tuple[str, str]]
     ) -> None:
         """A CONNECT request has arrived."""
-        pod = served.pod
+        pod = served.host
         connection = self._table.begin(pod, "inbound", served.peer, served.local)
         record = connection.record
         record.source_identity = served.identity
@@ -110,6 +103,12 @@ class InboundProxy:
         except Exception as error:
             self._turn_down(tunnel, stream, connection, unexpected(error))
 
+    def not_established(self, pod: Pod, peer: PeerAddress, local: SocketAddress, error: MeshError) -> None:
+        """A connection to port 15008 has not become a tunnel."""
+        connection = self._table.begin(pod, "inbound", peer, local)
+        connection.record.destination_workload = pod.workload
+        self._table.finished(connection, error)
+
     def _turn_down(self, tunnel: Tunnel, stream: HboneStream, connection: Connection, error: MeshError) -> None:
         tunnel.machine.respond(stream, encode_response(error.http_status), end=True)
         tunnel.machine.reset_stream(stream, ErrorCode.NO_ERROR)
@@ -126,7 +125,7 @@ class InboundProxy:
 
     def _make_end(self, request: _Request) -> StreamEnd:
         connection = request.connection
-        sock = self._deliverer.socket_for(request.served.pod, request.target, connection.record.source)
+        sock = self._deliverer.socket_for(request.served.host, request.target, connection.record.source)
         end = StreamEnd(self._engine, sock, request.tunnel, lambda end: self._table.finished(connection, end.error))
         connection.end = end
         end.adopt(request.stream)
@@ -134,7 +133,7 @@ class InboundProxy:
 
     async def _deliver_later(self, request: _Request, end: StreamEnd) -> None:
         try:
-            await self._descriptions.ready(request.served.pod)
+            await self._descriptions.ready(request.served.host)
             if not end.closed:
                 self._judge(request)
                 self._deliver(request, end)
@@ -150,14 +149,14 @@ class InboundProxy:
     def _deliver(self, request: _Request, end: StreamEnd) -> None:
         def dialled(error: MeshError | None) -> None:
             if error is None:
-                block = encode_response(200, baggage=self._baggage.text(request.served.pod))
+                block = encode_response(200, baggage=self._baggage.text(request.served.host))
                 request.tunnel.answer(end, request.stream, block)
                 if self._fast_path is not None and request.connection.facts is not None:
-                    self._fast_path.admitted(request.served.pod, request.connection.facts)
+                    self._fast_path.admitted(request.served.host, request.connection.facts)
             else:
                 _refuse(request, end, error)
 
-        end.dial(sockaddr(request.target), dialled)
+        end.dial(to_sockaddr(request.target), dialled)
         if end.connecting:
             self._dials.watch(end)
 
@@ -165,7 +164,7 @@ class InboundProxy:
         connection.record.destination_workload = connection.pod.workload
         self._table.described(connection, NO_SERVICE)
 
-    def _source_workload(self, pod: Pod, served: ServedTunnel) -> Workload | None:
+    def _source_workload(self, pod: Pod, served: ServedTunnel[Pod]) -> Workload | None:
         """Whose address the peer has, if that workload has the identity that was proven."""
         network = "" if pod.workload is None else pod.workload.network
         workload = self._state.workload_at(network, served.peer.ip)

@@ -14,12 +14,14 @@ import trio
 
 from ebpf.connections import OriginalDestinations
 from mesh import ports
-from mesh.addresses import OriginalDestination, PeerAddress, SocketAddress, is_ipv4, is_loopback
-from mesh.errors import ConnectFailed, MeshError, SelfCall, UnknownWorkload
+from mesh.addresses import OriginalDestination, PeerAddress, SocketAddress, is_ipv4, is_loopback, to_sockaddr
+from mesh.errors import ConnectFailed, MeshError, SelfCall, UnknownWorkload, WaypointUnavailable
 from mesh.hbone.codec import encode_connect, new_traceparent
 from mesh.identity import SpiffeId
 from mesh.relay.engine import Engine
+from mesh.relay.failures import failing, unexpected
 from mesh.relay.plain_pair import PlainPair
+from mesh.relay.pool import PoolKey, TunnelPool
 from mesh.relay.socket_end import RawSocket, reset_socket
 from mesh.relay.stream_end import StreamEnd
 from mesh.relay.tunnel import Tunnel
@@ -31,11 +33,12 @@ from mesh.telemetry.metrics import ServiceLabels
 from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
-from ztunnel.proxy.connections import Connection, ConnectionTable, failing, unexpected
-from ztunnel.proxy.delivery import sockaddr
+from ztunnel.proxy.connections import Connection, ConnectionTable
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
-from ztunnel.proxy.pool import PoolKey, TunnelPool
+
+WAYPOINT_SECONDS = 5.0
+"""How long a connection waits for a waypoint that is not up: one that has just been made, or is restarting."""
 
 _KEPT_PLANS: Final = 4096
 
@@ -111,8 +114,29 @@ class OutboundProxy:
             await self._descriptions.ready(pod)
             self._route(pod, pool, sock, connection, chosen)
 
-    def _route(
+    async def _route_when_waypoint_is_up(
         self, pod: Pod, pool: TunnelPool, sock: RawSocket, connection: Connection, chosen: SocketAddress | None
+    ) -> None:
+        with failing(lambda error: self._fail(sock, connection, error)):
+            with trio.move_on_after(WAYPOINT_SECONDS):
+                while True:
+                    await self._state.wait_change()
+                    try:
+                        self._route(pod, pool, sock, connection, chosen, may_wait=False)
+                    except WaypointUnavailable:
+                        continue
+                    return
+            self._route(pod, pool, sock, connection, chosen, may_wait=False)
+
+    def _route(
+        self,
+        pod: Pod,
+        pool: TunnelPool,
+        sock: RawSocket,
+        connection: Connection,
+        chosen: SocketAddress | None,
+        *,
+        may_wait: bool = True,
     ) -> None:
         record = connection.record
         source = pod.workload
@@ -122,7 +146,13 @@ class OutboundProxy:
         original = OriginalDestination(record.destination)
         plan = self._direct.get((id(pod), original))
         if plan is None:
-            upstream = choose_upstream(self._state, source, original, self._random, chosen)
+            try:
+                upstream = choose_upstream(self._state, source, original, self._random, chosen)
+            except WaypointUnavailable:
+                if not may_wait:
+                    raise
+                pod.tasks.start(self._route_when_waypoint_is_up, pod, pool, sock, connection, chosen)
+                return
             if isinstance(upstream, Passthrough):
                 record.no_mtls = NoMtls.DESTINATION_UNKNOWN
                 self._table.described(connection, ServiceLabels())
@@ -216,7 +246,7 @@ class OutboundProxy:
         dialled.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         pair = PlainPair(self._engine, sock, dialled, lambda pair: self._table.finished(connection, pair.error))
         connection.end = pair
-        pair.dial(sockaddr(address), self._dials.watch)
+        pair.dial(to_sockaddr(address), self._dials.watch)
 
     def _fail(self, sock: RawSocket, connection: Connection, error: MeshError) -> None:
         if connection.end is not None:

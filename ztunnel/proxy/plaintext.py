@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from mesh.addresses import PeerAddress, SocketAddress, from_sockaddr
+from mesh.addresses import PeerAddress, SocketAddress, from_sockaddr, to_sockaddr
 from mesh.errors import MeshError
 from mesh.rbac import ConnectionFacts
 from mesh.relay.engine import Engine
+from mesh.relay.failures import failing, unexpected
 from mesh.relay.plain_pair import PlainPair
 from mesh.relay.socket_end import RawSocket, reset_socket
 from mesh.state.store import MeshState
@@ -13,8 +14,8 @@ from mesh.telemetry.access_log import NoMtls
 from mesh.telemetry.metrics import ServiceLabels
 from ztunnel.pod import Pod
 from ztunnel.proxy.admission import check_destination, judge
-from ztunnel.proxy.connections import Connection, ConnectionTable, failing, unexpected
-from ztunnel.proxy.delivery import Deliverer, sockaddr
+from ztunnel.proxy.connections import Connection, ConnectionTable
+from ztunnel.proxy.delivery import Deliverer
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
 
@@ -76,7 +77,7 @@ class PlaintextProxy:
         dialled = self._deliverer.socket_for(pod, local, peer)
         pair = PlainPair(self._engine, sock, dialled, lambda pair: self._table.finished(connection, pair.error))
         connection.end = pair
-        pair.dial(sockaddr(local), self._dials.watch)
+        pair.dial(to_sockaddr(local), self._dials.watch)
 
     def _describe(self, connection: Connection) -> None:
         connection.record.destination_workload = connection.pod.workload

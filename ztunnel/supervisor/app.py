@@ -11,8 +11,10 @@ import trio
 
 from ebpf.paths import PinPaths
 from mesh.addresses import IpBytes, OriginalDestination, SocketAddress
+from mesh.control_plane import follow_control_plane
 from mesh.errors import InternalError, MeshError
 from mesh.identity import SpiffeId
+from mesh.process import raise_descriptor_limit
 from mesh.rbac import ConnectionFacts
 from mesh.state.store import MeshState
 from mesh.telemetry import log
@@ -22,10 +24,8 @@ from mesh.telemetry.output import standard_output
 from mesh.zds.client_driver import run_zds_client
 from ztunnel.admin.dump import dump_state
 from ztunnel.admin.routes import admin_routes, metrics_routes, readiness_routes, set_levels
-from ztunnel.app import ca_client, serve_admin, stop_on_signal
+from ztunnel.app import NODE_SUBSCRIPTIONS, ca_client, serve_admin, stop_on_signal
 from ztunnel.config import ZtunnelSettings
-from ztunnel.control_plane import follow_control_plane
-from ztunnel.data_plane import raise_descriptor_limit
 from ztunnel.fanout.messages_codec import Admitted, Certified, Certify, ServiceDialled, SetLevels, ToSupervisor
 from ztunnel.fastpath.making import make_fast_path
 from ztunnel.fastpath.manager import FastPath
@@ -98,7 +98,12 @@ class _Supervisor:
                 nursery.start_soon(stop_on_signal, self._stopping)
                 nursery.start_soon(self._spawner.run)
                 nursery.start_soon(
-                    follow_control_plane, self._settings, self._shared, XdsMetrics(self._registry)
+                    follow_control_plane,
+                    self._settings.control_plane,
+                    self._settings.node.info(),
+                    NODE_SUBSCRIPTIONS,
+                    self._shared,
+                    XdsMetrics(self._registry),
                 )
                 maps = await open_maps(PinPaths(self._settings.bpf.bpffs, self._settings.node.name), self._stopping)
                 if maps is not None:

@@ -16,11 +16,12 @@ import trio
 from ebpf.pods import PodTable
 from mesh.errors import ConnectionLost, EnvironmentLacks, UnknownWorkload
 from mesh.netns import NetworkNamespace
+from mesh.relay.owned_tasks import OwnedTasks
 from mesh.telemetry.metrics import WorkloadManagerMetrics
 from mesh.zds.codec import WorkloadInfo
 from ztunnel.fanout.messages_codec import AddPod, Answer, AvoidPorts, DeletePod
 from ztunnel.fastpath.contract import FastPathMemory
-from ztunnel.pod import Pod, PodTasks
+from ztunnel.pod import Pod
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.supervisor.crew import Crew
 from ztunnel.supervisor.worker_link import Expected, WorkerLink
@@ -177,7 +178,7 @@ class NodePods:
         enrolled = self._table.enrolled().get(uid)
         if enrolled is None or enrolled.cookie != namespace.cookie():
             raise EnvironmentLacks(f"the agent has not enrolled pod {info.namespace}/{info.name} in the kernel's maps")
-        tasks = PodTasks(self._nursery, _NoRelay())
+        tasks = OwnedTasks(self._nursery, _NoRelay())
         # A namespace of our own: the driver closes the given one if this order fails, and the pod stays entered.
         pod = Pod(uid, info, _duplicate(namespace), enrolled.entry.addresses, self._trust_domain, tasks)
         entry = self._entries[uid] = _Entry(pod)

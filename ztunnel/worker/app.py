@@ -17,6 +17,7 @@ from mesh import ports
 from mesh.clock import SystemClock
 from mesh.errors import ConfigurationError, ConnectionLost, MeshError
 from mesh.netns import NetworkNamespace
+from mesh.process import collect_rarely, raise_descriptor_limit
 from mesh.telemetry import log
 from mesh.telemetry.output import standard_output
 from mesh.xds.discovery_codec import Resource
@@ -26,7 +27,7 @@ from ztunnel.admin.readiness import Readiness
 from ztunnel.admin.routes import set_levels
 from ztunnel.config import ZtunnelSettings
 from ztunnel.cores import number_of_workers
-from ztunnel.data_plane import DataPlane, prepare_process
+from ztunnel.data_plane import DataPlane
 from ztunnel.fanout.channel_driver import Channel
 from ztunnel.fanout.messages_codec import (
     AddPod,
@@ -65,7 +66,8 @@ async def run_worker(settings: ZtunnelSettings, start: WorkerStart) -> None:
         InvalidMessage: it said what cannot be understood.
     """
     log.configure(settings.log.format, settings.log.level, worker=start.number)
-    prepare_process()
+    collect_rarely()
+    raise_descriptor_limit()
     gc.freeze()
     with Channel(start.channel) as channel:
         await _Worker(settings, start.number, channel).run()

@@ -24,7 +24,7 @@ def main() -> None:
     log.configure(settings.log.format, settings.log.level)
     layout = LabLayout.named(settings.lab, settings.state_root)
     nodes = [node.name for node in layout.nodes(settings.nodes)]
-    trio.run(until_told_to_stop, partial(run_controllers, layout.cluster, nodes))
+    trio.run(until_told_to_stop, partial(run_controllers, layout.cluster, nodes, layout.tokens))
 
 
 if __name__ == "__main__":

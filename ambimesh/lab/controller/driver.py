@@ -12,16 +12,24 @@ import structlog
 import trio
 
 from ambimesh.lab.controller.plan import NAMESPACE_NAME_LABEL, Plan, plan
+from ambimesh.lab.controller.tokens import AccountTokens
 from mesh.errors import MeshError, ObjectMissing
 from resources.folder_source import FolderSource
 from resources.folder_store import FolderStore
-from resources.objects import EndpointSlice, Namespace, Pod, Service
+from resources.objects import KINDS, EndpointSlice, Namespace, Pod, Service, ServiceAccount
 
 _logger = structlog.get_logger()
 
 
-async def run_controllers(cluster: Path, nodes: Sequence[str]) -> None:
-    """Work until cancelled."""
+async def run_controllers(cluster: Path, nodes: Sequence[str], tokens: Path) -> None:
+    """Work until cancelled.
+
+    Args:
+        cluster: the object store.
+        nodes: the nodes' names, in their order.
+        tokens: the folder of the accounts' tokens.
+    """
+    accounts = AccountTokens(tokens)
     store = FolderStore(cluster)
     source = FolderSource(cluster)
     async with source.open():
@@ -29,6 +37,7 @@ async def run_controllers(cluster: Path, nodes: Sequence[str]) -> None:
             objects = await source.wait_change()
             try:
                 wanted = plan(objects, nodes)
+                accounts.update(objects.of_kind(ServiceAccount))
                 if wanted:
                     await trio.to_thread.run_sync(_carry_out, wanted, store)
             except MeshError as error:
@@ -51,6 +60,11 @@ def _carry_out(wanted: Plan, store: FolderStore) -> None:
         with _unless_deleted():
             store.modify(Service, service.metadata.namespace, service.metadata.name, partial(_addressed, service))
             _logger.info("service_address_given", service=str(service.key), addresses=service.spec.cluster_ips)
+    for pod in wanted.pods:
+        store.apply(pod)
+    for key in wanted.deleted:
+        store.delete(KINDS[key.kind], key.namespace, key.name)
+        _logger.info("deleted", object=str(key))
     for entry in wanted.slices:
         store.replace(entry)
     for entry in wanted.obsolete:

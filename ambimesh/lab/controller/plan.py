@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ambimesh.lab.controller.deployments import plan_pods
 from ambimesh.lab.controller.endpoint_slices import endpoint_slices, is_ours
+from ambimesh.lab.controller.garbage import orphans
 from ambimesh.lab.controller.scheduling import placements
 from ambimesh.lab.controller.service_addresses import allocate
 from resources.base import ObjectMeta
 from resources.object_set import ObjectSet
-from resources.objects import EndpointSlice, Namespace, ObjectKey, Pod, Service, ServiceAccount
+from resources.objects import Deployment, EndpointSlice, Namespace, ObjectKey, Pod, Service, ServiceAccount
 
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 DEFAULT_ACCOUNT = "default"
@@ -32,9 +34,18 @@ class Plan:
     """Default accounts of namespaces that lack theirs."""
     labels: list[Namespace]
     """Namespaces that lack the label with their own name."""
+    pods: list[Pod]
+    """Pods that Deployments lack."""
+    deleted: list[ObjectKey]
+    """Pods that Deployments have too many, and objects whose owners are gone."""
 
     def __bool__(self) -> bool:
-        return any((self.placements, self.services, self.slices, self.obsolete, self.accounts, self.labels))
+        return any(
+            (
+                *(self.placements, self.services, self.slices, self.obsolete),
+                *(self.accounts, self.labels, self.pods, self.deleted),
+            )
+        )
 
 
 def plan(objects: ObjectSet, nodes: Sequence[str]) -> Plan:
@@ -44,6 +55,7 @@ def plan(objects: ObjectSet, nodes: Sequence[str]) -> Plan:
     wanted = {entry.key: entry for entry in endpoint_slices(services, pods)}
     present = {entry.key: entry for entry in objects.of_kind(EndpointSlice)}
     namespaces = list(objects.of_kind(Namespace))
+    made, gone = plan_pods(objects.of_kind(Deployment), pods)
     accounts = {(account.metadata.namespace, account.metadata.name) for account in objects.of_kind(ServiceAccount)}
     return Plan(
         placements=placements(pods, nodes),
@@ -60,6 +72,8 @@ def plan(objects: ObjectSet, nodes: Sequence[str]) -> Plan:
             for namespace in namespaces
             if namespace.metadata.labels.get(NAMESPACE_NAME_LABEL) != namespace.metadata.name
         ],
+        pods=made,
+        deleted=sorted({*gone, *orphans(objects)}),
     )
 
 

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from controlplane.ca.authority import Authority
@@ -79,6 +80,17 @@ class Issuer:
     def not_after(self) -> datetime:
         """When the authority itself expires."""
         return self._authority.certificate.not_valid_after_utc
+
+    def derived_secret(self, purpose: str) -> bytes:
+        """A secret that everybody who holds the authority's key can make, and nobody else; 32 bytes.
+
+        Args:
+            purpose: another purpose, another secret; none tells anything about the key (HKDF, RFC 5869).
+        """
+        key = self._authority.key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return HKDF(hashes.SHA256(), length=32, salt=None, info=purpose.encode()).derive(key)
 
     def verify(self, csr: bytes) -> SigningRequest:
         """Read a request and hold it to the mesh's rules.

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mesh.addresses import format_ip
 from mesh.model.policy import Policy
 from mesh.model.service import Service
+from mesh.model.waypoint import Destination, WorkloadLabels
 from mesh.model.workload import NetworkMode, Workload
 
 Address = Workload | Service
-Translated = Address | Policy
+Translated = Address | Policy | Destination | WorkloadLabels
+ResultKey = tuple[str, str]
+"""What tells resources apart: the group they are published in, and their name there."""
+
+ADDRESSES = "addresses"
+POLICIES = "policies"
+DESTINATIONS = "destinations"
+LABELS = "labels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +32,48 @@ class Delta:
     policies_updated: tuple[Policy, ...] = ()
     policies_removed: tuple[str, ...] = ()
     """Resource names."""
+    destinations_updated: tuple[Destination, ...] = ()
+    destinations_removed: tuple[str, ...] = ()
+    """Resource names, ``waypoint|key``."""
+    labels_updated: tuple[WorkloadLabels, ...] = ()
+    labels_removed: tuple[str, ...] = ()
+    """Workloads' uids."""
 
     def __bool__(self) -> bool:
-        return bool(self.addresses_updated or self.addresses_removed or self.policies_updated or self.policies_removed)
+        return bool(
+            self.addresses_updated
+            or self.addresses_removed
+            or self.policies_updated
+            or self.policies_removed
+            or self.destinations_updated
+            or self.destinations_removed
+            or self.labels_updated
+            or self.labels_removed
+        )
 
 
 def resource_name(value: Translated) -> str:
-    """The xDS resource name: a workload's uid, ``namespace/hostname``, ``namespace/name``."""
-    return value.uid if isinstance(value, Workload) else value.key
+    """The xDS resource name: a workload's uid, ``namespace/hostname``, ``namespace/name``, ``waypoint|key``."""
+    match value:
+        case Workload() | WorkloadLabels():
+            return value.uid
+        case Destination():
+            return value.name
+    return value.key
+
+
+def result_key(value: Translated) -> ResultKey:
+    """Group and name of a resource."""
+    match value:
+        case Policy():
+            group = POLICIES
+        case Destination():
+            group = DESTINATIONS
+        case WorkloadLabels():
+            group = LABELS
+        case _:
+            group = ADDRESSES
+    return group, resource_name(value)
 
 
 def aliases(value: Address) -> tuple[str, ...]:
@@ -43,31 +86,47 @@ def aliases(value: Address) -> tuple[str, ...]:
 
 
 class DeltaBuilder:
-    """Gathers differences; a resource that left one object and came with another is updated, not removed."""
+    """Gathers differences. A resource that left one object and came with another is updated, not removed; if it is the
+    same as it was, nothing is told of it."""
 
     def __init__(self) -> None:
-        self._addresses: dict[str, Address | None] = {}
-        self._policies: dict[str, Policy | None] = {}
+        self._values: dict[ResultKey, Translated | None] = {}
+        self._left: dict[ResultKey, Translated] = {}
+        """What removed resources were."""
 
-    def update(self, name: str, value: Translated) -> None:
+    def compare(self, before: Mapping[ResultKey, Translated], now: Mapping[ResultKey, Translated]) -> None:
+        """One node's results, before and after it was translated again."""
+        for key, value in now.items():
+            if before.get(key) != value:
+                self.update(key, value)
+        for key, old in before.items():
+            if key not in now:
+                self._left[key] = old
+                self.remove(key)
+
+    def update(self, key: ResultKey, value: Translated) -> None:
         """A resource is new or differs."""
-        if isinstance(value, Policy):
-            self._policies[name] = value
-        else:
-            self._addresses[name] = value
+        self._values[key] = value
 
-    def remove(self, name: str, old: Translated) -> None:
+    def remove(self, key: ResultKey) -> None:
         """A resource is no more."""
-        if isinstance(old, Policy):
-            self._policies.setdefault(name, None)
-        else:
-            self._addresses.setdefault(name, None)
+        self._values.setdefault(key, None)
 
     def build(self) -> Delta:
         """All of it."""
+        present = [
+            value for key, value in self._values.items() if value is not None and self._left.get(key) != value
+        ]
         return Delta(
-            addresses_updated=tuple(value for value in self._addresses.values() if value is not None),
-            addresses_removed=tuple(name for name, value in self._addresses.items() if value is None),
-            policies_updated=tuple(value for value in self._policies.values() if value is not None),
-            policies_removed=tuple(name for name, value in self._policies.items() if value is None),
+            addresses_updated=tuple(value for value in present if isinstance(value, Workload | Service)),
+            addresses_removed=self._removed(ADDRESSES),
+            policies_updated=tuple(value for value in present if isinstance(value, Policy)),
+            policies_removed=self._removed(POLICIES),
+            destinations_updated=tuple(value for value in present if isinstance(value, Destination)),
+            destinations_removed=self._removed(DESTINATIONS),
+            labels_updated=tuple(value for value in present if isinstance(value, WorkloadLabels)),
+            labels_removed=self._removed(LABELS),
         )
+
+    def _removed(self, group: str) -> tuple[str, ...]:
+        return tuple(name for (kind, name), value in self._values.items() if kind == group and value is None)

@@ -58,16 +58,12 @@ _EFFECT_OF_NOBODY = {
 def translate_authorization_policy(
     source: AuthorizationPolicy, settings: MeshSettings
 ) -> tuple[Policy | None, tuple[Finding, ...]]:
-    """One AuthorizationPolicy; None for those that are not for ztunnels."""
+    """One AuthorizationPolicy; None for those that are not for ztunnels (see ``layer7.authorization`` for targets)."""
     spec = source.spec
-    if spec.target_ref is not None or spec.target_refs:
-        message = (
-            "policies with targetRefs are for waypoints, which are not served yet: this policy is NOT enforced; "
-            "restrict access by a policy with a selector"
-        )
-        return None, (Finding(source.key, Condition.NOT_APPLIED, message),)
+    if spec.targets:
+        return None, ()
     if not enforced_by_ztunnels(source):
-        message = f"the action {spec.action} is not supported; ALLOW and DENY are"
+        message = f"the action {spec.action} needs a waypoint: name what it is for in targetRefs, not by a selector"
         return None, (Finding(source.key, Condition.NOT_APPLIED, message),)
     converter = _Converter(source.key, spec.action == "ALLOW", settings.trust_domain)
     rules = [converter.rule(rule, f"rules[{index}]") for index, rule in enumerate(spec.rules)]
@@ -85,7 +81,7 @@ def translate_authorization_policy(
 def enforced_by_ztunnels(source: AuthorizationPolicy) -> bool:
     """Whether the policy becomes one of the mesh's policies at all."""
     spec = source.spec
-    return spec.target_ref is None and not spec.target_refs and spec.action in ("ALLOW", "DENY")
+    return not spec.targets and spec.action in ("ALLOW", "DENY")
 
 
 def scope_of(selector: WorkloadSelector | None, namespace: str, settings: MeshSettings) -> PolicyScope:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controlplane.translate.binding import UNBOUND, Binding
 from controlplane.translate.finding import Condition, Finding
 from controlplane.translate.settings import MeshSettings
 from mesh.addresses import parse_ip
@@ -9,9 +10,6 @@ from mesh.model.service import BalancingMode, HealthPolicy, IpFamilies, LoadBala
 from mesh.model.workload import AppProtocol, NetworkAddress, ServicePort
 from resources import network as fields
 from resources import objects
-from resources.objects import ObjectKey
-
-USE_WAYPOINT_LABEL = "istio.io/use-waypoint"
 
 _SAME_ZONE = (RoutingScope.NETWORK, RoutingScope.REGION, RoutingScope.ZONE)
 _SAME_NODE = (*_SAME_ZONE, RoutingScope.SUBZONE, RoutingScope.NODE)
@@ -47,8 +45,16 @@ def service_key(name: str, namespace: str, settings: MeshSettings) -> str:
     return f"{namespace}/{service_hostname(name, namespace, settings)}"
 
 
-def translate_service(source: objects.Service, settings: MeshSettings) -> tuple[Service | None, tuple[Finding, ...]]:
-    """One Service; None for those that the mesh does not carry."""
+def translate_service(
+    source: objects.Service, settings: MeshSettings, binding: Binding = UNBOUND
+) -> tuple[Service | None, tuple[Finding, ...]]:
+    """One Service; None for those that the mesh does not carry.
+
+    Args:
+        source: the object.
+        settings: the mesh's names.
+        binding: the waypoint it asks for.
+    """
     spec, metadata = source.spec, source.metadata
     findings: list[Finding] = []
 
@@ -62,7 +68,6 @@ def translate_service(source: objects.Service, settings: MeshSettings) -> tuple[
         unsupported(f"sessionAffinity {spec.session_affinity} has no effect: every connection is balanced on its own")
     if spec.traffic_distribution and spec.traffic_distribution not in _DISTRIBUTIONS:
         unsupported(f"trafficDistribution {spec.traffic_distribution!r} is not known; all endpoints count alike")
-    findings += waypoint_findings(source.key, metadata.labels)
     service = Service(
         name=metadata.name,
         namespace=metadata.namespace,
@@ -71,6 +76,8 @@ def translate_service(source: objects.Service, settings: MeshSettings) -> tuple[
         ports=tuple(_port(port) for port in tcp_ports(spec)),
         load_balancing=_load_balancing(spec),
         ip_families=_FAMILIES.get(tuple(sorted(spec.ip_families)), IpFamilies.AUTOMATIC),
+        waypoint=binding.address,
+        weighted_waypoints=binding.weighted,
     )
     return service, tuple(findings)
 
@@ -85,18 +92,6 @@ def app_protocol(port: fields.ServicePort) -> AppProtocol:
     if port.app_protocol:
         return _PROTOCOLS.get(port.app_protocol.lower(), AppProtocol.UNKNOWN)
     return _PROTOCOLS.get(port.name.partition("-")[0].lower(), AppProtocol.UNKNOWN)
-
-
-def waypoint_findings(key: ObjectKey, labels: dict[str, str]) -> list[Finding]:
-    """Tell that a wished-for waypoint is not used."""
-    name = labels.get(USE_WAYPOINT_LABEL, "none")
-    if name == "none":
-        return []
-    message = (
-        f"label {USE_WAYPOINT_LABEL}={name}: waypoints are not served yet, so traffic is NOT routed through one and "
-        "layer-7 policy is NOT enforced; remove the label, and restrict access by layer-4 policies"
-    )
-    return [Finding(key, Condition.UNSUPPORTED_VALUE, message)]
 
 
 def _port(port: fields.ServicePort) -> ServicePort:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mesh.model.request_policy import ExternalAuthorizer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeshSettings:
@@ -16,3 +18,7 @@ class MeshSettings:
     network: str = ""
     root_namespace: str = "istio-system"
     """Policies without selector in this namespace are for the whole mesh."""
+    waypoint_classes: tuple[str, ...] = ("ambimesh-waypoint", "istio-waypoint")
+    """GatewayClasses whose Gateways are waypoints; one that exists as an object tells it by its controller."""
+    authorizers: tuple[ExternalAuthorizer, ...] = ()
+    """The providers that policies with the action CUSTOM may name."""

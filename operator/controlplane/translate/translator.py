@@ -1,9 +1,12 @@
 """The whole translation, incrementally: what a change touches is translated again, and nothing else.
 
-Theory of operation. A pod's workload depends on the pod, on the endpoint slices that name it and their Services, on the
-policies that may select it and on the PeerAuthentications of its namespace and of the mesh. Indexes answer in the other
-direction: whom does this slice, Service or policy concern. An update marks the concerned sources, translates each of
-them once, and compares with what was there, so that readers hear of differences only.
+Theory of operation. The translation is cut into *nodes*, each of which is done as a whole: an object's own workload or
+service, the destination that waypoints are told of it, the policies that keep clients from passing its waypoint by, a
+route's status. A pod's workload depends on the pod, on the endpoint slices that name it and their Services, on the
+policies that may select it and on the PeerAuthentications of its namespace and of the mesh: for these, ``Index``
+answers in the other direction, whom does this slice, Service or policy concern. Everything that has to do with
+waypoints reads through ``tracking.View``, which notes what was read. An update marks the concerned nodes, translates
+each of them once, and compares with what was there, so that readers hear of differences only.
 
 The state is nothing but the last objects, indexes over them and the results: after any sequence of updates it equals
 that of a translator that saw only the last set of objects (the tests hold it to that).
@@ -11,46 +14,91 @@ that of a translator that saw only the last set of objects (the tests hold it to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TypeVar
 
 from controlplane.translate import peer_authentication
-from controlplane.translate.delta import Address, Delta, DeltaBuilder, Translated, resource_name
+from controlplane.translate.advice import advice_on
+from controlplane.translate.binding import bind
+from controlplane.translate.delta import Address, Delta, DeltaBuilder, ResultKey, Translated, result_key
 from controlplane.translate.finding import Finding
 from controlplane.translate.index import Index
+from controlplane.translate.layer7.bypass import (
+    bypass_findings,
+    bypass_policies,
+    bypass_policy_names,
+    workload_bypass_policy,
+)
+from controlplane.translate.layer7.destination import destinations
+from controlplane.translate.outcome import NOTHING, Outcome
 from controlplane.translate.policies import enforced_by_ztunnels, selects, translate_authorization_policy
-from controlplane.translate.services import translate_service, waypoint_findings
+from controlplane.translate.service_entries import entry_services, translate_service_entry, translate_workload_entry
+from controlplane.translate.services import translate_service
 from controlplane.translate.settings import MeshSettings
-from controlplane.translate.workloads import Backing, is_pod, translate_bare_endpoints, translate_pod
+from controlplane.translate.status import ObjectStatus
+from controlplane.translate.tracking import Node, Tracker, View
+from controlplane.translate.workloads import (
+    Backing,
+    is_pod,
+    translate_bare_endpoints,
+    translate_pod,
+    with_services,
+)
 from mesh.model.policy import Policy
+from mesh.model.service import Service as MeshService
+from mesh.model.waypoint import Destination, WorkloadLabels
+from mesh.model.workload import Workload
 from resources.object_set import ObjectSet
 from resources.objects import (
     SERVICE_NAME_LABEL,
     AuthorizationPolicy,
     EndpointSlice,
     KubernetesObject,
-    Namespace,
     ObjectKey,
     PeerAuthentication,
     Pod,
     Service,
+    ServiceEntry,
+    WorkloadEntry,
 )
 
 _PolicyKind = TypeVar("_PolicyKind", AuthorizationPolicy, PeerAuthentication)
+_Result = TypeVar("_Result", bound=Translated)
+_Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
-_NONE: Mapping[str, Translated] = MappingProxyType({})
+_NONE: Mapping[ResultKey, Translated] = MappingProxyType({})
+
+OWN = "own"
+DESTINATION = "destination"
+BYPASS = "bypass"
+ADVICE = "advice"
+_TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "Pod": (OWN, DESTINATION, BYPASS),
+        "Service": (OWN, DESTINATION, BYPASS),
+        "ServiceEntry": (OWN, DESTINATION, BYPASS),
+        "EndpointSlice": (OWN,),
+        "WorkloadEntry": (OWN,),
+        "PeerAuthentication": (OWN,),
+        "AuthorizationPolicy": (OWN, ADVICE),
+        "ServiceAccount": (),
+    }
+)
+"""What is done for an object of each kind; for all others, advice only."""
 
 
 class Translator:
     """Keeps the mesh's model in step with a set of objects."""
 
     def __init__(self, settings: MeshSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._objects = ObjectSet()
-        self._results: dict[ObjectKey, Mapping[str, Translated]] = {}
-        self._findings: dict[ObjectKey, tuple[Finding, ...]] = {}
+        self._results: dict[Node, Mapping[ResultKey, Translated]] = {}
+        self._findings: dict[Node, tuple[Finding, ...]] = {}
+        self._statuses: dict[Node, ObjectStatus] = {}
         self._index = Index(settings)
+        self._tracker = Tracker(settings)
         self._static_strict = False
 
     @property
@@ -61,26 +109,36 @@ class Translator:
     @property
     def findings(self) -> Iterator[Finding]:
         """All findings, by object."""
-        for key in sorted(self._findings):
-            yield from self._findings[key]
+        for node in sorted(self._findings, key=lambda node: (node.object, node.task)):
+            yield from self._findings[node]
+
+    @property
+    def statuses(self) -> Mapping[ObjectKey, ObjectStatus]:
+        """What is to be said in objects' ``status``: of routes, and of whatever asks for a waypoint."""
+        return {node.object: self._statuses[node] for node in sorted(self._statuses)}
 
     @property
     def addresses(self) -> Iterator[Address]:
         """All workloads and services."""
-        for results in self._results.values():
-            for value in results.values():
-                if not isinstance(value, Policy):
-                    yield value
+        yield from self._all(Workload)
+        yield from self._all(MeshService)
 
     @property
     def policies(self) -> Iterator[Policy]:
         """All policies."""
-        for results in self._results.values():
-            for value in results.values():
-                if isinstance(value, Policy):
-                    yield value
+        yield from self._all(Policy)
         if self._static_strict:
-            yield peer_authentication.static_strict_policy(self._settings)
+            yield peer_authentication.static_strict_policy(self.settings)
+
+    @property
+    def destinations(self) -> Iterator[Destination]:
+        """All that waypoints are told of what they serve."""
+        return self._all(Destination)
+
+    @property
+    def labels(self) -> Iterator[WorkloadLabels]:
+        """The labels of all workloads that have any."""
+        return self._all(WorkloadLabels)
 
     def update(self, objects: ObjectSet) -> Delta:
         """Take over a new set of objects."""
@@ -92,57 +150,99 @@ class Translator:
                 self._index.remove(old)
         for value in changes.updated:
             self._index.add(value)
-        for value in (*changes.updated, *changes.removed):
-            concerned.add(value.key)
         for value in changes.updated:
             concerned.update(self._index.concerned_by(value))
         self._objects = objects
+        nodes = self._tracker.take(objects, changes)
+        nodes.update(Node(OWN, key) for key in concerned)
+        nodes.update(
+            Node(task, value.key)
+            for value in (*changes.updated, *changes.removed)
+            for task in _TASKS.get(value.key.kind, (ADVICE,))
+        )
         delta = DeltaBuilder()
-        for key in concerned:
-            self._translate_again(key, delta)
+        for node in nodes:
+            self._translate_again(node, delta)
         self._update_static_strict(delta)
         return delta.build()
 
-    def _translate_again(self, key: ObjectKey, delta: DeltaBuilder) -> None:
-        value = self._objects.get(key)
-        results, findings = ((), ()) if value is None else self._translate(value)
-        before = self._results.get(key, _NONE)
-        now = {resource_name(result): result for result in results}
-        for name, result in now.items():
-            if before.get(name) != result:
-                delta.update(name, result)
-        for name, old in before.items():
-            if name not in now:
-                delta.remove(name, old)
-        _put(self._results, key, now)
-        _put(self._findings, key, findings)
+    def _all(self, kind: type[_Result]) -> Iterator[_Result]:
+        for results in self._results.values():
+            for value in results.values():
+                if isinstance(value, kind):
+                    yield value
 
-    def _translate(self, value: KubernetesObject) -> tuple[tuple[Translated, ...], tuple[Finding, ...]]:
-        settings = self._settings
+    def _translate_again(self, node: Node, delta: DeltaBuilder) -> None:
+        value = self._objects.get(node.object)
+        if value is None:
+            self._tracker.forget(node)
+            outcome = NOTHING
+        else:
+            outcome = self._translate(node, value)
+        now = {result_key(result): result for result in outcome.results}
+        delta.compare(self._results.get(node, _NONE), now)
+        _put(self._results, node, now)
+        _put(self._findings, node, outcome.findings)
+        _put(self._statuses, node, outcome.status)
+
+    def _translate(self, node: Node, value: KubernetesObject) -> Outcome:
+        view = self._tracker.view(node)
+        match node.task, value:
+            case "own", _:
+                return self._own(view, value)
+            case "destination", Service() | ServiceEntry() | Pod():
+                return Outcome(tuple(destinations(view, value)))
+            case "bypass", Service() | ServiceEntry():
+                return Outcome(bypass_policies(view, value), bypass_findings(view, value))
+            case "bypass", Pod():
+                policy = workload_bypass_policy(view, value)
+                return Outcome((policy,) if policy else (), bypass_findings(view, value))
+        return advice_on(view, value)
+
+    def _own(self, view: View, value: KubernetesObject) -> Outcome:
+        """What an object is itself: for ztunnels, and for everybody who chooses endpoints."""
+        settings = self.settings
         match value:
             case Pod():
-                workload = translate_pod(value, self._backings(value), self._policies_of(value), settings)
-                found = tuple(waypoint_findings(value.key, value.metadata.labels))
-                return ((workload,) if workload else ()), found
+                return self._pod(view, value)
             case EndpointSlice():
-                service = self._service_of(value)
-                return translate_bare_endpoints(value, service, settings), ()
+                return Outcome(translate_bare_endpoints(value, self._service_of(value), settings))
             case Service():
-                translated, found = translate_service(value, settings)
-                return ((translated,) if translated else ()), found
+                binding = bind(view, value.metadata, "service")
+                service, found = translate_service(value, settings, binding)
+                return Outcome((service,) if service else (), found).told(value.key, binding.condition)
+            case ServiceEntry():
+                binding = bind(view, value.metadata, "service")
+                return Outcome(*translate_service_entry(view, value, binding)).told(value.key, binding.condition)
+            case WorkloadEntry():
+                binding = bind(view, value.metadata, "workload")
+                workload = translate_workload_entry(view, value, binding)
+                labels = {**value.metadata.labels, **value.spec.labels}
+                return Outcome((workload, *_labels(workload.uid, labels))).told(value.key, binding.condition)
             case AuthorizationPolicy():
                 policy, found = translate_authorization_policy(value, settings)
-                return ((policy,) if policy else ()), found
+                return Outcome((policy,) if policy else (), found)
             case PeerAuthentication():
                 own = None
                 namespace = value.metadata.namespace
                 if peer_authentication.has_selector(value) and namespace != settings.root_namespace:
                     own = peer_authentication.converted_policy(value, self._base_strict(namespace))
-                return ((own,) if own else ()), peer_authentication.findings_of(value, settings)
-            case Namespace():
-                return (), tuple(waypoint_findings(value.key, value.metadata.labels))
-            case _:
-                return (), ()
+                return Outcome((own,) if own else (), peer_authentication.findings_of(value, settings))
+        return NOTHING
+
+    def _pod(self, view: View, pod: Pod) -> Outcome:
+        backings = tuple(self._backings(pod))
+        binding = bind(view, pod.metadata, "workload")
+        policies = {*self._policies_of(pod), *bypass_policy_names(view, pod, backings)}
+        if (own := workload_bypass_policy(view, pod)) is not None:
+            policies.add(own.key)
+        workload = translate_pod(pod, backings, tuple(sorted(policies)), self.settings, binding)
+        if workload is None:
+            return NOTHING.told(pod.key, binding.condition)
+        more = entry_services(view, pod.metadata.namespace, pod.metadata.labels)
+        if more:
+            workload = with_services(workload, more)
+        return Outcome((workload, *_labels(workload.uid, pod.metadata.labels))).told(pod.key, binding.condition)
 
     def _backings(self, pod: Pod) -> Iterator[Backing]:
         namespace, name = pod.metadata.namespace, pod.metadata.name
@@ -162,7 +262,7 @@ class Translator:
     def _policies_of(self, pod: Pod) -> tuple[str, ...]:
         """The policies a pod's workload refers to: every name in it is also published."""
         namespace, labels = pod.metadata.namespace, pod.metadata.labels
-        root = self._settings.root_namespace
+        root = self.settings.root_namespace
         names: set[str] = set()
         for policy in self._of(AuthorizationPolicy, {namespace, root}):
             own = policy.metadata.namespace
@@ -173,11 +273,11 @@ class Translator:
             for candidate in self._of(PeerAuthentication, {namespace} - {root})
             if selects(candidate.spec.selector, namespace, namespace, labels, root)
         ]
-        names.update(peer_authentication.policy_names(selecting, self._base_strict(namespace), self._settings))
+        names.update(peer_authentication.policy_names(selecting, self._base_strict(namespace), self.settings))
         return tuple(sorted(names))
 
     def _base_strict(self, namespace: str) -> bool:
-        root = self._settings.root_namespace
+        root = self.settings.root_namespace
         whole = {
             place: [
                 policy
@@ -201,14 +301,19 @@ class Translator:
         if wanted is self._static_strict:
             return
         self._static_strict = wanted
-        policy = peer_authentication.static_strict_policy(self._settings)
+        policy = peer_authentication.static_strict_policy(self.settings)
         if wanted:
-            delta.update(policy.key, policy)
+            delta.update(result_key(policy), policy)
         else:
-            delta.remove(policy.key, policy)
+            delta.remove(result_key(policy))
 
 
-def _put(table: dict[ObjectKey, _Value], key: ObjectKey, value: _Value) -> None:
+def _labels(uid: str, labels: Mapping[str, str]) -> Iterator[WorkloadLabels]:
+    if labels:
+        yield WorkloadLabels(uid=uid, labels=tuple(sorted(labels.items())))
+
+
+def _put(table: dict[_Key, _Value], key: _Key, value: _Value) -> None:
     """Keep a result that holds something; an empty one takes no room."""
     if value:
         table[key] = value

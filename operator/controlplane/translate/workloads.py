@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
+from controlplane.translate.binding import UNBOUND, Binding
 from controlplane.translate.services import app_protocol, service_key, target_number, tcp_ports
 from controlplane.translate.settings import MeshSettings
 from mesh.addresses import parse_ip
@@ -53,7 +55,11 @@ def endpoint_uid(value: EndpointSlice, address: str, settings: MeshSettings) -> 
 
 
 def translate_pod(
-    pod: Pod, backings: Iterable[Backing], policies: tuple[str, ...], settings: MeshSettings
+    pod: Pod,
+    backings: Iterable[Backing],
+    policies: tuple[str, ...],
+    settings: MeshSettings,
+    binding: Binding = UNBOUND,
 ) -> Workload | None:
     """One pod's workload.
 
@@ -62,6 +68,7 @@ def translate_pod(
         backings: the Services it is an endpoint of.
         policies: names of the policies that select it.
         settings: the mesh's names.
+        binding: the waypoint it asks for, as a workload.
 
     Returns:
         None when the pod cannot be reached: it has ended, or has no node or address yet.
@@ -96,6 +103,7 @@ def translate_pod(
         services=endpoint_services(backings, settings),
         locality=_locality(labels, backings),
         network_mode=NetworkMode.HOST_NETWORK if pod.spec.host_network else NetworkMode.STANDARD,
+        waypoint=binding.address,
     )
 
 
@@ -178,3 +186,8 @@ def _locality(labels: Mapping[str, str], backings: Iterable[Backing]) -> Localit
     """Where the pod runs: its topology labels (the API server copies the node's), else what its endpoints say."""
     zone = labels.get(_ZONE_LABEL) or next((one.endpoint.zone for one in backings if one.endpoint.zone), "")
     return Locality(labels.get(_REGION_LABEL, ""), zone, labels.get(_SUBZONE_LABEL, ""))
+
+
+def with_services(workload: Workload, more: Mapping[str, tuple[ServicePort, ...]]) -> Workload:
+    """The workload, serving more than the Services whose endpoint it is."""
+    return replace(workload, services=dict(sorted({**more, **workload.services}.items())))

@@ -9,11 +9,12 @@ import pytest
 import trio
 import trio.testing
 
-from ambimesh.demo import lines_capture, lines_identity, lines_policy, lines_resilience, pod_state
+from ambimesh.demo import lines_capture, lines_identity, lines_policy, lines_resilience, lines_waypoint, pod_state
 from ambimesh.demo.clients import Client
 from ambimesh.demo.recording import Recording
-from ambimesh.demo.run import LAST, LINES, first_leaf, judge
+from ambimesh.demo.run import LAST, LINES, ROTATION, WAYPOINT_LINES, first_leaf, judge
 from ambimesh.demo.stage import NotShown, require
+from ambimesh.lab import manifests
 from mesh.errors import ConfigurationError
 
 PCAP = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
@@ -77,9 +78,9 @@ def test_volatile_parameters_are_left_out() -> None:
 async def test_a_clients_words_are_taken_in_piece_by_piece() -> None:
     script = (
         "import sys, time\n"
-        "sys.stdout.write('{\"event\": \"good\", \"at\": 1.0}\\n{\"event\": \"fai'); sys.stdout.flush()\n"
+        'sys.stdout.write(\'{"event": "good", "at": 1.0}\\n{"event": "fai\'); sys.stdout.flush()\n'
         "time.sleep(0.1)\n"
-        "sys.stdout.write('led\", \"at\": 2.0}\\n')"
+        'sys.stdout.write(\'led", "at": 2.0}\\n\')'
     )
     process = await trio.lowlevel.open_process([sys.executable, "-c", script], stdout=-1)
     client = Client(process)
@@ -128,7 +129,7 @@ def test_identities_and_counters_are_read_exactly() -> None:
     labels = f'reporter="source",source_principal="{source}",destination_principal="{destination}"'
     page = [
         f"istio_tcp_connections_opened_total{{{labels}}} 3.0",
-        f"istio_tcp_connections_opened_total{{{labels},x=\"y\"}} 2.0",
+        f'istio_tcp_connections_opened_total{{{labels},x="y"}} 2.0',
         f"istio_tcp_connections_closed_total{{{labels}}} 9.0",
     ]
     assert lines_identity.opened(page, "source") == 5
@@ -145,11 +146,26 @@ def test_additions_that_succeeded_are_counted() -> None:
 
 
 def test_there_are_ten_lines() -> None:
-    assert [line.number for line in LINES] == list(range(1, LAST))
-    assert LAST == 10
+    numbers = [line.number for line in (*LINES, *WAYPOINT_LINES)]
+    assert sorted([*numbers, ROTATION[0]]) == list(range(1, LAST + 1))
+    assert LAST == 13
     assert lines_policy.ALLOWED != lines_policy.REFUSED
     assert lines_resilience.CLIENT == lines_policy.ALLOWED
 
 
 def test_errors_of_the_lab_are_not_failed_lines() -> None:
     assert not issubclass(ConfigurationError, NotShown)
+
+
+@pytest.mark.parametrize("file", ["routes.yaml", "only-get.yaml"])
+def test_the_waypoints_manifests_are_sound(file: str) -> None:
+    objects, problems = manifests.read([lines_waypoint._manifest(file)])
+    assert problems == []
+    assert objects
+
+
+def test_a_tenths_share_is_six_standard_deviations_wide() -> None:
+    low, high = lines_waypoint._SHARE
+    deviation = 100 * (0.1 * 0.9 / lines_waypoint._REQUESTS) ** 0.5
+    assert 5.9 * deviation < 10 - low < 6.1 * deviation
+    assert high - 10 == 10 - low

@@ -136,3 +136,11 @@ def test_a_changed_byte_never_gets_another_name_through(issuer: Issuer, position
     except (InvalidValue, CertificateRefused):
         return
     assert found.identity == IDENTITY
+
+
+def test_a_derived_secret_is_the_keys_and_the_purposes(issuer: Issuer, tmp_path: Path) -> None:
+    other = Issuer(load_or_create(tmp_path, "cluster.local"), "cluster.local")
+    secrets = {issuer.derived_secret("a"), issuer.derived_secret("b"), other.derived_secret("a")}
+    assert len(secrets) == 3
+    assert issuer.derived_secret("a") in secrets
+    assert {len(secret) for secret in secrets} == {32}

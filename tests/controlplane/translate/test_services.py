@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from controlplane.translate.binding import Binding, waypoint_address
 from controlplane.translate.finding import Condition
 from controlplane.translate.services import (
     app_protocol,
@@ -18,7 +19,7 @@ from controlplane.translate.services import (
 )
 from controlplane.translate.settings import MeshSettings
 from mesh.addresses import parse_ip
-from mesh.model.service import BalancingMode, HealthPolicy, IpFamilies, LoadBalancing, RoutingScope
+from mesh.model.service import BalancingMode, HealthPolicy, IpFamilies, LoadBalancing, RoutingScope, WeightedWaypoint
 from mesh.model.workload import AppProtocol, NetworkAddress, ServicePort
 from resources.network import ServicePort as Port
 from resources.network import ServiceSpec
@@ -85,22 +86,26 @@ def test_balancing(spec: dict[str, Any], balancing: LoadBalancing) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "spec", "text"),
+    ("spec", "text"),
     [
-        ({}, {"sessionAffinity": "ClientIP"}, "sessionAffinity ClientIP"),
-        ({}, {"trafficDistribution": "PreferMoon"}, "PreferMoon"),
-        ({"istio.io/use-waypoint": "wp"}, {}, "traffic is NOT routed through one and layer-7 policy is NOT enforced"),
+        ({"sessionAffinity": "ClientIP"}, "sessionAffinity ClientIP"),
+        ({"trafficDistribution": "PreferMoon"}, "PreferMoon"),
     ],
 )
-def test_wishes_without_effect_are_told(labels: dict[str, str], spec: dict[str, Any], text: str) -> None:
-    service, [finding] = translate_service(source(labels, ports=[{"port": 80}], **spec), SETTINGS)
+def test_wishes_without_effect_are_told(spec: dict[str, Any], text: str) -> None:
+    service, [finding] = translate_service(source(ports=[{"port": 80}], **spec), SETTINGS)
     assert service is not None
     assert finding.condition is Condition.UNSUPPORTED_VALUE
     assert text in str(finding)
 
 
-def test_no_waypoint_wanted_is_nothing_to_tell() -> None:
-    assert translate_service(source({"istio.io/use-waypoint": "none"}, ports=[{"port": 80}]), SETTINGS)[1] == ()
+def test_a_binding_is_taken_over() -> None:
+    address = waypoint_address("shop", "w", SETTINGS)
+    weighted = (WeightedWaypoint(address, 9),)
+    service, findings = translate_service(source(ports=[{"port": 80}]), SETTINGS, Binding(address, weighted))
+    assert service is not None
+    assert (service.waypoint, service.weighted_waypoints, findings) == (address, weighted, ())
+    assert str(address.destination) == "shop/w.shop.svc.cluster.test"
 
 
 @pytest.mark.parametrize(

@@ -293,9 +293,9 @@ def test_one_change_among_many_translates_one_pod() -> None:
     translator.update(objects)
     changed = next(iter(objects.of_kind(Pod)))
     moved = Pod(metadata=changed.metadata, spec=changed.spec, status=PodStatus(pod_ip="10.9.9.9"))
-    translated: list[object] = []
+    translated: list[tuple[str, object]] = []
     original = translator._translate
-    translator._translate = lambda value: (translated.append(value), original(value))[1]  # type: ignore[method-assign,func-returns-value]
+    translator._translate = lambda node, value: (translated.append((node.task, value)), original(node, value))[1]  # type: ignore[method-assign,func-returns-value]
     delta = translator.update(objects.with_changes([moved]))
-    assert translated == [moved]
+    assert sorted(translated) == [("bypass", moved), ("destination", moved), ("own", moved)]
     assert [value.addresses for value in delta.addresses_updated] == [(parse_ip("10.9.9.9"),)]

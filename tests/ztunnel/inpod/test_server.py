@@ -14,15 +14,16 @@ import trio
 from mesh.addresses import parse_ip, parse_socket_address
 from mesh.errors import Draining, MeshError
 from mesh.relay.engine import Engine
+from mesh.relay.owned_tasks import OwnedTasks
 from mesh.relay.socket_end import RawSocket
+from mesh.relay.terminator import SETTLE_SECONDS
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import L4Metrics, new_registry
 from mesh.zds.codec import WorkloadInfo
 from ztunnel.inpod import server as server_module
 from ztunnel.inpod.server import PodServer
-from ztunnel.pod import Pod, PodTasks
+from ztunnel.pod import Pod
 from ztunnel.proxy.connections import Connection, ConnectionTable
-from ztunnel.proxy.terminator import SETTLE_SECONDS
 
 
 class Listeners:
@@ -110,7 +111,7 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[PodServ
             namespace,
             [parse_ip("127.0.0.1")],
             "cluster.local",
-            PodTasks(nursery, engine),
+            OwnedTasks(nursery, engine),
         )
         kept = SimpleNamespace(
             engine=engine, table=table, outbound=outbound, plaintext=plaintext, closed=closed, lines=lines.lines

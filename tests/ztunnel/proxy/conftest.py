@@ -26,7 +26,10 @@ from mesh.model.service import Service
 from mesh.model.workload import Workload
 from mesh.relay.acceptor import Acceptor
 from mesh.relay.engine import Engine
+from mesh.relay.owned_tasks import OwnedTasks
+from mesh.relay.pool import PoolKey, TunnelPool
 from mesh.relay.socket_end import RawSocket
+from mesh.relay.terminator import Terminator
 from mesh.relay.tunnel import Tunnel
 from mesh.state.store import MeshState
 from mesh.telemetry.access_log import AccessLog
@@ -39,7 +42,7 @@ from mesh.tls.credentials import Credentials
 from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, encode_address, encode_authorization
 from mesh.xds.discovery_codec import Resource
 from mesh.zds.codec import WorkloadInfo
-from ztunnel.pod import Pod, PodTasks
+from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.connections import ConnectionTable
 from ztunnel.proxy.delivery import Deliverer
@@ -48,8 +51,6 @@ from ztunnel.proxy.dials import Dials
 from ztunnel.proxy.inbound import InboundProxy
 from ztunnel.proxy.outbound import OutboundProxy
 from ztunnel.proxy.plaintext import PlaintextProxy
-from ztunnel.proxy.pool import PoolKey, TunnelPool
-from ztunnel.proxy.terminator import Terminator
 
 CLIENT_IP = "127.0.0.3"
 SERVER_IP = "127.0.0.2"
@@ -220,7 +221,7 @@ class Kit:
     def pod(self, name: str, *addresses: str) -> Pod:
         namespace: Any = Namespace()
         info = WorkloadInfo(name, "demo", name)
-        tasks = PodTasks(self.nursery, self.engine)
+        tasks = OwnedTasks(self.nursery, self.engine)
         return Pod(f"uid-{name}", info, namespace, map(parse_ip, addresses), "cluster.local", tasks)
 
     def describe(self, *pods: Pod, **fields: Any) -> None:
@@ -256,9 +257,9 @@ class Kit:
 
     # -- listeners
 
-    def make_terminator(self, pod: Pod) -> Terminator:
+    def make_terminator(self, pod: Pod) -> Terminator[Pod]:
         contexts: Any = self.contexts
-        return Terminator(self.engine, pod, contexts, self.inbound, self.table)
+        return Terminator(self.engine, pod, contexts, self.inbound)
 
     def make_pool(self, pod: Pod) -> RedirectedPool:
         contexts: Any = self.contexts

@@ -4,8 +4,9 @@ from typing import Any
 
 from mesh.addresses import parse_socket_address
 from mesh.errors import ConnectFailed, Draining, InternalError, MeshError
+from mesh.relay.failures import unexpected
 from mesh.telemetry.metrics import ServiceLabels
-from ztunnel.proxy.connections import Connection, unexpected
+from ztunnel.proxy.connections import Connection
 
 CLIENT, SERVER = parse_socket_address("127.0.0.3:4711"), parse_socket_address("127.0.0.2:80")
 

@@ -10,11 +10,11 @@ from mesh.addresses import PeerAddress
 from mesh.errors import ConnectFailed, ConnectionLost, HboneUnreachable, MeshError, PeerIdentityMismatch
 from mesh.hbone.codec import encode_connect
 from mesh.hbone.contract import HboneSettings, Role
+from mesh.relay import pool as pool_module
+from mesh.relay.pool import UNUSED_SECONDS
 from mesh.relay.socket_end import RawSocket
 from mesh.relay.tunnel import Tunnel
 from mesh.tls.handshake_driver import handshake
-from ztunnel.proxy import pool as pool_module
-from ztunnel.proxy.pool import UNUSED_SECONDS
 
 
 class Peer:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from mesh.addresses import parse_socket_address
+from mesh.addresses import parse_socket_address, to_sockaddr
 from mesh.certificates.contexts import ContextCache
+from mesh.certificates.tls_contexts import TlsContexts
 from mesh.errors import ConnectFailed, EnvironmentLacks, MeshError
 from mesh.hbone.codec import Baggage
 from mesh.relay.dialing_end import DialingEnd
@@ -16,10 +17,9 @@ from mesh.relay.engine import Engine
 from mesh.testing.ca import TestAuthority
 from ztunnel.proxy.admission import check_destination
 from ztunnel.proxy.baggage import BaggageCache
-from ztunnel.proxy.delivery import Deliverer, sockaddr
+from ztunnel.proxy.delivery import Deliverer
 from ztunnel.proxy.dials import CONNECT_SECONDS, Dials
 from ztunnel.proxy.local_leg import prepare_local_sockets
-from ztunnel.proxy.tls_contexts import TlsContexts
 
 CLIENT = parse_socket_address("10.0.0.9:4711")
 
@@ -49,7 +49,7 @@ async def test_a_delivery_comes_from_loopback(kit: Any) -> None:
             assert not sock.getblocking()
     deliverer.forget(kit.server)
     assert kit.deliveries.announced == [CLIENT] * 3
-    assert sockaddr(parse_socket_address("[::ffff:127.0.0.2]:80")) == ("127.0.0.2", 80)
+    assert to_sockaddr(parse_socket_address("[::ffff:127.0.0.2]:80")) == ("127.0.0.2", 80)
 
 
 @pytest.mark.parametrize(

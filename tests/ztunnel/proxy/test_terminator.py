@@ -11,9 +11,9 @@ import trio
 from mesh.errors import ConnectionLost, IdentityUnavailable
 from mesh.hbone.codec import encode_connect
 from mesh.identity import SpiffeId
+from mesh.relay import terminator as terminator_module
+from mesh.relay.terminator import MAX_HANDSHAKES_PER_PEER, SETTLE_SECONDS
 from mesh.testing.ca import TestAuthority
-from ztunnel.proxy import terminator as terminator_module
-from ztunnel.proxy.terminator import MAX_HANDSHAKES_PER_PEER, SETTLE_SECONDS
 
 
 async def dialled(kit: Any, source: str = "127.0.0.9") -> trio.SocketStream:

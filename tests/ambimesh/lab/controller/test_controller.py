@@ -147,7 +147,7 @@ async def test_the_loop_brings_the_store_to_where_it_should_be(tmp_path: Path) -
     for value in (Namespace(metadata=ObjectMeta(name="shop")), service(), pod("a"), pod("b")):
         store.apply(value)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_controllers, tmp_path, NODES)
+        nursery.start_soon(run_controllers, tmp_path, NODES, tmp_path)
         with trio.fail_after(5):
             await until(lambda: {entry.spec.node_name for entry in store.of_kind(Pod)} == set(NODES))
             await until(lambda: bool(store.of_kind(ServiceAccount)) and bool(store.of_kind(EndpointSlice)))

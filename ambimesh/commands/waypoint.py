@@ -1,0 +1,272 @@
+"""``ambimesh waypoint``: Gateways that are waypoints, made, listed and removed. Flags and texts are istioctl's."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from ambimesh.commands.options import LabName, Output
+from ambimesh.lab import record
+from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
+from ambimesh.output import OutputFormat, print_table, print_value, remark, say
+from mesh.errors import ConfigurationError, ObjectMissing
+from resources.base import ObjectMeta
+from resources.encode import to_document, to_yaml
+from resources.folder_store import FolderStore
+from resources.gateway import GatewaySpec, Listener
+from resources.objects import Gateway, Namespace
+
+app = typer.Typer(no_args_is_help=True, help="Waypoints: layer 7 for a namespace or service.")
+
+WAYPOINT_CLASS = "ambimesh-waypoint"
+TRAFFIC_LABEL = "istio.io/waypoint-for"
+USE_LABEL = "istio.io/use-waypoint"
+MODE_LABEL = "istio.io/dataplane-mode"
+HBONE_PORT = 15008
+RESERVED_NAME = "none"
+"""The value of the label by which an object says that it wants no waypoint."""
+_DEFAULT_WAIT_SECONDS = 90.0
+_POLL_SECONDS = 0.2
+
+
+class Traffic(StrEnum):
+    """What a waypoint is for."""
+
+    SERVICE = "service"
+    WORKLOAD = "workload"
+    ALL = "all"
+    NONE = "none"
+
+
+Name = Annotated[str, typer.Option("--name", help="Of the waypoint.")]
+InNamespace = Annotated[str, typer.Option("--namespace", "-n", help="Where the waypoint is.")]
+Everywhere = Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of all namespaces.")]
+For = Annotated[Traffic | None, typer.Option("--for", help="What traffic it serves; services' when left out.")]
+Replicas = Annotated[int | None, typer.Option(min=1, help="How many replicas.")]
+
+
+@app.command()
+def generate(
+    name: Name = "waypoint",
+    namespace: InNamespace = "default",
+    traffic: For = None,
+    replicas: Replicas = None,
+) -> None:
+    """Print a waypoint's Gateway manifest."""
+    say(to_yaml(make_gateway(name, namespace, traffic, replicas)).rstrip("\n"))
+
+
+@app.command()
+def apply(
+    name: Name = "waypoint",
+    namespace: InNamespace = "default",
+    traffic: For = None,
+    replicas: Replicas = None,
+    enroll_namespace: Annotated[
+        bool, typer.Option("--enroll-namespace", help=f"Label the namespace {USE_LABEL} with this waypoint.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Enrol the namespace although it uses another waypoint already.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Return when the waypoint is ready.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for.")] = _DEFAULT_WAIT_SECONDS,
+    lab: LabName = DEFAULT_LAB,
+) -> None:
+    """Make a waypoint, or change it."""
+    store = _store(lab)
+    space = _namespace(store, namespace)
+    used = space.metadata.labels.get(USE_LABEL)
+    if enroll_namespace and used not in (None, name) and not overwrite:
+        raise ConfigurationError(
+            f"namespace {namespace} uses waypoint {used} already; remedy: --overwrite, or leave out --enroll-namespace"
+        )
+    store.apply(make_gateway(name, namespace, traffic, replicas))
+    say(f"✅ waypoint {namespace}/{name} applied")
+    if enroll_namespace:
+        if space.metadata.labels.get(MODE_LABEL) != "ambient":
+            text = f"namespace {namespace} is not in the mesh: its traffic does not go to the waypoint"
+            remark("warning", "yellow", f"{text}; remedy: label it {MODE_LABEL}=ambient")
+        store.patch_metadata(Namespace, "", namespace, labels={USE_LABEL: name})
+        say(f'✅ namespace {namespace} labeled with "{USE_LABEL}: {name}"')
+    if wait:
+        _wait_ready(store, namespace, name, timeout)
+        say(f"✅ waypoint {namespace}/{name} is ready!")
+
+
+@app.command(name="list")
+def list_(
+    namespace: InNamespace = "default",
+    everywhere: Everywhere = False,
+    out: Output = OutputFormat.SHORT,
+    lab: LabName = DEFAULT_LAB,
+) -> None:
+    """List waypoints."""
+    found = _waypoints(_store(lab), None if everywhere else namespace)
+    if out is not OutputFormat.SHORT:
+        print_value([to_document(gateway) for gateway in found], out)
+        return
+    if not found:
+        say("No waypoints found.")
+        return
+    rows = [
+        [
+            gateway.metadata.name,
+            gateway.metadata.labels.get(TRAFFIC_LABEL, Traffic.SERVICE),
+            _condition(gateway)["status"],
+        ]
+        for gateway in found
+    ]
+    _print(["NAME", "TRAFFIC TYPE", "PROGRAMMED"], rows, found, everywhere)
+
+
+@app.command()
+def status(
+    names: Annotated[list[str] | None, typer.Argument(help="All when left out.")] = None,
+    namespace: InNamespace = "default",
+    everywhere: Everywhere = False,
+    wait: Annotated[bool, typer.Option(help="Wait until they are programmed.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for.")] = _DEFAULT_WAIT_SECONDS,
+    out: Output = OutputFormat.SHORT,
+    lab: LabName = DEFAULT_LAB,
+) -> None:
+    """Show whether waypoints are programmed; exit 1 if one is not."""
+    store = _store(lab)
+    found = [
+        gateway
+        for gateway in _waypoints(store, None if everywhere else namespace)
+        if not names or gateway.metadata.name in names
+    ]
+    if wait:
+        for gateway in found:
+            _wait_ready(store, gateway.metadata.namespace, gateway.metadata.name, timeout)
+        found = [store.get(Gateway, each.metadata.namespace, each.metadata.name) for each in found]
+    conditions = [_condition(gateway) for gateway in found]
+    if out is not OutputFormat.SHORT:
+        print_value(
+            [
+                {"namespace": gateway.metadata.namespace, "name": gateway.metadata.name, **condition}
+                for gateway, condition in zip(found, conditions, strict=True)
+            ],
+            out,
+        )
+    elif not found:
+        say("No waypoints found.")
+    else:
+        rows = [
+            [gateway.metadata.name, condition["status"], condition["type"], condition["reason"], condition["message"]]
+            for gateway, condition in zip(found, conditions, strict=True)
+        ]
+        _print(["NAME", "STATUS", "TYPE", "REASON", "MESSAGE"], rows, found, everywhere)
+    if any(condition["status"] != "True" for condition in conditions):
+        raise typer.Exit(1)
+
+
+@app.command()
+def delete(
+    names: Annotated[list[str] | None, typer.Argument()] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All waypoints of the namespace.")] = False,
+    namespace: InNamespace = "default",
+    lab: LabName = DEFAULT_LAB,
+) -> None:
+    """Remove waypoints, by name or all of a namespace."""
+    if bool(names) is everything:
+        raise ConfigurationError("give either the names of waypoints or --all")
+    store = _store(lab)
+    wanted = names or [gateway.metadata.name for gateway in _waypoints(store, namespace)]
+    if not wanted:
+        say("No waypoints found.")
+    failed = False
+    for name in wanted:
+        try:
+            gateway = store.get(Gateway, namespace, name)
+        except ObjectMissing:
+            remark("error", "red", f"waypoint {namespace}/{name} not found")
+            failed = True
+            continue
+        if not _is_waypoint(gateway):
+            remark("error", "red", f"Gateway {namespace}/{name} is no waypoint: it is left alone")
+            failed = True
+            continue
+        store.delete(Gateway, namespace, name)
+        say(f"waypoint {namespace}/{name} deleted")
+    if failed:
+        raise typer.Exit(1)
+
+
+def make_gateway(name: str, namespace: str, traffic: Traffic | None, replicas: int | None) -> Gateway:
+    """The Gateway that is a waypoint.
+
+    Raises:
+        ConfigurationError: the name is reserved.
+    """
+    if name == RESERVED_NAME:
+        raise ConfigurationError(f"a waypoint cannot be called {RESERVED_NAME}: the label's value means: no waypoint")
+    return Gateway(
+        metadata=ObjectMeta(
+            name=name,
+            namespace=namespace,
+            labels={} if traffic is None else {TRAFFIC_LABEL: traffic.value},
+            annotations={} if replicas is None else {"ambimesh.dev/replicas": str(replicas)},
+        ),
+        spec=GatewaySpec(
+            gateway_class_name=WAYPOINT_CLASS,
+            listeners=(Listener(name="mesh", port=HBONE_PORT, protocol="HBONE"),),
+        ),
+    )
+
+
+def _store(lab: str) -> FolderStore:
+    return FolderStore(record.require(LabLayout.named(lab)).layout.cluster)
+
+
+def _namespace(store: FolderStore, name: str) -> Namespace:
+    try:
+        return store.get(Namespace, "", name)
+    except ObjectMissing as error:
+        raise ConfigurationError(f"there is no namespace {name}") from error
+
+
+def _is_waypoint(gateway: Gateway) -> bool:
+    return gateway.spec.gateway_class_name == WAYPOINT_CLASS
+
+
+def _waypoints(store: FolderStore, namespace: str | None) -> list[Gateway]:
+    return [
+        gateway
+        for gateway in store.of_kind(Gateway)
+        if _is_waypoint(gateway) and namespace in (None, gateway.metadata.namespace)
+    ]
+
+
+def _condition(gateway: Gateway) -> dict[str, Any]:
+    """``Programmed``, as the operator wrote it; Unknown before it has looked."""
+    conditions = () if gateway.status is None else gateway.status.conditions
+    found = next((each for each in conditions if each.type == "Programmed"), None)
+    if found is None:
+        missing = "the operator has not seen this Gateway yet"
+        return {"type": "Programmed", "status": "Unknown", "reason": "Pending", "message": missing}
+    return {"type": found.type, "status": found.status, "reason": found.reason, "message": found.message}
+
+
+def _wait_ready(store: FolderStore, namespace: str, name: str, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        condition = _condition(store.get(Gateway, namespace, name))
+        if condition["status"] == "True":
+            return
+        if time.monotonic() > deadline:
+            raise ConfigurationError(
+                f"waypoint {namespace}/{name} is not ready after {timeout:g} s: {condition['message']}; see: "
+                "ambimesh lab status"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _print(columns: list[str], rows: list[list[str]], found: list[Gateway], everywhere: bool) -> None:
+    if everywhere:
+        columns = ["NAMESPACE", *columns]
+        rows = [[gateway.metadata.namespace, *row] for gateway, row in zip(found, rows, strict=True)]
+    print_table(columns, rows)

@@ -1,0 +1,62 @@
+"""What the operator says of a waypoint's Gateway. Pure.
+
+``Accepted`` as soon as it is ours, ``Programmed`` and an address once a replica is ready. Addresses are the Service's:
+they do not change while replicas come and go.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from controlplane.reconcile.waypoints import WaypointSettings, is_waypoint
+from resources.base import Condition
+from resources.gateway import GatewayStatus, GatewayStatusAddress
+from resources.object_set import ObjectSet
+from resources.objects import SERVICE_NAME_LABEL, EndpointSlice, Gateway, Service
+
+
+def gateway_statuses(objects: ObjectSet, settings: WaypointSettings, now: str) -> list[tuple[Gateway, GatewayStatus]]:
+    """The Gateways whose status is to be written, and what to.
+
+    Args:
+        objects: of the cluster.
+        settings: which Gateways are ours.
+        now: the wall clock as the API writes it; a condition keeps its time while its status does.
+    """
+    changed = []
+    for gateway in objects.of_kind(Gateway):
+        if is_waypoint(gateway, settings):
+            status = _status(gateway, objects, now)
+            if status != gateway.status:
+                changed.append((gateway, status))
+    return changed
+
+
+def _status(gateway: Gateway, objects: ObjectSet, now: str) -> GatewayStatus:
+    namespace, name = gateway.metadata.namespace, gateway.metadata.name
+    ready = sum(
+        endpoint.conditions.ready is not False
+        for each in objects.of_kind(EndpointSlice)
+        if each.metadata.namespace == namespace and each.metadata.labels.get(SERVICE_NAME_LABEL) == name
+        for endpoint in each.endpoints
+    )
+    service = objects.find(Service, namespace, name)
+    addresses = service.spec.virtual_addresses if service is not None and ready else ()
+    before = gateway.status or GatewayStatus()
+    conditions = (
+        _condition(before, "Accepted", "True", "Accepted", "the operator runs this waypoint", now),
+        _condition(before, "Programmed", "True", "Programmed", f"{ready} replicas are ready", now)
+        if addresses
+        else _condition(before, "Programmed", "False", "Pending", "no replica is ready yet", now),
+    )
+    return msgspec.structs.replace(
+        before,
+        addresses=tuple(GatewayStatusAddress(value=address) for address in addresses),
+        conditions=(*conditions, *(each for each in before.conditions if each.type not in ("Accepted", "Programmed"))),
+    )
+
+
+def _condition(before: GatewayStatus, kind: str, status: str, reason: str, message: str, now: str) -> Condition:
+    old = next((each for each in before.conditions if each.type == kind), None)
+    since = old.last_transition_time if old is not None and old.status == status else now
+    return Condition(type=kind, status=status, reason=reason, message=message, last_transition_time=since)

@@ -1,0 +1,129 @@
+"""Telemetry: what waypoints record. The mesh's, the namespace's and the target's objects are laid over one another.
+
+The public API does not say how a record is written; the annotations ``ambimesh.dev/access-log-format`` (``text``,
+``json``, ``template``) and ``ambimesh.dev/access-log-template`` of a Telemetry with ``accessLogging`` do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TypeVar
+
+from controlplane.translate.binding import Waypoint
+from controlplane.translate.facets import namespace_facet
+from controlplane.translate.finding import Finding
+from controlplane.translate.layer7.attached import attached, attachment_notes
+from controlplane.translate.layer7.notes import Notes
+from controlplane.translate.tracking import View
+from mesh.model.waypoint import LogFormat, Telemetry
+from resources import objects
+from resources import telemetry as fields
+from resources.objects import ObjectKey
+
+LOG_FORMAT_ANNOTATION = "ambimesh.dev/access-log-format"
+LOG_TEMPLATE_ANNOTATION = "ambimesh.dev/access-log-template"
+_FORMATS = {"text": LogFormat.TEXT, "json": LogFormat.JSON, "template": LogFormat.TEMPLATE}
+_Matching = TypeVar("_Matching", fields.AccessLogging, fields.Tracing)
+_FAILURES = re.compile(r"\s*response\.code\s*>=\s*400\s*")
+
+
+def telemetry_of(view: View, target: ObjectKey, waypoint: Waypoint) -> Telemetry:
+    """What is recorded about requests to an object that a waypoint serves."""
+    result = Telemetry()
+    seen: set[ObjectKey] = set()
+    root = view.settings.root_namespace
+    whole = [
+        value
+        for namespace in dict.fromkeys((root, waypoint.namespace))
+        # The oldest of a namespace counts; it is laid on last.
+        for value in reversed(view.having(objects.Telemetry, namespace_facet(namespace)))
+        if value.spec.selector is None and not value.spec.targets
+    ]
+    for value in (*whole, *attached(view, objects.Telemetry, target, waypoint)):
+        if value.key not in seen:
+            seen.add(value.key)
+            result = _laid_over(result, value, Notes(value.key))
+    return result
+
+
+def telemetry_findings(view: View, value: objects.Telemetry) -> tuple[Finding, ...]:
+    """What of a Telemetry has no effect."""
+    notes = Notes(value.key)
+    if value.spec.selector is not None and value.spec.selector.match_labels:
+        notes.not_applied("a selector chooses sidecars; name waypoints or Services in targetRefs")
+    attachment_notes(view, notes, value.spec.targets, "it has no effect")
+    _laid_over(Telemetry(), value, notes)
+    return tuple(notes.findings)
+
+
+def _laid_over(base: Telemetry, value: objects.Telemetry, notes: Notes) -> Telemetry:
+    result = base
+    for logging in _for_servers(value.spec.access_logging):
+        result = _log(result, logging, value, notes)
+    for tracing in _for_servers(value.spec.tracing):
+        result = _trace(result, tracing, notes)
+    for metrics in value.spec.metrics:
+        for override in metrics.overrides:
+            everything = override.match is None or override.match.metric in (None, "ALL_METRICS")
+            if override.disabled is not None and everything:
+                result = replace(result, metrics=not override.disabled)
+            elif override.disabled is not None:
+                notes.unsupported("metrics.overrides: only ALL_METRICS can be switched off together")
+            if override.tag_overrides:
+                notes.unsupported("metrics.overrides.tagOverrides has no effect")
+        if metrics.reporting_interval is not None:
+            notes.unsupported("metrics.reportingInterval has no effect: metrics are read when they are asked for")
+    return result
+
+
+def _log(base: Telemetry, logging: fields.AccessLogging, value: objects.Telemetry, notes: Notes) -> Telemetry:
+    if logging.disabled:
+        return replace(base, log_format=LogFormat.OFF)
+    annotations = value.metadata.annotations
+    template = annotations.get(LOG_TEMPLATE_ANNOTATION, "")
+    spelt = annotations.get(LOG_FORMAT_ANNOTATION, "text")
+    wanted = _FORMATS.get(spelt, LogFormat.TEXT)
+    if spelt not in _FORMATS:
+        notes.unsupported(f"{LOG_FORMAT_ANNOTATION} {spelt[:32]!r} is none of {', '.join(_FORMATS)}: text is used")
+    if wanted is LogFormat.TEMPLATE and not template:
+        notes.unsupported(f"the format template needs {LOG_TEMPLATE_ANNOTATION}: text is used")
+        wanted = LogFormat.TEXT
+    expression = logging.filter.expression if logging.filter else ""
+    failures = bool(_FAILURES.fullmatch(expression))
+    if expression and not failures:
+        notes.unsupported("accessLogging.filter: only 'response.code >= 400' is known: everything is logged")
+    return replace(
+        base,
+        log_format=wanted,
+        log_template=template if wanted is LogFormat.TEMPLATE else "",
+        log_failures_only=failures,
+    )
+
+
+def _trace(base: Telemetry, tracing: fields.Tracing, notes: Notes) -> Telemetry:
+    result = base
+    if tracing.random_sampling_percentage is not None:
+        result = replace(result, sampling_percent=float(tracing.random_sampling_percentage))
+    if tracing.disable_span_reporting:
+        result = replace(result, sampling_percent=0.0)
+    tags = dict(base.tags)
+    for name, tag in sorted(tracing.custom_tags.items()):
+        if tag.literal is not None:
+            tags[name] = tag.literal.value
+        else:
+            notes.unsupported(f"tracing.customTags: {name[:64]!r} is no literal and is left out")
+    for spelt, given in (
+        ("useRequestIdForTraceSampling", tracing.use_request_id_for_trace_sampling),
+        ("enableIstioTags", tracing.enable_istio_tags),
+        ("disableContextPropagation", tracing.disable_context_propagation),
+    ):
+        if given is not None:
+            notes.unsupported(f"tracing.{spelt} has no effect")
+    return replace(result, tags=tuple(sorted(tags.items())))
+
+
+def _for_servers(values: Iterable[_Matching]) -> list[_Matching]:
+    """Without those that are for clients' sides only: a waypoint records as a server."""
+    return [one for one in values if not (isinstance(one.match, dict) and one.match.get("mode") == "CLIENT")]

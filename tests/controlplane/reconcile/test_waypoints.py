@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from controlplane.reconcile.difference import same_owner, says
+from controlplane.reconcile.driver import FolderWriter, Reconciler
+from controlplane.reconcile.status import gateway_statuses
+from controlplane.reconcile.waypoints import REPLICAS_ANNOTATION, WaypointSettings, parts_of, replicas_of, wanted
+from resources.base import ObjectMeta
+from resources.decode import decode_documents
+from resources.encode import to_yaml
+from resources.folder_store import FolderStore
+from resources.gateway import GatewaySpec
+from resources.network import Endpoint, EndpointConditions, ServicePort, ServiceSpec
+from resources.object_set import ObjectSet
+from resources.objects import Deployment, EndpointSlice, Gateway, Service, ServiceAccount
+
+SETTINGS = WaypointSettings(command=("waypoint", "--config", "x"), environment={"A": "b"})
+
+
+def gateway(name: str = "waypoint", kind: str = "ambimesh-waypoint", **metadata: object) -> Gateway:
+    meta = ObjectMeta(name=name, namespace="demo", uid=f"uid-{name}", **metadata)  # type: ignore[arg-type]
+    return Gateway(metadata=meta, spec=GatewaySpec(gateway_class_name=kind))
+
+
+def ready_slice(*ready: bool) -> EndpointSlice:
+    return EndpointSlice(
+        metadata=ObjectMeta(name="s", namespace="demo", labels={"kubernetes.io/service-name": "waypoint"}),
+        address_type="IPv4",
+        endpoints=tuple(Endpoint(addresses=("10.0.0.1",), conditions=EndpointConditions(ready=each)) for each in ready),
+    )
+
+
+def test_a_gateway_becomes_an_account_a_service_and_a_deployment_of_its_name() -> None:
+    parts = parts_of(gateway(), SETTINGS)
+    assert [type(part) for part in parts] == [ServiceAccount, Service, Deployment]
+    assert {part.metadata.name for part in parts} == {"waypoint"}
+    assert {part.metadata.owner_references[0].uid for part in parts} == {"uid-waypoint"}
+    deployment = parts[2]
+    template = deployment.spec.template
+    assert template.spec.account == "waypoint"
+    assert template.metadata.labels["istio.io/dataplane-mode"] == "none"
+    assert template.metadata.labels["networking.istio.io/tunnel"] == "http"
+    assert deployment.spec.selector.match_labels.items() <= template.metadata.labels.items()
+    variables = {entry.name: entry.value or entry.value_from for entry in template.spec.containers[0].env}
+    assert variables["GATEWAY_NAME"] == "waypoint"
+    assert variables["A"] == "b"
+    assert variables["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    assert {port.port for port in parts[1].spec.ports} == {15008, 15021}
+
+
+def test_what_is_made_is_what_the_reader_of_manifests_takes() -> None:
+    for part in parts_of(gateway(), SETTINGS):
+        decoded, problems = decode_documents(to_yaml(part), "made")
+        assert problems == []
+        assert decoded == [part]
+
+
+def test_gateways_of_other_classes_are_not_ours() -> None:
+    assert list(wanted(ObjectSet([gateway(kind="nginx")]), SETTINGS)) == []
+    assert gateway_statuses(ObjectSet([gateway(kind="nginx")]), SETTINGS, "now") == []
+
+
+@pytest.mark.parametrize(("text", "replicas"), [("", 1), ("3", 3), ("many", 1), ("-1", 1), ("99999", 64), ("0", 0)])
+def test_replicas(text: str, replicas: int) -> None:
+    assert replicas_of(gateway(annotations={REPLICAS_ANNOTATION: text})) == replicas
+
+
+def test_an_object_is_right_when_everything_wished_stands_in_it() -> None:
+    _, service, _ = parts_of(gateway(), SETTINGS)
+    defaulted = msgspec.structs.replace(
+        service, spec=msgspec.structs.replace(service.spec, cluster_ip="10.96.0.9", type="ClusterIP")
+    )
+    assert says(defaulted, service)
+    changed = msgspec.structs.replace(service, spec=ServiceSpec(ports=(ServicePort(port=1),)))
+    assert not says(changed, service)
+    assert same_owner(defaulted, service)
+    assert not same_owner(parts_of(gateway("other"), SETTINGS)[1], service)
+
+
+def test_a_status_follows_the_replicas_and_keeps_the_time_of_what_has_not_changed() -> None:
+    ours = gateway()
+    service = Service(metadata=ObjectMeta(name="waypoint", namespace="demo"), spec=ServiceSpec(cluster_ip="10.96.0.9"))
+    ((_, pending),) = gateway_statuses(ObjectSet([ours, service, ready_slice(False)]), SETTINGS, "t1")
+    assert pending.addresses == ()
+    assert [(each.type, each.status) for each in pending.conditions] == [("Accepted", "True"), ("Programmed", "False")]
+    ours = msgspec.structs.replace(ours, status=pending)
+    ((_, up),) = gateway_statuses(ObjectSet([ours, service, ready_slice(True, False)]), SETTINGS, "t2")
+    assert [address.value for address in up.addresses] == ["10.96.0.9"]
+    assert [each.last_transition_time for each in up.conditions] == ["t1", "t2"]
+    ours = msgspec.structs.replace(ours, status=up)
+    assert gateway_statuses(ObjectSet([ours, service, ready_slice(True)]), SETTINGS, "t3") == []
+
+
+async def test_what_is_missing_is_written_once_and_repaired(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    ours = store.apply(gateway())
+    reconciler = Reconciler(FolderWriter(store), SETTINGS)
+
+    def objects() -> ObjectSet:
+        kinds = (Gateway, ServiceAccount, Service, Deployment)
+        return ObjectSet([value for kind in kinds for value in store.of_kind(kind)])
+
+    await reconciler.reconcile(objects())
+    made = objects()
+    assert len(made) == 4
+    status = store.get(Gateway, "demo", "waypoint").status
+    assert status is not None
+    assert status.conditions[0].type == "Accepted"
+    before = {key: value.metadata.resource_version for key, value in objects().items()}
+    await reconciler.reconcile(objects())
+    assert {key: value.metadata.resource_version for key, value in objects().items()} == before
+    store.delete(Service, "demo", "waypoint")
+    await reconciler.reconcile(objects())
+    assert store.get(Service, "demo", "waypoint").metadata.owner_references[0].uid == ours.metadata.uid
+
+
+async def test_an_object_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.apply(gateway())
+    theirs = store.apply(
+        Service(metadata=ObjectMeta(name="waypoint", namespace="demo"), spec=ServiceSpec(ports=(ServicePort(port=5),)))
+    )
+    objects = ObjectSet([*store.of_kind(Gateway), *store.of_kind(Service)])
+    await Reconciler(FolderWriter(store), SETTINGS).reconcile(objects)
+    assert store.get(Service, "demo", "waypoint") == theirs
+    assert store.get(Deployment, "demo", "waypoint").spec.replicas == 1

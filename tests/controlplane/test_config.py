@@ -1,0 +1,59 @@
+"""The configuration file, as far as it holds more than plain values."""
+
+from __future__ import annotations
+
+import pytest
+
+from controlplane.config import OperatorSettings
+from mesh import config
+from mesh.errors import ConfigurationError
+from mesh.model.request_policy import ExternalAuthorizer
+
+BASE = "source: {folder: /x}\nauthority: {}\nauthentication: {tokens: /y}\n"
+
+
+def load(text: str) -> OperatorSettings:
+    return config.decode(BASE + text, "f", OperatorSettings, {})
+
+
+def test_names_and_authorizers_reach_the_translation() -> None:
+    settings = load(
+        "mesh: {trust_domain: td, cluster_domain: c.test, root_namespace: root}\n"
+        "authorizers:\n"
+        "- {name: asker, service: auth/asker.auth.svc.c.test, port: 9000, protocol: grpc, fail_open: true}\n"
+        "- {name: web, service: auth/web, port: 80, protocol: http, include_headers: [X-User], path_prefix: /check}\n"
+    ).translation()
+    assert (settings.trust_domain, settings.cluster_domain, settings.root_namespace) == ("td", "c.test", "root")
+    assert settings.authorizers == (
+        ExternalAuthorizer(
+            name="asker", service="auth/asker.auth.svc.c.test", port=9000, grpc=True, fail_open=True
+        ),
+        ExternalAuthorizer(
+            name="web", service="auth/web", port=80, grpc=False, include_headers=("x-user",), path_prefix="/check"
+        ),
+    )
+
+
+def test_classes_that_are_run_are_waypoints() -> None:
+    assert load("").translation().waypoint_classes == ("ambimesh-waypoint", "istio-waypoint")
+    assert load("waypoints: {command: [x], classes: [mine]}").translation().waypoint_classes[-1] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{name: a, service: nothing, port: 1, protocol: grpc}", "authorizers"),
+        ("{name: a, service: a/b, port: 0, protocol: grpc}", "port"),
+        ("{name: a, service: a/b, port: 1, protocol: soap}", "protocol"),
+        ("{name: a, service: a/b, port: 1, protocol: grpc, failOpen: true}", "failOpen"),
+    ],
+)
+def test_a_bad_authorizer_is_named(entry: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load(f"authorizers: [{entry}]\n")
+
+
+def test_two_authorizers_of_one_name() -> None:
+    entry = "{name: a, service: a/b, port: 1, protocol: grpc}"
+    with pytest.raises(ConfigurationError, match="same name"):
+        load(f"authorizers: [{entry}, {entry}]\n").translation()

@@ -1,0 +1,125 @@
+"""Who may make a request, and what is left of a policy where there are no requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mesh.model.http_route import TextMatch, TextMatchKind
+from mesh.model.request_policy import (
+    Attribute,
+    Condition,
+    ExternalAuthorizer,
+    JwtRule,
+    RequestAction,
+    RequestAuthentication,
+    RequestClause,
+    RequestPolicy,
+    RequestRule,
+)
+from mesh.model.waypoint import Destination
+from waypoint.exchange.decision import Answer, Forward, Wait
+from waypoint.exchange.facts import Facts
+from waypoint.guarding import Guard, for_streams
+from waypoint.http.message import RequestHead
+from waypoint.security.key_store_driver import KeyStore
+from waypoint.security.subject import Peer
+from waypoint.testing.exchanges import CLIENT, FixedBackend
+
+PASSED = Forward(FixedBackend())
+
+
+class Tasks:
+    """Notes what is started."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[Any, ...]] = []
+
+    def start(self, *task: Any) -> None:
+        self.started.append(task)
+
+
+def guard(tasks: Tasks | None = None, keys: KeyStore | None = None, **fields: Any) -> Guard:
+    made: Any = tasks or Tasks()
+    return Guard(Destination(key="demo/web", waypoint="demo/waypoint", **fields), keys or KeyStore(), made)
+
+
+def check(guarding: Guard, method: bytes = b"GET", *headers: tuple[bytes, bytes]) -> Answer | Forward | Wait:
+    head = RequestHead(method=method, path=b"/", authority=b"web", headers=list(headers))
+    return guarding.check(head, Peer(CLIENT), Facts(head, CLIENT, "1.1", 0.0), lambda: PASSED)
+
+
+def condition(attribute: Attribute, value: str) -> Condition:
+    return Condition(attribute=attribute, values=(TextMatch(TextMatchKind.EXACT, value),))
+
+
+def policy(action: RequestAction, *conditions: Condition, **fields: Any) -> RequestPolicy:
+    rule = RequestRule(((RequestClause(conditions=conditions),),))
+    return RequestPolicy(key="demo/p", action=action, rules=(rule,), **fields)
+
+
+GET = condition(Attribute.METHOD, "GET")
+
+
+def status_of(decision: Answer | Forward | Wait) -> int:
+    assert isinstance(decision, Answer)
+    return decision.status
+
+
+async def test_policies_are_asked_per_request() -> None:
+    assert guard().open
+    only_get = guard(policies=(policy(RequestAction.ALLOW, GET),))
+    assert not only_get.open
+    assert check(only_get) is PASSED
+    assert status_of(check(only_get, b"POST")) == 403
+    assert status_of(check(guard(policies=(policy(RequestAction.DENY, GET),)))) == 403
+
+
+async def test_who_would_have_to_be_asked_and_is_not_refuses() -> None:
+    authorizer = ExternalAuthorizer(name="a", service="demo/a", port=9000, grpc=True)
+    custom = policy(RequestAction.CUSTOM, GET, authorizer="a")
+    guarding = guard(policies=(custom,), authorizers=(authorizer,))
+    decision = check(guarding)
+    assert isinstance(decision, Answer)
+    assert (decision.status >= 400, decision.flag) == (True, "UAEX")
+    assert check(guarding, b"POST") is PASSED
+
+
+async def test_tokens_are_judged_and_missing_keys_waited_for() -> None:
+    tasks = Tasks()
+    rule = JwtRule(issuer="https://issuer", jwks_uri="https://issuer/keys")
+    guarding = guard(tasks, authentication=(RequestAuthentication(key="demo/jwt", rules=(rule,)),))
+    assert check(guarding) is PASSED
+    refused = check(guarding, b"GET", (b"authorization", b"Bearer nonsense"))
+    assert status_of(refused) == 401
+    assert isinstance(refused, Answer)
+    assert refused.headers[0][0] == b"www-authenticate"
+    # {"alg":"RS256"} . {"iss":"https://issuer"}: well-formed, by an issuer whose keys are not here yet.
+    token = b"Bearer eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJodHRwczovL2lzc3VlciJ9.c2ln"
+    waits: Any = check(guarding, b"GET", (b"authorization", token))
+    assert not isinstance(waits, Answer | Forward)
+    answers: list[Answer | Forward] = []
+    waits.start(answers.append)
+    assert len(tasks.started) == 1
+
+    class NoKeys:
+        async def wait(self, _wanted: object) -> bool:
+            return False
+
+    await waits.run(NoKeys())
+    assert [status_of(answer) for answer in answers] == [401]
+    waits.start(answers.append)
+    waits.cancel()
+    await waits.run(NoKeys())
+    assert len(answers) == 1
+
+
+async def test_connections_without_requests_are_judged_by_what_is_known_of_them() -> None:
+    namespace = condition(Attribute.NAMESPACE, "demo")
+    allow, deny = policy(RequestAction.ALLOW, GET, namespace), policy(RequestAction.DENY, GET, namespace)
+    assert for_streams(allow).rules == ()
+    assert for_streams(deny).rules == (RequestRule(((RequestClause(conditions=(namespace,)),),)),)
+    peer = Peer(CLIENT)
+    assert guard().refuses_stream(peer) is None
+    assert guard(policies=(policy(RequestAction.ALLOW, GET),)).refuses_stream(peer) is not None
+    assert guard(policies=(policy(RequestAction.DENY, GET),)).refuses_stream(peer) is not None
+    assert guard(policies=(policy(RequestAction.DENY, namespace),)).refuses_stream(peer) is None

@@ -1,0 +1,223 @@
+"""The composition root: the only module that builds everything and starts every task."""
+
+from __future__ import annotations
+
+import gc
+import random
+import signal
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import structlog
+import trio
+
+from mesh.certificates.ca_client import CaSettings, GrpcCaClient
+from mesh.certificates.contexts import ContextCache
+from mesh.certificates.manager import IdentityManager
+from mesh.certificates.tls_contexts import TlsContexts
+from mesh.clock import SystemClock
+from mesh.control_plane import follow_control_plane
+from mesh.errors import Draining
+from mesh.process import collect_rarely, raise_descriptor_limit
+from mesh.relay.acceptor import Acceptor
+from mesh.relay.engine import Engine
+from mesh.relay.owned_tasks import OwnedTasks
+from mesh.relay.pool import TunnelPool
+from mesh.relay.terminator import Terminator
+from mesh.state.store import MeshState
+from mesh.telemetry import log
+from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
+from mesh.telemetry.metrics import XdsMetrics, metrics_page, new_registry
+from mesh.telemetry.output import standard_output
+from mesh.xds.client_machine import Subscription
+from mesh.xds.codec import ADDRESS_TYPE, DESTINATION_TYPE, LABELS_TYPE
+from mesh.xds.discovery_codec import Rejected, Resource
+from waypoint.admin import Readiness, Routes, admin_routes, dump, metrics_routes, readiness_routes
+from waypoint.config import WaypointSettings
+from waypoint.destinations import Destinations
+from waypoint.host import OwnNamespace, WaypointHost
+from waypoint.inbound import ConnectionServer, Inbound
+from waypoint.listening import open_listeners
+from waypoint.serving import Serving
+from waypoint.wire.timers import Timers
+from waypoint.wire.timers_driver import run_timers
+
+_log = structlog.get_logger("waypoint")
+
+
+async def run(settings: WaypointSettings) -> None:
+    """Be one replica of a waypoint until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: an address in the settings cannot be used.
+        EnvironmentLacks: a port of ours is taken.
+    """
+    log.configure(settings.log.format, settings.log.level)
+    collect_rarely()
+    descriptors = raise_descriptor_limit()
+    _log.info("starting", gateway=settings.gateway.key, version=version("ambimesh"), descriptors=descriptors)
+    await _Waypoint(settings).run()
+
+
+class _Waypoint:
+    """All parts, wired."""
+
+    def __init__(self, settings: WaypointSettings) -> None:
+        self.settings = settings
+        gateway, control = settings.gateway, settings.control_plane
+        self.engine = Engine()
+        self.timers = Timers(time.monotonic)
+        self.registry = new_registry("waypoint", version("ambimesh"))
+        self.output = standard_output()
+        self.state = MeshState(gateway.node)
+        host, port = control.host_and_port()
+        client = GrpcCaClient(
+            CaSettings(
+                host=host,
+                port=port,
+                server_name=control.server_name,
+                root_certificate=control.root_certificate,
+                token=control.token,
+                cluster_id=gateway.cluster_id,
+                impersonates=False,
+                lifetime_seconds=settings.certificate_lifetime_seconds,
+            ),
+            SystemClock(),
+        )
+        self.identities = IdentityManager(client, SystemClock(), random.random)
+        self.contexts = TlsContexts(self.identities, ContextCache())
+        self.stopping = trio.Event()
+
+    async def run(self) -> None:
+        """Start everything, serve, drain, stop."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.output.run)
+            nursery.start_soon(self.engine.run)
+            nursery.start_soon(run_timers, self.timers)
+            nursery.start_soon(self.identities.run)
+            nursery.start_soon(self._stop_on_signal)
+            await self._serve(nursery)
+            nursery.cancel_scope.cancel()
+        self.engine.close()
+        self.output.close()
+        _log.info("stopped")
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        settings, gateway, engine = self.settings, self.settings.gateway, self.engine
+        host = WaypointHost(gateway.key, gateway.identity, OwnedTasks(nursery, engine), OwnNamespace())
+        pool = TunnelPool(engine, host, self.contexts)
+        destinations: Destinations[ConnectionServer] = Destinations(gateway.key)
+        serving = Serving(
+            engine,
+            self.timers,
+            host,
+            pool,
+            self.state,
+            gateway,
+            self.registry,
+            self.output,
+            destinations.labels_of,
+        )
+        destinations.serve_by(serving.prepare, serving.services.labels_changed)
+        inbound = Inbound(self.state, destinations, gateway.network, serving.refused)
+        terminator = Terminator(engine, host, self.contexts, inbound)
+        readiness = Readiness(self.state, destinations, self.identities, gateway.identity)
+        nursery.start_soon(
+            follow_control_plane,
+            settings.control_plane,
+            gateway.info(),
+            [
+                Subscription(ADDRESS_TYPE),
+                Subscription(DESTINATION_TYPE, on_demand=True, names=(gateway.key,)),
+                Subscription(LABELS_TYPE),
+            ],
+            Handlers(self.state, destinations),
+            XdsMetrics(self.registry),
+        )
+        self.identities.prefetch(gateway.identity)
+        self.identities.subscribe(lambda _credentials: pool.forget_identity())
+        await self._serve_admin(nursery, destinations, serving, readiness)
+        acceptors = [
+            Acceptor(engine, listener, terminator.accepted)
+            for listener in open_listeners(settings.listen.hbone_port)
+        ]
+        nursery.start_soon(serving.keys.run)
+        nursery.start_soon(self._tick, pool, terminator, serving)
+        gc.collect()
+        gc.freeze()
+        await self.stopping.wait()
+        readiness.draining = True
+        inbound.draining = True
+        for acceptor in acceptors:
+            acceptor.close()
+        terminator.drain()
+        await self._drain(serving)
+        terminator.close(Draining("this waypoint has shut down"))
+        pool.close(None)
+
+    async def _serve_admin(
+        self,
+        nursery: trio.Nursery,
+        destinations: Destinations[ConnectionServer],
+        serving: Serving,
+        readiness: Readiness,
+    ) -> None:
+        async def serve(host: str, port: int, routes: Routes) -> None:
+            listeners = await open_http_listeners(host, port)
+            await nursery.start(serve_http, routes, listeners)
+
+        def everything() -> object:
+            return dump(self.state, self.identities, destinations, serving)
+
+        listen = self.settings.listen
+        await serve("127.0.0.1", listen.admin_port, admin_routes(everything, self.stopping.set))
+        await serve("::", listen.metrics_port, metrics_routes(metrics_page(self.registry)))
+        await serve("::", listen.readiness_port, readiness_routes(readiness.answer))
+
+    async def _stop_on_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                _log.info("stopping", signal=signal.Signals(number).name)
+                self.stopping.set()
+
+    async def _tick(self, pool: TunnelPool, terminator: Terminator[WaypointHost], serving: Serving) -> None:
+        while True:
+            await trio.sleep(1)
+            now = self.engine.now = time.monotonic()
+            try:
+                pool.tick(now)
+                terminator.tick(now)
+                serving.tick(now)
+            except Exception:  # a bug in the upkeep of one tunnel must not stop everybody's traffic
+                _log.exception("upkeep failed")
+
+    async def _drain(self, serving: Serving) -> None:
+        """Take nothing new, let requests end, and end the rest when the time is up."""
+        serving.drain()
+        if not serving.idle:
+            _log.info("draining", connections=serving.connections, seconds=self.settings.drain_seconds)
+        with trio.move_on_after(self.settings.drain_seconds):
+            while not serving.idle:  # noqa: ASYNC110 -- counts of the relay's side have no event
+                await trio.sleep(0.05)
+
+
+class Handlers:
+    """Brings each type of resource to whoever keeps it (``mesh.xds.client_driver.ResourceHandler``)."""
+
+    def __init__(self, state: MeshState, destinations: Destinations[ConnectionServer]) -> None:
+        self._state = state
+        self._destinations = destinations
+
+    def apply(self, type_url: str, updated: Sequence[Resource], removed: Sequence[str]) -> Sequence[Rejected]:
+        """Take changes."""
+        if type_url == ADDRESS_TYPE:
+            return self._state.apply(type_url, updated, removed)
+        return self._destinations.apply(type_url, updated, removed)
+
+    def applied(self, type_url: str) -> None:
+        """All of one response is in."""
+        if type_url == ADDRESS_TYPE:
+            self._state.applied(type_url)
+        else:
+            self._destinations.applied(type_url)

@@ -1,0 +1,78 @@
+"""A waypoint's configuration file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mesh import ports
+from mesh.config import Port, Seconds, Settings
+from mesh.control_plane import ControlPlaneGroup
+from mesh.identity import SpiffeId
+from mesh.xds.discovery_codec import NodeInfo
+
+
+class GatewayGroup(Settings, frozen=True, kw_only=True):
+    """Which waypoint this is a replica of, and where it runs."""
+
+    name: str
+    """The Gateway's."""
+    namespace: str
+    """The Gateway's, and this pod's."""
+    service_account: str
+    pod_name: str
+    pod_ip: str
+    node: str = ""
+    cluster_id: str = "Kubernetes"
+    network: str = ""
+    trust_domain: str = "cluster.local"
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``: what its destinations are found under."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def identity(self) -> SpiffeId:
+        """What this waypoint proves to be."""
+        return SpiffeId(self.trust_domain, self.namespace, self.service_account)
+
+    def info(self) -> NodeInfo:
+        """What the control plane is told of this proxy."""
+        return NodeInfo(
+            pod=self.pod_name,
+            namespace=self.namespace,
+            ip=self.pod_ip,
+            node=self.node,
+            cluster_id=self.cluster_id,
+            kind="waypoint",
+        )
+
+
+class ListenGroup(Settings, frozen=True, kw_only=True):
+    """Ports in the waypoint's own namespace."""
+
+    hbone_port: Port = ports.HBONE
+    admin_port: Port = 15000
+    """On loopback only: it shows everything and can stop the process."""
+    metrics_port: Port = 15020
+    readiness_port: Port = 15021
+
+
+class LogGroup(Settings, frozen=True, kw_only=True):
+    """The process log. What of requests is logged is said by Telemetry resources."""
+
+    level: str = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class WaypointSettings(Settings, frozen=True, kw_only=True):
+    """The whole file."""
+
+    gateway: GatewayGroup
+    control_plane: ControlPlaneGroup
+    listen: ListenGroup = ListenGroup()
+    log: LogGroup = LogGroup()
+    drain_seconds: Seconds = 25.0
+    """After SIGTERM: how long requests may go on. Kubernetes' grace period less five seconds."""
+    certificate_lifetime_seconds: int = 24 * 3600
+    """What is asked for; renewed at half of what is given."""

@@ -1,0 +1,146 @@
+"""What becomes known of requests: metrics and access log, made of an exchange's facts when a request is over."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry, Counter
+
+from mesh.addresses import PeerAddress
+from mesh.clock import wall_seconds
+from mesh.errors import ConfigurationError, MeshError
+from mesh.model.waypoint import Destination, LogFormat
+from mesh.telemetry.output import LineOutput
+from waypoint.exchange.facts import Facts
+from waypoint.exchange.local_answer import is_grpc
+from waypoint.telemetry.flags import flag_bits
+from waypoint.telemetry.record import HttpVersion, RequestRecord
+from waypoint.telemetry.request_log import RequestLog
+from waypoint.telemetry.request_metrics import RequestMetrics
+
+_VERSIONS = {"1.0": HttpVersion.HTTP_1_0, "1.1": HttpVersion.HTTP_1_1, "2": HttpVersion.HTTP_2}
+
+
+class Requests:
+    """Shared by all destinations."""
+
+    def __init__(self, registry: CollectorRegistry, output: LineOutput) -> None:
+        """Begin to count.
+
+        Args:
+            registry: the process's.
+            output: where lines of the access log go.
+        """
+        self._output = output
+        self._metrics = RequestMetrics(registry)
+        self._refused = Counter(
+            "ambimesh_waypoint_refused_connections",
+            "Connections that were not served at all, by the kind of error.",
+            ("reason",),
+            registry=registry,
+        )
+        self._random = random.Random()
+
+    def new_request_id(self) -> bytes:
+        """A UUID of version 4 (RFC 9562): unique, not secret, so no system call for entropy."""
+        digits = f"{self._random.getrandbits(128):032x}"
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
+
+    def of(self, destination: Destination) -> DestinationRequests:
+        """The observer of one destination's requests."""
+        return DestinationRequests(destination, self._metrics, self._output)
+
+    def refused(self, peer: PeerAddress, wanted: str, error: MeshError) -> None:
+        """A connection was not served at all; who and what is in the process's log."""
+        self._refused.labels(type(error).__name__).inc()
+
+
+class DestinationRequests:
+    """One destination's (``waypoint.exchange.decision.Observer``)."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        metrics: RequestMetrics,
+        output: LineOutput,
+        wall: Callable[[], float] = wall_seconds,
+    ) -> None:
+        """Prepare as the destination's Telemetry says.
+
+        Args:
+            destination: whose requests these are.
+            metrics: the process's.
+            output: where lines go.
+            wall: seconds since 1970.
+        """
+        self._key = destination.key
+        self._metrics = metrics if destination.telemetry.metrics else None
+        self._wall = wall
+        self.problems: tuple[str, ...] = ()
+        """Why lines are not written as they were asked for."""
+        try:
+            log = RequestLog(destination.telemetry, output)
+        except ConfigurationError as error:
+            # Traffic is served, and a log in the usual form tells more than none.
+            self.problems = (f"{error}; the default format is used",)
+            log = RequestLog(replace(destination.telemetry, log_format=LogFormat.TEXT, log_template=""), output)
+        self._log = None if log.off else log
+
+    def finished(self, facts: Facts) -> None:
+        """A request is over."""
+        metrics, log = self._metrics, self._log
+        if metrics is None and log is None:
+            return
+        record = record_of(facts, self._key, self._wall())
+        if metrics is not None:
+            metrics.count(record)
+        if log is not None:
+            log.write(record)
+
+
+def record_of(facts: Facts, destination: str, wall: float) -> RequestRecord:
+    """What telemetry reads of a request.
+
+    Args:
+        facts: of the request, which is over.
+        destination: ``mesh.model.waypoint.Destination.key``.
+        wall: seconds since 1970, now.
+    """
+    head, started, ended = facts.head, facts.started_at, facts.ended_at
+    record = RequestRecord(facts.client, destination, head, _VERSIONS[facts.version], started, wall - (ended - started))
+    record.path = facts.path
+    record.ended = ended
+    if facts.received_at:
+        record.request_ended = facts.received_at
+    if facts.sent_at:
+        record.forwarded = facts.sent_at
+        if facts.answered_at >= facts.sent_at:  # not an earlier attempt's answer
+            record.first_answered = facts.answered_at
+    record.request_bytes, record.response_bytes = facts.received, facts.sent
+    record.status, record.flags = facts.status, flag_bits(facts.flags)
+    record.route, record.attempts = facts.route, facts.attempts
+    if facts.details:
+        record.details = facts.details.replace(" ", "_")
+        record.transport_failure = facts.upstream_failure
+    else:
+        record.details = "via_upstream"
+    if facts.response is not None:
+        record.response_headers = facts.response.headers
+    if is_grpc(head):
+        record.grpc = True
+        status = facts.grpc_status
+        if status is not None and status.isdigit() and len(status) <= 2:
+            record.grpc_status = int(status)
+    chooser = facts.chooser
+    if chooser is not None:
+        record.upstream_service = chooser.service
+        endpoint = chooser.chosen
+        if endpoint is not None:
+            to = endpoint.to
+            record.endpoint, record.upstream_address = to.workload, to.target
+            if facts.sent_at and to.tunnel is not None and len(to.expected_identities) == 1:
+                # Its tunnel is not used before the one identity that is admitted has been proven.
+                record.peer_identity = to.workload.identity
+    return record

@@ -1,0 +1,188 @@
+"""Serving the destinations that are bound to this waypoint: from a client's connection to its record."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from weakref import WeakSet
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from mesh.addresses import PeerAddress
+from mesh.errors import DestinationMismatch, MeshError
+from mesh.model.waypoint import Destination, DestinationPort
+from mesh.model.workload import AppProtocol
+from mesh.relay.engine import Engine
+from mesh.relay.pool import TunnelPool
+from mesh.state.store import MeshState
+from mesh.telemetry.output import LineOutput
+from waypoint.client import Client
+from waypoint.config import GatewayGroup
+from waypoint.deciding import ConnectionDecider, PortDecider
+from waypoint.exchange.attempts import Context
+from waypoint.exchange.client_connection import ClientConnection
+from waypoint.guarding import Guard
+from waypoint.host import WaypointHost
+from waypoint.http.limits import HttpLimits
+from waypoint.inbound import Begin, ConnectionServer
+from waypoint.limiting import Limiter
+from waypoint.requests import DestinationRequests, Requests
+from waypoint.routing.port import PortRoutes
+from waypoint.security.key_store_driver import KeyStore
+from waypoint.streaming import StreamServer
+from waypoint.upstream.endpoint import LabelsOf
+from waypoint.upstream.services import Services
+from waypoint.wire.stream_wire import StreamWire
+from waypoint.wire.timers import Timers
+
+_BYTES = frozenset({AppProtocol.TCP})
+"""Never looked at: the other side may be the first to speak."""
+_SNIFFED = frozenset({AppProtocol.UNKNOWN, AppProtocol.TLS})
+
+_log = structlog.get_logger("serving")
+
+
+class Serving:
+    """What all destinations share."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        timers: Timers,
+        host: WaypointHost,
+        tunnels: TunnelPool,
+        state: MeshState,
+        gateway: GatewayGroup,
+        registry: CollectorRegistry,
+        output: LineOutput,
+        labels_of: LabelsOf,
+    ) -> None:
+        self.limits = HttpLimits()
+        self.timers = timers
+        self.draw = random.Random().random
+        self.state = state
+        self.tasks = host.tasks
+        self.keys = KeyStore()
+        self.limiter = Limiter(timers.clock)
+        self.services = Services(
+            engine, timers, host, tunnels, state, gateway, self.draw, self.limits, labels_of
+        )
+        self.stream_servers: WeakSet[StreamServer] = WeakSet()
+        """Those whose connections may live; a destination's former ones too."""
+        self.observer = Requests(registry, output)
+        self._connections: dict[ClientConnection, None] = {}
+
+    # -- destinations --------------------------------------------------------------------------------------------------
+
+    def prepare(self, value: Destination, former: ConnectionServer | None) -> ConnectionServer:
+        """Make of a destination what serves it (``waypoint.destinations``)."""
+        served = ServedDestination(self, value)
+        for problem in served.problems:
+            _log.warning("route not usable", destination=value.key, problem=problem)
+        return served
+
+    def began(self, connection: ClientConnection) -> None:
+        """A client's connection is served."""
+        self._connections[connection] = None
+
+    def ended(self, connection: ClientConnection) -> None:
+        """It is over."""
+        self._connections.pop(connection, None)
+
+    def refused(self, peer: PeerAddress, wanted: str, error: MeshError) -> None:
+        """A connection was not served at all."""
+        self.observer.refused(peer, wanted, error)
+
+    # -- the process ---------------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """Clients' connections that live."""
+        return len(self._connections) + sum(len(server.alive) for server in self.stream_servers)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self.connections
+
+    def tick(self, now: float) -> None:
+        """Once per second."""
+        self.services.tick(now)
+        self.limiter.tick(now)
+
+    def drain(self) -> None:
+        """Serve what is under way and no more."""
+        for connection in list(self._connections):
+            connection.drain()
+
+    def describe(self) -> object:
+        """For the admin port."""
+        return {"connections": self.connections, "endpoints": self.services.describe()}
+
+
+class ServedDestination:
+    """One destination (``waypoint.inbound.ConnectionServer``)."""
+
+    def __init__(self, serving: Serving, value: Destination) -> None:
+        self.model = value
+        self.problems: list[str] = []
+        self._serving = serving
+        self._ports: dict[int, _ServedPort] = {}
+        guard = Guard(value, serving.keys, serving.tasks)
+        observer = serving.observer.of(value)
+        self.problems += (*guard.problems, *observer.problems)
+        for port in value.ports:
+            routes = PortRoutes(value.key, port, bytes.fromhex(value.session_key))
+            self.problems += routes.problems
+            self._ports[port.number] = _ServedPort(serving, value, port, guard, routes, observer)
+
+    def admit(self, client: Client) -> Begin:
+        """See ``waypoint.inbound.ConnectionServer``."""
+        port = self._ports.get(client.destination.port)
+        if port is None:
+            raise DestinationMismatch(f"{self.model.key} has no port {client.destination.port}")
+        return port.admit(client)
+
+
+class _ServedPort:
+    """One port of a destination."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        value: Destination,
+        port: DestinationPort,
+        guard: Guard,
+        routes: PortRoutes,
+        observer: DestinationRequests,
+    ) -> None:
+        policies = {policy.service: policy for policy in value.upstreams}
+        services, draw = serving.services, serving.draw
+        self._decider = PortDecider(
+            value.key, guard, serving.limiter, routes, services, policies, draw, serving.observer.new_request_id
+        )
+        self._streams = StreamServer(value, guard, routes, services, policies, draw)
+        serving.stream_servers.add(self._streams)
+        self._serving = serving
+        self._observer = observer
+        self._protocol = port.protocol
+
+    def admit(self, client: Client) -> Begin:
+        if self._protocol in _BYTES:
+            self._streams.check(client)
+            return partial(self._serve_bytes, client)
+        return partial(self._serve_requests, client)
+
+    def _serve_bytes(self, client: Client, wire: StreamWire) -> None:
+        wire.pause()
+        self._streams.serve(client, wire, b"", None)
+
+    def _serve_requests(self, client: Client, wire: StreamWire) -> None:
+        serving = self._serving
+        decider = ConnectionDecider(self._decider, client)
+        context = Context(serving.timers, decider, self._observer, serving.draw)
+        byte_server = self._streams if self._protocol in _SNIFFED else None
+        serving.began(
+            ClientConnection(context, wire, client, serving.limits, serving.ended, byte_server=byte_server)
+        )

@@ -1,0 +1,202 @@
+"""The services that this waypoint sends to: their endpoints as the mesh's state has them, kept up to date.
+
+An endpoint of the mesh is reached through its tunnel, any other one by plain TCP. Endpoints are looked up again only
+after a change that concerns their service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from mesh.addresses import is_ipv4, parse_ip, to_sockaddr
+from mesh.hbone.codec import Baggage
+from mesh.model.upstream_policy import Subset, TrafficPolicy, UpstreamPolicy
+from mesh.model.workload import AppProtocol, Workload
+from mesh.relay.engine import Engine
+from mesh.relay.pool import PoolKey, TunnelPool
+from mesh.state.routes import ToWorkload
+from mesh.state.store import Changes, MeshState
+from waypoint.config import GatewayGroup
+from waypoint.host import WaypointHost
+from waypoint.http.limits import HttpLimits
+from waypoint.upstream.backend import ServiceBackend
+from waypoint.upstream.cluster import Cluster
+from waypoint.upstream.connector import TunnelConnector
+from waypoint.upstream.endpoint import Endpoint, LabelsOf, routes_of
+from waypoint.upstream.pool_contract import Unavailable
+from waypoint.wire.dialling import Connector
+from waypoint.wire.socket_connector import SocketConnector
+from waypoint.wire.timers import Timers
+
+_HTTP2 = frozenset({AppProtocol.HTTP2, AppProtocol.GRPC})
+_PLAIN = TrafficPolicy()
+_Key = tuple[str, int, str | None, TrafficPolicy, bool]
+
+
+class Services:
+    """All backends of the process, shared by the destinations that lead there."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        timers: Timers,
+        host: WaypointHost,
+        tunnels: TunnelPool,
+        state: MeshState,
+        gateway: GatewayGroup,
+        draw: Callable[[], float],
+        http: HttpLimits,
+        labels_of: LabelsOf,
+    ) -> None:
+        self._engine = engine
+        self._timers = timers
+        self._host = host
+        self._tunnels = tunnels
+        self._state = state
+        self._gateway = gateway
+        self._draw = draw
+        self._http = http
+        self._labels_of = labels_of
+        self._own_ip = parse_ip(gateway.pod_ip)
+        self._backends: dict[_Key, ServiceBackend] = {}
+        self._stale: set[Cluster] = set()
+        self._of_service: dict[str, list[Cluster]] = {}
+        # Until the control plane has described this pod: only place and network matter.
+        self._self = Workload(
+            uid="",
+            name=gateway.pod_name,
+            namespace=gateway.namespace,
+            network=gateway.network,
+            trust_domain=gateway.trust_domain,
+            service_account=gateway.service_account,
+            node=gateway.node,
+            cluster_id=gateway.cluster_id,
+        )
+        self._baggage = Baggage(
+            cluster=gateway.cluster_id,
+            namespace=gateway.namespace,
+            workload_type="deployment",
+            workload_name=gateway.name,
+            service_name=gateway.name,
+        ).encode()
+        state.subscribe(self._changed)
+
+    def backend(
+        self,
+        service: str,
+        port: int,
+        subset: str | None,
+        policies: Mapping[str, UpstreamPolicy],
+        *,
+        http2: bool,
+    ) -> ServiceBackend | Unavailable:
+        """A service's port as a place for requests; the same object each time.
+
+        Args:
+            service: ``namespace/hostname``.
+            port: as clients dial it.
+            subset: one of those that the service's policy names.
+            policies: by service; what the destination says about its backends.
+            http2: how the client speaks, for ports that do not say how they are spoken to.
+        """
+        upstream = policies.get(service)
+        found: Subset | None = None
+        if subset is not None:
+            found = next((each for each in upstream.subsets if each.name == subset), None) if upstream else None
+            if found is None:
+                return Unavailable("NC", f"service {service} has no subset {subset}")
+        policy = _policy(upstream, found, port)
+        spoken = self._protocol(service, port)
+        if spoken is not AppProtocol.UNKNOWN:
+            http2 = spoken in _HTTP2
+        key = (service, port, subset, policy, http2 or policy.pool.upgrade_to_http2)
+        backend = self._backends.get(key)
+        if backend is None:
+            labels = () if found is None else found.labels
+            cluster = Cluster(policy, self._where(), self._draw)
+            self._of_service.setdefault(service, []).append(cluster)
+            self._stale.add(cluster)
+            refresh = partial(self._refresh, service, port, labels)
+            backend = self._backends[key] = ServiceBackend(
+                service, cluster, refresh, self._connector, self._timers, self._http, http2=key[4]
+            )
+        return backend
+
+    def _protocol(self, service: str, port: int) -> AppProtocol:
+        view = self._state.service_named(service)
+        if view is None or view.service is None:
+            return AppProtocol.UNKNOWN
+        return next(
+            (each.app_protocol for each in view.service.ports if each.service_port == port), AppProtocol.UNKNOWN
+        )
+
+    def _where(self) -> Workload:
+        return self._state.workload_at(self._gateway.network, self._own_ip) or self._self
+
+    def _refresh(
+        self, service: str, port: int, labels: tuple[tuple[str, str], ...], cluster: Cluster
+    ) -> list[Endpoint] | Unavailable:
+        view = self._state.service_named(service)
+        if view is None or view.service is None:
+            return Unavailable("NC", f"no such service: {service}")
+        if port not in view.ports:
+            return Unavailable("NC", f"service {service} has no port {port}")
+        if cluster not in self._stale:
+            return []
+        self._stale.discard(cluster)
+        routes = routes_of(
+            view,
+            port,
+            self._gateway.network,
+            ipv4=is_ipv4(self._own_ip),
+            labels=labels,
+            labels_of=self._labels_of,
+        )
+        reachable = [to for to in routes if to.tunnel is None or is_ipv4(to.tunnel.ip) is is_ipv4(self._own_ip)]
+        return cluster.update(reachable, view.service.load_balancing, self._timers.clock())
+
+    def labels_changed(self) -> None:
+        """Labels of workloads are other ones: subsets are to be made anew."""
+        for clusters in self._of_service.values():
+            self._stale.update(clusters)
+
+    def _changed(self, changes: Changes) -> None:
+        services = set(changes.services)
+        for uid in changes.workloads:
+            workload = self._state.workloads.by_uid.get(uid)
+            if workload is None:
+                # Gone, and with it what it served.
+                services.update(self._of_service)
+                break
+            services.update(workload.services)
+        for service in services:
+            self._stale.update(self._of_service.get(service, ()))
+
+    def _connector(self, to: ToWorkload) -> Connector:
+        if to.tunnel is None:
+            return SocketConnector(self._engine, to_sockaddr(to.target))
+        key = PoolKey(self._host.identity, self._own_ip, to.expected_identities, to.tunnel)
+        return TunnelConnector(self._tunnels, self._host.tasks, key, str(to.target), self._baggage)
+
+    def tick(self, now: float) -> None:
+        """Once per second."""
+        for backend in self._backends.values():
+            backend.tick(now)
+
+    def drain(self) -> None:
+        """Close what is idle, and the rest as requests end."""
+        for backend in self._backends.values():
+            backend.drain()
+
+    def describe(self) -> list[dict[str, object]]:
+        """For the admin port."""
+        return [entry for backend in self._backends.values() for entry in backend.describe()]
+
+
+def _policy(upstream: UpstreamPolicy | None, subset: Subset | None, port: int) -> TrafficPolicy:
+    if upstream is None:
+        return _PLAIN
+    if subset is not None and subset.policy is not None:
+        return subset.policy
+    return next((policy for number, policy in upstream.ports if number == port), upstream.policy)

@@ -1,0 +1,5 @@
+"""Connections as the HTTP layers see them: bytes in order, both ways, with back-pressure.
+
+What belongs here: the seam between HTTP and what carries it, its two implementations (a socket, a stream of a tunnel),
+and the timers of everything that waits for the other side. What does not: HTTP, and how connections come about.
+"""
