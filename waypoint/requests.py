@@ -14,7 +14,6 @@ from mesh.errors import ConfigurationError, MeshError
 from mesh.model.waypoint import Destination, LogFormat
 from mesh.telemetry.output import LineOutput
 from waypoint.exchange.facts import Facts
-from waypoint.exchange.local_answer import is_grpc
 from waypoint.telemetry.flags import flag_bits
 from waypoint.telemetry.record import HttpVersion, RequestRecord
 from waypoint.telemetry.request_log import RequestLog
@@ -128,8 +127,9 @@ def record_of(facts: Facts, destination: str, wall: float) -> RequestRecord:
         record.details = "via_upstream"
     if facts.response is not None:
         record.response_headers = facts.response.headers
-    if is_grpc(head):
+    if facts.grpc is not None:
         record.grpc = True
+        record.request_messages, record.response_messages = facts.grpc.request.count, facts.grpc.response.count
         status = facts.grpc_status
         if status is not None and status.isdigit() and len(status) <= 2:
             record.grpc_status = int(status)

@@ -19,6 +19,7 @@ from mesh.telemetry.output import LineOutput
 from mesh.testing.model import make_workload
 from waypoint.client import Client
 from waypoint.exchange.facts import Facts
+from waypoint.exchange.grpc_messages import GrpcMessages
 from waypoint.http.message import RequestHead, ResponseHead
 from waypoint.requests import Requests, record_of
 from waypoint.telemetry.flags import flags_text
@@ -120,10 +121,12 @@ def test_an_earlier_attempts_answer_is_not_the_last_ones() -> None:
 
 def test_grpc_says_its_own_status() -> None:
     facts = facts_of(chooser=Chosen())
-    facts.head.headers.append((b"content-type", b"application/grpc"))
+    facts.grpc = GrpcMessages()
+    facts.grpc.response.take(bytes(5))
     facts.response_trailers = [(b"grpc-status", b"14")]
     record = record_of(facts, KEY, 1000.0)
     assert (record.grpc, record.grpc_status) == (True, 14)
+    assert (record.request_messages, record.response_messages) == (0, 1)
     facts.response_trailers = [(b"grpc-status", b"nonsense")]
     assert record_of(facts, KEY, 1000.0).grpc_status == -1
 

@@ -206,6 +206,8 @@ class Attempts(Facts):
     def response_data(self, data: bytes) -> None:
         """See :class:`ResponseSink`."""
         self.sent += len(data)
+        if self.grpc is not None:
+            self.grpc.response.take(data)
         self._responder.body(data)
 
     def response_flush(self) -> None:

@@ -20,6 +20,7 @@ import structlog
 from waypoint.client import Client
 from waypoint.exchange.attempts import Attempts, Context
 from waypoint.exchange.decision import Answer, Decision, Forward, Wait
+from waypoint.exchange.grpc_messages import GrpcMessages
 from waypoint.exchange.local_answer import is_grpc, local_answer
 from waypoint.exchange.mirror import send_mirrors
 from waypoint.http.contract import Responder
@@ -39,6 +40,8 @@ class Exchange(Attempts):
         super().__init__(context, client, responder, head, end=end, version=version)
         self._kept_size = 0
         self._wait: Wait | None = None
+        if is_grpc(head):
+            self.grpc = GrpcMessages()
 
     # -- the decision ------------------------------------------------------------------------------------------------
 
@@ -96,6 +99,8 @@ class Exchange(Attempts):
     def request_data(self, data: bytes) -> None:
         """See :class:`RequestSink`."""
         self.received += len(data)
+        if self.grpc is not None:
+            self.grpc.request.take(data)
         call = self._call
         if (self._keep and not self._tunnel) or call is None:
             self._keep_data(data)
@@ -172,7 +177,7 @@ class Exchange(Attempts):
         """Answer from here."""
         self.add_flag(flag)
         self.details = details
-        status, headers, body = local_answer(is_grpc(self.head), status, headers, body)
+        status, headers, body = local_answer(self.grpc is not None, status, headers, body)
         head = ResponseHead(status=status, headers=headers)
         if self._forward is not None and self._forward.on_response is not None:
             self._forward.on_response(head)

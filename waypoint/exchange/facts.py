@@ -10,6 +10,7 @@ has moved for too long).
 from __future__ import annotations
 
 from waypoint.client import Client
+from waypoint.exchange.grpc_messages import GrpcMessages
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.upstream.backend import Chooser
 
@@ -19,8 +20,8 @@ class Facts:
 
     __slots__ = (
         *("answered_at", "attempts", "authority", "chooser", "client", "details", "ended_at", "endpoint", "flags"),
-        *("head", "method", "path", "received", "received_at", "request_trailers", "response", "response_trailers"),
-        *("route", "sent", "sent_at", "started_at", "status", "upstream_failure", "version"),
+        *("grpc", "head", "method", "path", "received", "received_at", "request_trailers", "response"),
+        *("response_trailers", "route", "sent", "sent_at", "started_at", "status", "upstream_failure", "version"),
     )
 
     def __init__(self, head: RequestHead, client: Client, version: str, started_at: float) -> None:
@@ -57,6 +58,8 @@ class Facts:
         """Why the last attempt failed."""
         self.received = 0
         self.sent = 0
+        self.grpc: GrpcMessages | None = None
+        """Messages of a gRPC call; None: it is none."""
         self.request_trailers: Headers | None = None
         self.response: ResponseHead | None = None
         """The answer's head as it went to the client."""
