@@ -229,10 +229,10 @@ async def test_a_process_that_fails_is_named_with_its_last_words(
 
 
 async def test_the_main_job(resource_prefix: str) -> None:
-    """The demonstration's ten lines; with the log of what each measured when one fails."""
+    """The demonstration's lines; with the log of what each measured when one fails."""
     line = [sys.executable, "-m", "ambimesh", "demo", "--lab", resource_prefix]
     done = await trio.run_process(line, capture_stdout=True, capture_stderr=True, check=False)
     shown = done.stdout.decode()
     assert done.returncode == 0, shown + done.stderr.decode()
-    assert "10 of 10 lines shown" in shown
+    assert "13 of 13 lines shown" in shown
     assert traces(resource_prefix) == []
