@@ -10,7 +10,9 @@ after it was read, so the table is read again a little later.
 
 Verdicts hold as long as this process says that it lives, a few seconds ahead. When it ends, live connections go on; the
 next ztunnel finds them in the kernel's table, judges them as soon as it knows their pods, and records their end. What
-ended while nobody was there waits in a table of its own.
+ended while nobody was there waits in a table of its own. While two of them run, one to replace the other, verdicts hold
+of whichever wrote a pod's generation last, which both repeat; one that is told to stop writes no more, but goes on to
+judge until it ends.
 """
 
 from __future__ import annotations
@@ -134,9 +136,10 @@ class FastPath:
         for ip in pod.addresses:
             if self._by_ip.get(ip) is serving:
                 del self._by_ip[ip]
-        self._maps.forget_generation(pod.cookie)
-        self._forget_verdicts(serving)
-        self._forget_source(pod.cookie)
+        if not self._stopped:
+            self._maps.forget_generation(pod.cookie)
+            self._forget_verdicts(serving)
+            self._forget_source(pod.cookie)
         self._gone[pod.cookie] = pod
         if len(self._gone) > _GONE_PODS:
             self._gone.popitem(last=False)
@@ -199,6 +202,8 @@ class FastPath:
     def _renew(self, serving: _Serving) -> None:
         """The pod's standing is another: void what was said about it and of it."""
         serving.standing = self._standing(serving.pod)
+        if self._stopped:
+            return  # what the maps say now is a successor's word
         serving.generation = self._next_generation()
         self._maps.set_generation(serving.pod.cookie, serving.generation)
         self._forget_verdicts(serving)
@@ -355,7 +360,18 @@ class FastPath:
         while True:
             if not self._stopped:
                 self._maps.stay_alive(ALIVE_SECONDS, splice=self._splice)
+                self._say_generations()
             await trio.sleep(HEARTBEAT_SECONDS)
+
+    def _say_generations(self) -> None:
+        """Again, since a predecessor may have said another: while two ztunnels serve a pod, the last word holds, and
+        when one of them has gone, verdicts of the other must hold again.
+        """
+        for cookie, serving in self._pods.items():
+            try:
+                self._maps.set_generation(cookie, serving.generation)
+            except MeshError as error:  # it was said so when the pod was started, too
+                _log.debug("pod has no fast path", pod=serving.pod.name, error=str(error))
 
     async def _poll(self) -> Never:
         swept = trio.current_time()
