@@ -40,8 +40,22 @@ spec:
   nodeName: node1
   serviceAccountName: echo
   terminationGracePeriodSeconds: 1
-  containers: [{name: echo, command: [python3, -m, ambimesh.apps.tcp_echo], args: [--port, "9000"]}]
+  containers:
+  - name: echo
+    command: [python3, -c]
+    args:
+    - |
+      import socket, threading
+      def echo(sock):
+          with sock:
+              sock.settimeout(100)
+              while data := sock.recv(65536):
+                  sock.sendall(data)
+      listener = socket.create_server(("::", 9000), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+      while True:
+          threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
 """
+"""The server's sockets do not block: those that do are not spliced."""
 DENY = """
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import hashlib
 import os
 import select
 import socket
 import struct
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -21,7 +19,7 @@ from ebpf.fastpath.tables import FastPathMaps
 from ebpf.layout import FastKey
 from ebpf.maps import PinnedMap
 from ebpf.reasons import Reason
-from mesh.testing.conversations import dial, digest_of, echo, exactly, report, say
+from mesh.testing.conversations import dial, echo, exactly
 
 pytestmark = pytest.mark.root
 
@@ -62,40 +60,6 @@ def test_only_sockets_that_do_not_wait_are_spliced(mesh: Any, maps: FastPathMaps
 # -- what is carried ---------------------------------------------------------------------------------------------------
 
 
-def test_a_reader_that_does_not_read_costs_bounded_memory(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
-    def lazy(sock: socket.socket) -> None:
-        exactly(sock, 1)
-        time.sleep(1.5)
-        report(sock, *digest_of(sock))
-
-    def client() -> int:
-        with dial("10.244.1.3", PORT) as sock:
-            sock.sendall(b"x")
-            sock.setblocking(False)
-            data, digest, accepted = os.urandom(1 << 16), hashlib.blake2b(), 0
-            deadline = time.monotonic() + 1
-            while time.monotonic() < deadline and accepted < 500_000_000:
-                try:
-                    size = sock.send(data)
-                except BlockingIOError:
-                    time.sleep(0.01)
-                    continue
-                accepted += size
-                digest.update(data[:size])
-            sock.settimeout(20)
-            rest = say(sock, 30_000_000, 4)
-            sock.shutdown(socket.SHUT_WR)
-            size = struct.unpack("=Q", exactly(sock, 72)[:8])[0]
-            assert size == accepted + 30_000_000
-            assert rest
-            return accepted
-
-    fast.serve(mesh.places["b"], lazy)
-    accepted = mesh.places["a"].run(client)
-    assert accepted < 64 << 20
-    assert fast.counted(mesh, Reason.FAST_FELL_BACK) > 0
-
-
 def test_edge_triggered_server(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
     def edge(sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -125,26 +89,6 @@ def test_edge_triggered_server(mesh: Any, maps: FastPathMaps, fast: Any) -> None
     fast.serve(mesh.places["b"], edge)
     mesh.places["a"].run(client)
     fast.closed(maps)
-
-
-def test_thousands_of_connections(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
-    count = 3000
-
-    def server(sock: socket.socket) -> None:
-        echo(sock)
-
-    def client() -> None:
-        socks = [dial("10.244.1.3", PORT) for _ in range(count)]
-        for number, sock in enumerate(socks):
-            sock.sendall(b"%08d" % number)
-        for number, sock in enumerate(socks):
-            assert exactly(sock, 8) == b"%08d" % number
-        for sock in socks:
-            sock.close()
-
-    fast.serve(mesh.places["b"], server)
-    mesh.places["a"].run(client)
-    assert {(record.sent, record.received) for record in fast.closed(maps, count)} == {(8, 8)}
 
 
 def test_a_refused_dial_is_recorded_as_failed(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
