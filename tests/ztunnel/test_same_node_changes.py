@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -35,7 +36,7 @@ spec:
   nodeName: {node}
   serviceAccountName: echo
   terminationGracePeriodSeconds: 1
-  containers: [{{name: main, command: [python3, -c], args: [{program!r}]}}]
+  containers: [{{name: main, command: [python3, -c], args: [{program}]}}]
 """
 SERVICE = """
 ---
@@ -142,7 +143,7 @@ socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5).close()
 
 
 def pod(name: str, role: str, node: str) -> str:
-    return POD.format(name=name, role=role, node=node, program=SERVER.replace("%s", name))
+    return POD.format(name=name, role=role, node=node, program=json.dumps(SERVER.replace("%s", name)))
 
 
 @pytest.fixture(scope="module", autouse=True)
