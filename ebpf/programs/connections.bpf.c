@@ -265,8 +265,7 @@ static __always_inline void join(struct bpf_sock_ops *ctx, struct bpf_sock *sk, 
 	u64 cookie = socket_cookie(ctx);
 	struct fast_flow *server = enter(ctx, sk, cookie, client, live);
 	live->server_cookie = cookie;
-	if (server) /* else its close would not be known for what it is, and nobody waits for that */
-		live->server_end = END_ESTABLISHED;
+	live->server_end = server ? END_ESTABLISHED : END_NEW; /* without a flow, its close is not known for what it is */
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG |
 					       BPF_SOCK_OPS_RTT_CB_FLAG);
 	struct fast_flow *dialled = fast_flows.lookup(&client);

@@ -10,15 +10,15 @@ after it was read, so the table is read again a little later.
 
 Verdicts hold as long as this process says that it lives, a few seconds ahead. When it ends, live connections go on; the
 next ztunnel finds them in the kernel's table, judges them as soon as it knows their pods, and records their end. What
-ended while nobody was there waits in a table of its own. While two of them run, one to replace the other, verdicts hold
-of whichever wrote a pod's generation last, which both repeat; one that is told to stop writes no more, but goes on to
-judge until it ends.
+ended while nobody was there waits in a table of its own. While two run, verdicts hold of whichever has said a pod's
+generation last; both repeat it, and one that is told to stop does not, but goes on to judge.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Never
 
@@ -364,14 +364,10 @@ class FastPath:
             await trio.sleep(HEARTBEAT_SECONDS)
 
     def _say_generations(self) -> None:
-        """Again, since a predecessor may have said another: while two ztunnels serve a pod, the last word holds, and
-        when one of them has gone, verdicts of the other must hold again.
-        """
+        """Again: a predecessor that still runs may have said another."""
         for cookie, serving in self._pods.items():
-            try:
+            with suppress(MeshError):  # it was logged when the pod was started
                 self._maps.set_generation(cookie, serving.generation)
-            except MeshError as error:  # it was said so when the pod was started, too
-                _log.debug("pod has no fast path", pod=serving.pod.name, error=str(error))
 
     async def _poll(self) -> Never:
         swept = trio.current_time()
