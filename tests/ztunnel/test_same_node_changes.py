@@ -221,6 +221,7 @@ async def test_connections_to_a_service_are_spread_as_without_the_fast_path(scen
     await become_fast(scene, *near)
     vip = scene.stage.service_address("many")
     await call(scene, vip, 7000, 30)  # every endpoint is known
+    await trio.sleep(1)  # and recorded
     count = scaled(600)
     since = scene.position("node1")
     drawn = Counter(await call(scene, vip, 7000, count))
