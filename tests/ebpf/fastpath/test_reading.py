@@ -269,10 +269,9 @@ def test_an_edge_triggered_reader_misses_nothing_on_tcp(direct: Any, asks: bool)
     assert taken == total
 
 
-@pytest.mark.xfail(reason="behind the splice's rest may be bytes that came by TCP, and no edge follows", strict=True)
-@pytest.mark.parametrize("asks", [False, True])
-def test_an_edge_triggered_reader_misses_nothing_on_the_splice(splice: Any, asks: bool) -> None:
-    taken, total = take_a_burst(splice, asks=asks)
+@pytest.mark.xfail(reason="FIONREAD leaves out what came by TCP after the splice, and no edge follows", strict=True)
+def test_an_edge_triggered_reader_that_asks_misses_nothing_on_the_splice(splice: Any) -> None:
+    taken, total = take_a_burst(splice, asks=True)
     assert taken == total
 
 
