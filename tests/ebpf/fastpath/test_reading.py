@@ -9,7 +9,6 @@ import select
 import socket
 import struct
 import termios
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -222,13 +221,13 @@ def test_edge_triggered_readiness(wire: Any) -> None:
 
 
 def take_a_burst(wire: Any, *, asks: bool) -> tuple[int, int]:
-    """How much an edge-triggered reader takes of what was sent before it began to read.
+    """How much an edge-triggered reader takes of what was sent before it began to read, and how much that was.
 
     Args:
-        wire: the way.
+        wire: the way; if it is the splice, the last message has fallen back to TCP.
         asks: it takes FIONREAD's word for whether to read on, as nginx does; else it takes a short read for the last.
     """
-    piece, count = bytes(50_001), 800
+    piece = bytes(20_001)
 
     def is_last(sock: socket.socket, size: int) -> bool:
         return unread(sock) == 0 if asks else size < 1 << 16
@@ -238,8 +237,8 @@ def take_a_burst(wire: Any, *, asks: bool) -> tuple[int, int]:
         taken = 0
         with select.epoll() as epoll:
             epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLET)
-            time.sleep(0.3)
-            while taken < count * len(piece) and epoll.poll(2):
+            time.sleep(0.5)
+            while epoll.poll(2):
                 with contextlib.suppress(BlockingIOError):
                     while True:
                         size = len(sock.recv(1 << 16))
@@ -249,18 +248,18 @@ def take_a_burst(wire: Any, *, asks: bool) -> tuple[int, int]:
         sock.send(b"k")
         return taken
 
-    def client(sock: socket.socket) -> None:
-        def speak() -> None:
-            with contextlib.suppress(OSError):  # the server may have given up
-                for _ in range(count):
-                    sock.sendall(piece)
-
-        threading.Thread(target=speak, daemon=True).start()
+    def client(sock: socket.socket) -> int:
+        before = wire.sent(sock).tcp
+        sent = 0
+        while sent < 1000 and wire.sent(sock).tcp == before and (wire.spliced or sent < 50):
+            sock.sendall(piece)
+            sent += 1
         assert exactly(sock, 1) == b"k"
+        return sent * len(piece)
 
     wire.serve(server)
-    wire.call(client)
-    return wire.outcome(), count * len(piece)
+    total = wire.call(client)
+    return wire.outcome(), total
 
 
 @pytest.mark.parametrize("asks", [False, True])
@@ -269,9 +268,10 @@ def test_an_edge_triggered_reader_misses_nothing_on_tcp(direct: Any, asks: bool)
     assert taken == total
 
 
-@pytest.mark.xfail(reason="FIONREAD leaves out what came by TCP after the splice, and no edge follows", strict=True)
-def test_an_edge_triggered_reader_that_asks_misses_nothing_on_the_splice(splice: Any) -> None:
-    taken, total = take_a_burst(splice, asks=True)
+@pytest.mark.xfail(reason="behind the splice's rest may be bytes that came by TCP, and no edge follows", strict=True)
+@pytest.mark.parametrize("asks", [False, True])
+def test_an_edge_triggered_reader_misses_nothing_on_the_splice(splice: Any, asks: bool) -> None:
+    taken, total = take_a_burst(splice, asks=asks)
     assert taken == total
 
 
