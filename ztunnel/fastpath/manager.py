@@ -360,14 +360,10 @@ class FastPath:
         while True:
             if not self._stopped:
                 self._maps.stay_alive(ALIVE_SECONDS, splice=self._splice)
-                self._say_generations()
+                for cookie, serving in self._pods.items():  # a predecessor that still runs may have said another
+                    with suppress(MeshError):  # it was logged when the pod was started
+                        self._maps.set_generation(cookie, serving.generation)
             await trio.sleep(HEARTBEAT_SECONDS)
-
-    def _say_generations(self) -> None:
-        """Again: a predecessor that still runs may have said another."""
-        for cookie, serving in self._pods.items():
-            with suppress(MeshError):  # it was logged when the pod was started
-                self._maps.set_generation(cookie, serving.generation)
 
     async def _poll(self) -> Never:
         swept = trio.current_time()
