@@ -45,6 +45,11 @@ POD_HOOK = Hook("arrivals.bpf.c", "mesh_sk_lookup", syscall.PROGRAM_SK_LOOKUP, s
 
 SPLICE_HOOK = Hook("splice.bpf.c", "mesh_sk_msg", syscall.PROGRAM_SK_MSG, syscall.ATTACH_SK_MSG)
 
+ENTRY_HOOK = Hook("entry.bpf.c", "mesh_enter", syscall.PROGRAM_SCHED_CLS, 0)
+LEG_ENTRY_HOOK = Hook("entry.bpf.c", "mesh_enter_leg", syscall.PROGRAM_SCHED_CLS, 0)
+UNATTACHED_HOOKS = (ENTRY_HOOK, LEG_ENTRY_HOOK)
+"""ztunnel runs them itself."""
+
 
 @contextmanager
 def closing(fd: int) -> Iterator[int]:
@@ -117,7 +122,7 @@ def attach_to_sockets(paths: PinPaths) -> None:
 def attached(paths: PinPaths, cgroup: Path) -> bool:
     """Whether all programs are pinned and all links are alive, at this cgroup, with those programs."""
     wanted = cgroup_id(cgroup)
-    if not all((paths.programs / hook.function).exists() for hook in (POD_HOOK, SPLICE_HOOK)):
+    if not all((paths.programs / hook.function).exists() for hook in (POD_HOOK, SPLICE_HOOK, *UNATTACHED_HOOKS)):
         return False
     for hook in CGROUP_HOOKS:
         link = syscall.open_pin(paths.links / hook.function)

@@ -25,7 +25,7 @@ from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.addresses import IpBytes, OriginalDestination, SocketAddress
 
-_RECORD = struct.Struct("=I16sHH16sHH")
+_RECORD = struct.Struct("=I16sHH16sHHI")
 
 _NO_IP = bytes(16)
 
@@ -81,7 +81,7 @@ class OriginalDestinations(_SocketRecords):
             return None
         if result < 0:
             syscall.fail(-result, f"reading the original destination of descriptor {accepted}")
-        kind, ip, port, _, chosen_ip, chosen_port, _ = _RECORD.unpack(self._record.raw)
+        kind, ip, port, _, chosen_ip, chosen_port, _, _ = _RECORD.unpack(self._record.raw)
         self.chosen = SocketAddress(IpBytes(chosen_ip), chosen_port) if chosen_port else None
         return OriginalDestination(SocketAddress(IpBytes(ip), port)) if kind == CONNECTION_HANDED else None
 
@@ -102,7 +102,7 @@ class Deliveries(_SocketRecords):
             client: who the application is to see as its peer.
         """
         self._key.value = connecting
-        _RECORD.pack_into(self._record, 0, CONNECTION_DELIVERY, client.ip, client.port, 0, _NO_IP, 0, 0)
+        _RECORD.pack_into(self._record, 0, CONNECTION_DELIVERY, client.ip, client.port, 0, _NO_IP, 0, 0, 0)
         result = syscall.call(syscall.MAP_UPDATE, self._arguments)
         if result < 0:
             syscall.fail(-result, f"announcing a delivery on descriptor {connecting}")

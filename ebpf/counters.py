@@ -17,7 +17,7 @@ from ebpf.paths import PinPaths
 from ebpf.reasons import Reason
 
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
-_NOT_SIZED = frozenset({"connections", "counters", "metadata", "fast_state", "fast_generations"})
+_NOT_SIZED = frozenset({"connections", "counters", "metadata", "fast_state", "fast_generations", "fast_talkers"})
 
 
 def possible_cpus(text: str) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebpf import syscall
-from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK, Hook
+from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK, UNATTACHED_HOOKS, Hook
 from ebpf.bpffs import is_bpffs
 from ebpf.headers import find_headers
 from mesh.errors import EnvironmentLacks
@@ -53,7 +53,7 @@ def check_features() -> list[FeatureCheck]:
     """Look at everything; never raises, changes nothing on the machine."""
     checks: list[Callable[[], FeatureCheck]] = [_privileges, _cgroup, _bpffs, _btf]
     found = [check() for check in checks]
-    found += [_program(hook) for hook in (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK)]
+    found += [_program(hook) for hook in (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK, *UNATTACHED_HOOKS)]
     return [*found, _headers(), _bcc(), _splice()]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mesh.addresses import IpBytes
 from mesh.errors import InternalError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 ZTUNNEL_OUTBOUND_PORT = 15001
 ZTUNNEL_HBONE_PORT = 15008
@@ -47,22 +47,33 @@ CONNECTION_PROBE = 4
 CONNECTION_ITSELF = 5
 CONNECTION_ACCEPTED = 6
 CONNECTION_FAST = 7
-CONNECTION_SPLICED = 8
-CONNECTION_SPLICED_ACCEPTED = 9
 
 FAST_DIAL = 1
 FAST_SPLICE = 2
-FAST_RETURN = 4
 FAST_SLOTS = 64
 
 FLOW_UNDECIDED = 0
 FLOW_SPLICED = 1
 FLOW_TCP = 2
+FLOW_PAIRED = 3
 
 ABILITY_SPLICE = 1
+TALKATIVE_SEGMENTS = 64
+TALKATIVE_SEGMENTS_ACCEPTED = 256
+LEG_BULKY_SEGMENT = 17408
+LEG_BULKY_MESSAGE = 17408
+ASKED_NOT = 0
+ASKED_ENTRY = 1
+ASKED_NEVER = 2
+ASKED_IN_VAIN = 3
 
-HABIT_NONBLOCKING = 1
-HABIT_BLOCKING = 2
+ENTRY_DONE = 0
+ENTRY_GONE = 1
+ENTRY_UNKNOWN = 2
+ENTRY_WAITS = 3
+ENTRY_UNFIT = 4
+ENTRY_REFUSED = 5
+ENTRY_MALFORMED = 6
 
 END_NEW = 0
 END_ESTABLISHED = 1
@@ -110,7 +121,12 @@ class ExcludedNetwork(ctypes.Structure):
 class Connection(ctypes.Structure):
     """Value of ``connections``."""
 
-    _fields_ = (("kind", ctypes.c_uint32), ("address", SocketAddressLayout), ("chosen", SocketAddressLayout))
+    _fields_ = (
+        ("kind", ctypes.c_uint32),
+        ("address", SocketAddressLayout),
+        ("chosen", SocketAddressLayout),
+        ("spliced", ctypes.c_uint32),
+    )
 
 
 class Handoff(ctypes.Structure):
@@ -161,14 +177,14 @@ class FastState(ctypes.Structure):
 
 
 class FastKey(ctypes.Structure):
-    """Key of ``fast_verdicts``, ``fast_services`` and ``fast_habits``."""
+    """Key of ``fast_verdicts`` and ``fast_services``."""
 
     _fields_ = (
         ("netns", ctypes.c_uint64),
         ("ip", _Ip),
         ("port", ctypes.c_uint16),
-        ("accepts", ctypes.c_uint16),
-        ("zero", ctypes.c_uint32),
+        ("zero", ctypes.c_uint16),
+        ("also_zero", ctypes.c_uint32),
     )
 
 
@@ -198,6 +214,8 @@ class FastFlow(ctypes.Structure):
         ("returned_at", ctypes.c_uint64),
         ("mode", ctypes.c_uint32),
         ("is_client", ctypes.c_uint32),
+        ("entered", ctypes.c_uint32),
+        ("zero", ctypes.c_uint32),
     )
 
 
@@ -217,7 +235,26 @@ class FastConnection(ctypes.Structure):
         ("dialled", SocketAddressLayout),
         ("client_end", ctypes.c_uint16),
         ("server_end", ctypes.c_uint16),
+        ("asked", ctypes.c_uint32),
+        ("zero", ctypes.c_uint32),
     )
+
+
+class FastTalker(ctypes.Structure):
+    """What is in ``fast_talkers``."""
+
+    _fields_ = (
+        ("client", ctypes.c_uint64),
+        ("netns", ctypes.c_uint64),
+        ("source", SocketAddressLayout),
+        ("destination", SocketAddressLayout),
+    )
+
+
+class FastEntry(ctypes.Structure):
+    """What ``mesh_enter`` and ``mesh_enter_leg`` are given."""
+
+    _fields_ = (("cookie", ctypes.c_uint64), ("local", SocketAddressLayout), ("remote", SocketAddressLayout))
 
 
 class Metadata(ctypes.Structure):
@@ -257,9 +294,9 @@ MAPS: Mapping[str, MapLayout] = {
     "fast_services": MapLayout(FastKey, FastService),
     "fast_connections": MapLayout(ctypes.c_uint64, FastConnection),
     "fast_closed": MapLayout(ctypes.c_uint64, FastConnection),
-    "fast_habits": MapLayout(FastKey, ctypes.c_uint32),
     "fast_flows": MapLayout(ctypes.c_uint64, FastFlow),
     "fast_sockets": MapLayout(ctypes.c_uint64, ctypes.c_uint64),
+    "fast_talkers": MapLayout(ctypes.c_int, FastTalker),
     "counters": MapLayout(ctypes.c_uint32, ctypes.c_uint64),
     "metadata": MapLayout(ctypes.c_uint32, Metadata),
 }

@@ -21,6 +21,7 @@ from ebpf.attachment import (
     CGROUP_HOOKS,
     POD_HOOK,
     SPLICE_HOOK,
+    UNATTACHED_HOOKS,
     Hook,
     attach_to_cgroup,
     attach_to_sockets,
@@ -67,7 +68,7 @@ def run(request: LoadRequest) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     os.environ["BCC_KERNEL_SOURCE"] = request.kernel_headers  # bcc reads it when it compiles
     bcc = _import_bcc()
-    hooks = (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK)
+    hooks = (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK, *UNATTACHED_HOOKS)
     offsets = offset_macros()
     for source in dict.fromkeys(hook.source for hook in hooks):
         module = _compile(bcc, request, paths, source, offsets)
@@ -110,7 +111,7 @@ def _find_abilities(bcc: Any, request: LoadRequest, offsets: list[str]) -> int:
     """Try the splice out. What does not work is left out, and said on standard error."""
     _say("trying the splice out")
     try:
-        run_selftest(bcc, [f"-I{PROGRAMS}", *offsets])
+        run_selftest(bcc, offsets)
     except EnvironmentLacks as error:
         sys.stderr.write(f"the same-node splice stays off: {error}\n")
         return 0

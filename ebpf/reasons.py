@@ -61,9 +61,9 @@ class Reason(enum.IntEnum):
     FAST_SLOT_SLOW = 26
     """The endpoint drawn for a service has no verdict: ztunnel took the connection there."""
     FAST_SPLICED = 27
-    """A fast connection was established and both ends can be spliced."""
+    """A fast connection proved to be worth it and both its ends were entered in the sockhash."""
     FAST_NOT_SPLICED = 28
-    """A fast connection was established on TCP for good."""
+    """A fast connection was worth it, but an end waits in the kernel or must not be entered: TCP for good."""
     FAST_FOREIGN_END = 29
     """The 4-tuple of a fast connection came up in another namespace than the verdict's; it gained nothing."""
     FAST_FELL_BACK = 30
@@ -72,3 +72,5 @@ class Reason(enum.IntEnum):
     """A direction came back from TCP to the splice."""
     FAST_UNRECORDED = 32
     """A closed connection found no room in the table that ztunnel reads: its record is lost."""
+    FAST_LEG_SPLICED = 33
+    """The leg between an application and its ztunnel proved to be worth it, and both its ends were entered."""

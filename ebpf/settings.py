@@ -36,8 +36,8 @@ class MapSizes:
     """Live fast connections; more take the slow path."""
     fast_closed: int = 65536
     """Fast connections that ended and whose record ztunnel has not read yet; it reads several times a second."""
-    fast_habits: int = 16384
-    """Servers of this node and pods that dial them; the oldest gives way."""
+    fast_talkers: int = 262144
+    """Bytes (a power of two, of pages) for connections that wait to be spliced, 64 each; more stay on TCP."""
     fast_sockets: int = 131072
     """Ends of live fast connections."""
 

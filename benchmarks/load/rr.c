@@ -11,6 +11,8 @@
  * each slice of SLICE seconds has per_second, p50_us and p99_us. idle prints {"mode":"idle","connections":..,
  * "seconds":..} when all connections stand, then keeps them for SECONDS. Times are of the monotonic clock.
  *
+ * Connected sockets are non-blocking, as in any program that is driven by events.
+ *
  * crr closes with a reset: the client of a connection that it closes first with a FIN keeps the port in TIME_WAIT for
  * a minute, and at these rates has none left after two seconds, mesh or no mesh. With crf the FINs are exchanged, and
  * TIME_WAIT is the server's. A connection of crr and crf that fails is counted and replaced; past MAX_FAILED, and with
@@ -19,7 +21,9 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,6 +96,19 @@ static void watch(int descriptor) {
     if (descriptor >= MAX_DESCRIPTORS || epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event) < 0) fail("epoll_ctl");
 }
 
+/* Writes all of it, waiting for room in between. */
+static int write_all(int descriptor, const char *data, size_t length) {
+    struct pollfd room = {.fd = descriptor, .events = POLLOUT};
+    while (length) {
+        ssize_t written = write(descriptor, data, length);
+        if (written < 0 && errno == EAGAIN && poll(&room, 1, -1) > 0) continue;
+        if (written <= 0) return 0;
+        data += written;
+        length -= (size_t)written;
+    }
+    return 1;
+}
+
 /* -- server -------------------------------------------------------------------------------------------------------- */
 
 static int open_listener(const char *address, int port) {
@@ -107,12 +124,8 @@ static int open_listener(const char *address, int port) {
 /* Whether the connection goes on. */
 static int echo(int descriptor) {
     ssize_t got = read(descriptor, buffer, sizeof buffer);
-    for (ssize_t done = 0; done < got;) {
-        ssize_t written = write(descriptor, buffer + done, (size_t)(got - done));
-        if (written <= 0) return 0;
-        done += written;
-    }
-    return got > 0 && !echo_once[descriptor];
+    if (got < 0 && errno == EAGAIN) return 1;
+    return got > 0 && write_all(descriptor, buffer, (size_t)got) && !echo_once[descriptor];
 }
 
 static _Noreturn void serve(const char *address, int port) {
@@ -123,7 +136,7 @@ static _Noreturn void serve(const char *address, int port) {
         for (int i = 0; i < events; i++) {
             int descriptor = ready[i].data.fd;
             if (descriptor == kept || descriptor == closing) {
-                int accepted = accept(descriptor, NULL, NULL);
+                int accepted = accept4(descriptor, NULL, NULL, SOCK_NONBLOCK);
                 if (accepted < 0) continue;
                 watch(no_delay(accepted));
                 echo_once[accepted] = descriptor == closing;
@@ -147,7 +160,9 @@ static void begin(void) {
         if (descriptor < 0) fail("socket");
         if (connect(descriptor, (struct sockaddr *)&target, target_size) < 0) {
             note_failure("connect");
-        } else if (watch(no_delay(descriptor)), write(descriptor, buffer, size) != (ssize_t)size) {
+        } else if (fcntl(descriptor, F_SETFL, O_RDWR | O_NONBLOCK) < 0) {
+            fail("fcntl");
+        } else if (watch(no_delay(descriptor)), !write_all(descriptor, buffer, size)) {
             note_failure("write");
         } else {
             connections[descriptor] = (struct connection){.started = started};
@@ -175,7 +190,7 @@ static void completed(int descriptor, struct connection *connection) {
     } else if (mode == RR) {
         connection->received = 0;
         connection->started = finished;
-        if (write(descriptor, buffer, size) != (ssize_t)size) fail("write");
+        if (!write_all(descriptor, buffer, size)) fail("write");
     }
 }
 
@@ -188,7 +203,7 @@ static void take(int descriptor) {
         if (before < size && connection->received >= size) completed(descriptor, connection);
     } else if (mode == CRF && !got && connection->received >= size) {
         begin_again(descriptor);
-    } else {
+    } else if (!got || errno != EAGAIN) {
         errno = got ? errno : ECONNRESET;
         note_failure("a connection ended");
         begin_again(descriptor);

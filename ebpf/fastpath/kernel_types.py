@@ -8,6 +8,7 @@ format is the kernel's documented one: a header, a list of type records of varyi
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,6 +156,8 @@ _FIELDS = {
     "OFFSET_RMEM_ALLOC": ("sock", "sk_backlog.rmem_alloc"),
     "OFFSET_RCVLOWAT": ("sock", "sk_rcvlowat"),
     "OFFSET_FLAGS": ("sock_common", "skc_flags"),
+    "OFFSET_NET": ("sock_common", "skc_net.net"),
+    "OFFSET_NET_COOKIE": ("net", "net_cookie"),
     "OFFSET_SOCKET": ("sock", "sk_socket"),
     "OFFSET_SOCKET_FILE": ("socket", "file"),
     "OFFSET_FILE_FLAGS": ("file", "f_flags"),
@@ -163,10 +166,18 @@ _FIELDS = {
     "OFFSET_SND_UNA": ("tcp_sock", "snd_una"),
     "OFFSET_BYTES_ACKED": ("tcp_sock", "bytes_acked"),
 }
+_SETS = {
+    "OFFSET_FILE_SETS": ("file", "f_ep"),
+    "OFFSET_ITEM_LINK": ("epitem", "fllink"),
+    "OFFSET_ITEM_EVENTS": ("epitem", "event.events"),
+}
+"""In which epoll sets a file is. Kernels before 5.11 keep it in another way; without, nothing is spliced."""
 
 
 def offset_macros(source: Path = VMLINUX) -> list[str]:
     """The compiler's arguments that tell programs of this kernel's fields (a third of a second).
+
+    Those of epoll sets may be missing; the self-test then says that the splice is not to be used.
 
     Raises:
         EnvironmentLacks: no type information, or a field is not there.
@@ -176,5 +187,7 @@ def offset_macros(source: Path = VMLINUX) -> list[str]:
     except OSError as error:
         raise EnvironmentLacks(f"no type information at {source}: use a kernel with CONFIG_DEBUG_INFO_BTF") from error
     macros = [f"-D{macro}={types.offset(*field)}" for macro, field in _FIELDS.items()]
+    with suppress(EnvironmentLacks):
+        macros += [f"-D{macro}={types.offset(*field)}" for macro, field in _SETS.items()]
     macros.append(f"-DFLAG_ZEROCOPY={types.constant('sock_flags', 'SOCK_ZEROCOPY')}")
     return macros

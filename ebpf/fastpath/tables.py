@@ -9,6 +9,9 @@ said for some seconds that it is alive.
 For a Service, ztunnel writes down its endpoints, each as often as its weight asks; the program draws one per
 connection. What it draws without a verdict goes to ztunnel, with the drawn endpoint, so that the distribution stays.
 
+A fast connection begins on TCP. Of one that has proven to be worth it the programs tell (``talkers``), and
+ztunnel has its ends entered in the splice (``enter_client``, ``enter_server``), each from inside its pod's namespace.
+
 An object serves one thread.
 """
 
@@ -22,11 +25,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from ebpf.fastpath.entry import EntryOutcome, SpliceEntry
+from ebpf.fastpath.talkers import Talker, Talkers
 from ebpf.layout import (
     END_CLOSED,
     END_FAILED,
     FAST_DIAL,
-    FAST_RETURN,
     FAST_SLOTS,
     FAST_SPLICE,
     FastConnection,
@@ -45,8 +49,8 @@ from mesh.errors import ConfigurationError
 QUEUE_LIMIT = 4 << 20
 """Bytes. Smaller limits cost throughput of bulk transfers, larger ones memory for slow readers."""
 
-_CONNECTION = struct.Struct("=7Q16sHH16sHH16sHHHH")
-_FLOW = struct.Struct("=8QII")
+_CONNECTION = struct.Struct("=7Q16sHH16sHH16sHHHHII")
+_FLOW = struct.Struct("=8Q4I")
 _COOKIE = struct.Struct("=Q")
 _ZERO = ctypes.c_uint32(0)
 
@@ -90,6 +94,9 @@ class FastPathMaps:
         self._connections = PinnedMap(paths, "fast_connections", ctypes.c_uint64, FastConnection)
         self._closed = PinnedMap(paths, "fast_closed", ctypes.c_uint64, FastConnection)
         self._flows = PinnedMap(paths, "fast_flows", ctypes.c_uint64, FastFlow)
+        self._sockets = PinnedMap(paths, "fast_sockets", ctypes.c_uint64, ctypes.c_uint64)
+        self._entry = SpliceEntry(paths)
+        self.talkers = Talkers(paths)
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +110,7 @@ class FastPathMaps:
         """Close the maps; what they say stays."""
         for table in (
             *(self._state, self._generations, self._verdicts, self._services),
-            *(self._connections, self._closed, self._flows),
+            *(self._connections, self._closed, self._flows, self._sockets, self._entry, self.talkers),
         ):
             table.close()
 
@@ -119,13 +126,13 @@ class FastPathMaps:
             splice: whether payload may go past TCP.
             queue_limit: bytes that may wait in a receiver's queue before its direction falls back to TCP.
         """
-        flags = FAST_DIAL | (FAST_SPLICE | FAST_RETURN if splice else 0)
+        flags = FAST_DIAL | (FAST_SPLICE if splice else 0)
         until = time.monotonic_ns() + int(seconds * 1e9)
         self._state.set(_ZERO, FastState(until, flags, queue_limit))
 
     def stop(self, *, splice: bool = True) -> None:
         """Honour no verdict from now on. Live connections go on as they are."""
-        flags = FAST_SPLICE | FAST_RETURN if splice else 0
+        flags = FAST_SPLICE if splice else 0
         self._state.set(_ZERO, FastState(0, flags, QUEUE_LIMIT))
 
     def clear(self) -> None:
@@ -182,6 +189,32 @@ class FastPathMaps:
         """Take every connection of a pod to a service to ztunnel again."""
         self._services.remove(_key(source_netns, dialled))
 
+    # -- the splice ----------------------------------------------------------------------------------------------------
+
+    def enter_client(self, connection: FastPathConnection) -> EntryOutcome:
+        """Enter the client's end; called from inside the client's network namespace.
+
+        Raises:
+            EnvironmentLacks: the kernel cannot run the program.
+        """
+        return self._entry.enter(connection.cookie, connection.source, connection.destination)
+
+    def enter_server(self, connection: FastPathConnection) -> EntryOutcome:
+        """The same for the server's end, from inside the server's."""
+        return self._entry.enter(connection.server_cookie, connection.destination, connection.source)
+
+    def enter_leg(self, talker: Talker) -> EntryOutcome:
+        """Enter both ends of a leg, or neither; called from inside the pod's network namespace.
+
+        Raises:
+            EnvironmentLacks: the kernel cannot run the program.
+        """
+        return self._entry.enter_leg(talker.source, talker.destination)
+
+    def leave(self, cookie: int) -> None:
+        """Take a socket whose other end could not be entered out again: nothing has been spliced to it."""
+        self._sockets.remove(ctypes.c_uint64(cookie))
+
     # -- what the programs say -----------------------------------------------------------------------------------------
 
     def live(self) -> list[FastPathConnection]:
@@ -201,6 +234,11 @@ class FastPathMaps:
                 )
             )
         return found
+
+    def find(self, cookie: int) -> FastPathConnection | None:
+        """A live connection by the cookie of its client's socket, with no bytes; None if it is over."""
+        value = self._connections.get(ctypes.c_uint64(cookie))
+        return None if value is None else _connection(_COOKIE.pack(cookie), bytes(value))
 
     def take_closed(self) -> list[FastPathConnection]:
         """Connections that ended since this was last asked, each once."""

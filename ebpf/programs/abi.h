@@ -10,7 +10,7 @@
 #ifndef AMBIMESH_ABI_H
 #define AMBIMESH_ABI_H
 
-#define AMBIMESH_ABI_VERSION 2
+#define AMBIMESH_ABI_VERSION 3
 
 /* ztunnel's listeners inside a pod. */
 #define ZTUNNEL_OUTBOUND_PORT 15001
@@ -26,7 +26,7 @@
 #define POD_HAS_EXCLUDED_NETWORKS 8
 #define POD_TAKES_NO_FAST_PATH 16
 #define POD_TAKES_NO_SPLICE 32
-#define POD_TAKES_ANY_SPLICE 64 /* blocking sockets, too */
+#define POD_TAKES_ANY_SPLICE 64 /* sockets whose owners wait in the kernel, too; none of edges */
 
 /* excluded_port.direction */
 #define DIRECTION_OUTBOUND 1
@@ -54,26 +54,52 @@
 #define CONNECTION_ITSELF 5    /* a pod's socket to its own address: nothing */
 #define CONNECTION_ACCEPTED 6  /* the application's accepted end of a delivery: the true client */
 #define CONNECTION_FAST 7      /* an application's socket dialled directly, by a verdict: the destination it dialled */
-#define CONNECTION_SPLICED 8   /* the same, its payload past TCP */
-#define CONNECTION_SPLICED_ACCEPTED 9 /* the accepting end of such a one: nothing */
 
 /* fast_state.flags, written by ztunnel */
 #define FAST_DIAL 1   /* verdicts are honoured */
 #define FAST_SPLICE 2 /* payload goes past TCP */
-#define FAST_RETURN 4 /* a direction that fell back to TCP may return to the splice */
 
 #define FAST_SLOTS 64
 
 /* fast_flow.mode */
-#define FLOW_UNDECIDED 0 /* nothing sent yet, or TCP until what it carries is read */
+#define FLOW_UNDECIDED 0 /* TCP until both ends are entered and what it carries is read */
 #define FLOW_SPLICED 1
 #define FLOW_TCP 2 /* for good */
+#define FLOW_PAIRED 3 /* both ends were just entered: one more message by TCP, then undecided */
 
 /* fast_connection.client_end and .server_end */
 #define END_NEW 0
 #define END_ESTABLISHED 1
 #define END_CLOSED 2 /* after it was established */
 #define END_FAILED 3 /* closed before it was established */
+
+/* fast_connection.asked */
+#define ASKED_NOT 0
+#define ASKED_ENTRY 1  /* ztunnel has been asked to enter both ends */
+#define ASKED_NEVER 2  /* an end must not be entered: on TCP for good */
+#define ASKED_IN_VAIN 3 /* there was no room in the ring: again at the next round trip */
+
+/* Data segments that an end has sent and received when its connection is worth entering: 32 short round trips. */
+#define TALKATIVE_SEGMENTS 64
+/* The same for the accepting end of a leg, which by then would have been entered if the dialling end talked, too. */
+#define TALKATIVE_SEGMENTS_ACCEPTED 256
+/*
+ * Of bulk a leg is better left to TCP: who splices waits for the reader's lock as long as the reader copies, and ztunnel
+ * reads half a megabyte at a time. A leg is not entered if its segments (on loopback up to 64 KiB, half of a window) have
+ * on average more bytes than the first; once entered, a direction goes by TCP for good from a message of more than the
+ * second on that finds the reader's queue empty.
+ */
+#define LEG_BULKY_SEGMENT 17408
+#define LEG_BULKY_MESSAGE 17408
+
+/* What mesh_enter returns. */
+#define ENTRY_DONE 0
+#define ENTRY_GONE 1     /* no such socket (any more) in this network namespace */
+#define ENTRY_UNKNOWN 2  /* no end of a connection that the programs made, or another socket, or entered before */
+#define ENTRY_WAITS 3    /* its owner waits in the kernel */
+#define ENTRY_UNFIT 4    /* it needs what the splice cannot give, or its pod does not want it */
+#define ENTRY_REFUSED 5  /* by the kernel: it is closing, or the map is full */
+#define ENTRY_MALFORMED 6
 
 enum reason {
 	REASON_OUTBOUND_CAPTURED = 1,
@@ -103,12 +129,13 @@ enum reason {
 	REASON_FAST_SOURCE = 25,      /* the application chose a source or device: the slow path */
 	REASON_FAST_SLOT_SLOW = 26,   /* the endpoint drawn for a service has no verdict: ztunnel takes it there */
 	REASON_FAST_SPLICED = 27,     /* both ends are in the sockhash */
-	REASON_FAST_NOT_SPLICED = 28, /* established, on TCP for good */
+	REASON_FAST_NOT_SPLICED = 28, /* worth it, but an end must not be entered: on TCP for good */
 	REASON_FAST_FOREIGN_END = 29, /* a fast ticket's 4-tuple came up in another namespace: nothing gained */
 	REASON_FAST_FELL_BACK = 30,   /* the receiver's queue was full: TCP until it is read */
 	REASON_FAST_RETURNED = 31,
 	REASON_FAST_UNRECORDED = 32, /* the table of closed connections is full: ztunnel has been away for long */
-	REASON_LIMIT = 33,           /* one more than the last */
+	REASON_FAST_LEG_SPLICED = 33, /* an application's socket and ztunnel's, in the pod, are in the sockhash */
+	REASON_LIMIT = 34,           /* one more than the last */
 };
 
 struct address {
@@ -150,6 +177,7 @@ struct connection {
 	__u32 kind;
 	struct socket_address address;
 	struct socket_address chosen; /* CAPTURED and HANDED: the endpoint drawn for a service here; port 0: none */
+	__u32 spliced; /* it is in the sockhash */
 };
 
 /* What ztunnel reads of a captured connection. */
@@ -194,13 +222,13 @@ struct fast_state {
 	__u32 queue_limit; /* bytes that may wait in a receiver's queue before a direction falls back to TCP */
 };
 
-/* fast_verdicts and fast_services: who dials, and what. fast_habits: of whom, and of which of its ends. */
+/* fast_verdicts and fast_services: who dials, and what. */
 struct fast_key {
 	__u64 netns;
 	__u32 ip[4];
 	__u16 port;
-	__u16 accepts; /* fast_habits: it is the address's own namespace, not one that dials it; else 0 */
-	__u32 zero;
+	__u16 zero;
+	__u32 also_zero;
 };
 
 struct fast_verdict {
@@ -215,25 +243,20 @@ struct fast_service {
 	__u32 slots[FAST_SLOTS * 5];
 };
 
-/*
- * fast_habits -> HABIT_*: how the sockets of a namespace wait that accept at, or dial, an address and port; learnt from
- * what earlier ones turned out to be.
- */
-#define HABIT_NONBLOCKING 1
-#define HABIT_BLOCKING 2 /* at least one of them */
-
 /* fast_flows: socket cookie -> one direction of a fast connection, that which this socket sends. */
 struct fast_flow {
 	__u64 own;         /* the socket's address in the kernel */
 	__u64 peer;        /* the other end's */
-	__u64 peer_cookie; /* 0: the other end is not in the sockhash (yet) */
-	__u64 connection;  /* key of fast_connections */
+	__u64 peer_cookie; /* 0: not both ends are in the sockhash (yet) */
+	__u64 connection;  /* key of fast_connections; 0: a leg between an application and its ztunnel */
 	__u64 spliced;     /* bytes */
 	__u64 tcp;         /* bytes, brought up to date when something is sent or the state changes */
 	__u64 acked_before; /* the TCP counter's value when the connection was established */
 	__u64 returned_at; /* value of spliced when it last returned to the splice */
 	__u32 mode;
 	__u32 is_client;
+	__u32 entered; /* it is in the sockhash */
+	__u32 zero;
 };
 
 /* fast_connections: cookie of the client's socket -> a live fast connection. fast_closed: the same, once it is over. */
@@ -250,6 +273,26 @@ struct fast_connection {
 	struct socket_address dialled; /* another than destination when a service was dialled */
 	__u16 client_end;
 	__u16 server_end;
+	__u32 asked;
+	__u32 zero;
+};
+
+/* fast_talkers, a ring buffer: connections that are worth entering. */
+struct fast_talker {
+	__u64 client; /* of a fast connection, the cookie of its client's socket; 0: a leg */
+	__u64 netns;  /* of a leg, both ends'; else the client's */
+	struct socket_address source;
+	struct socket_address destination;
+};
+
+/*
+ * What mesh_enter and mesh_enter_leg are given, after the 14 bytes that a link layer's header would have: one socket of
+ * this namespace, or the dialling end of a leg in it.
+ */
+struct fast_entry {
+	__u64 cookie; /* a leg: 0 */
+	struct socket_address local;
+	struct socket_address remote;
 };
 
 /* metadata.abilities */

@@ -4,8 +4,8 @@
  *
  * A captured connection's destination follows the SYN by the map handoffs and ends as storage of ztunnel's accepted
  * socket. Connections whose maker the kernel knows (ztunnel's announced deliveries, kubelet's, a pod's to itself, those
- * with a verdict) get tickets for arrivals.bpf.c. Of a fast connection both ends are entered in the sockhash and kept
- * count of until both are closed.
+ * with a verdict) get tickets for arrivals.bpf.c. Of a fast connection both ends are kept count of until both are closed,
+ * and when it has proven to be worth it, ztunnel is asked to enter them in the sockhash.
  *
  * bcc rewrites map methods only in the main file and outside macros, so whatever touches a map stands here, not in a
  * header.
@@ -18,9 +18,7 @@
 #include "addresses.h"
 #include "ends.h"
 #include "maps.h"
-
-/* bcc declares it with 32 bits. */
-static u64 (*socket_cookie)(void *) = (void *)BPF_FUNC_get_socket_cookie;
+#include "owners.h"
 
 static __always_inline void count(u32 reason)
 {
@@ -58,12 +56,6 @@ static __always_inline void issue_ticket(struct bpf_sock_ops *ctx, struct four_t
 	tickets.update(tuple, &ticket);
 }
 
-static __always_inline bool needs_ticket(const struct connection *connection)
-{
-	return connection->kind == CONNECTION_DELIVERY || connection->kind == CONNECTION_PROBE ||
-	       connection->kind == CONNECTION_ITSELF || connection->kind == CONNECTION_FAST;
-}
-
 /* The source address and port are chosen and the SYN is about to leave. */
 static __always_inline void before_syn(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
@@ -88,11 +80,9 @@ static __always_inline void before_syn(struct bpf_sock_ops *ctx, struct bpf_sock
 	if (connection->kind == CONNECTION_FAST)
 		events |= BPF_SOCK_OPS_STATE_CB_FLAG;
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | events);
-	if (connection->kind == CONNECTION_FAST)
-		return;
 	if (connection->kind == CONNECTION_DELIVERY)
 		count(REASON_TICKET_DELIVERY);
-	else
+	else if (connection->kind != CONNECTION_FAST)
 		count(connection->kind == CONNECTION_PROBE ? REASON_TICKET_PROBE : REASON_TICKET_ITSELF);
 }
 
@@ -123,121 +113,123 @@ static __always_inline void before_retransmission(struct bpf_sock_ops *ctx, stru
 /*
  * -- the ends of fast connections ------------------------------------------------------------------------------------
  *
- * Only sockets whose owners never wait in the kernel are spliced: of a socket in a sockhash a blocking recv(2) may end
- * with EAGAIN whenever it is woken without data (a signal, the other side's ACK of a FIN, room to write), and may not
- * wait for all. When a socket has to be entered, an accepted one has no owner yet and a dialled one may be made blocking
- * as soon as it is connected. So both are known by what earlier ones turned out to be, once data had been acknowledged
- * or the state changed; the first fast connection of a pod to a server stays on TCP.
+ * A fast connection begins on TCP. Its ends could enter the sockhash here, at ESTABLISHED, but what is known then is
+ * too little: an accepted socket has no owner yet, a dialled one may be switched to blocking or back as soon as it is
+ * connected, and most connections are too short to be worth it. So both ends are only watched, by a callback for every
+ * round trip that TCP measures, until one has shown enough traffic. By then how their owners wait can be read from the
+ * sockets themselves. If it suits, ztunnel is asked to enter both (entry.bpf.c); either way there are no more callbacks,
+ * unless the ring has no room: then the next one asks again.
  */
 
-static void *(*to_tcp_sock)(void *) = (void *)BPF_FUNC_skc_to_tcp_sock;
-
-/* Bytes that this socket has given to TCP so far; ``acked_before`` is not subtracted. */
-static __always_inline u64 given_to_tcp(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
-{
-	void *tcp = to_tcp_sock(sk);
-	if (!tcp)
-		return ctx->bytes_acked;
-	u32 written = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ);
-	return ctx->bytes_acked + (u32)(written - ctx->snd_una);
-}
-
-/* How a socket's owner waits: with O_NONBLOCK or not; 0 if it has no owner (yet, or any more). */
-static __always_inline u32 habit_of(void *tcp)
-{
-	u64 owner = 0, file = 0;
-	u32 flags = 0;
-	bpf_probe_read_kernel(&owner, sizeof(owner), tcp + OFFSET_SOCKET);
-	if (owner)
-		bpf_probe_read_kernel(&file, sizeof(file), (void *)(owner + OFFSET_SOCKET_FILE));
-	if (!file || bpf_probe_read_kernel(&flags, sizeof(flags), (void *)(file + OFFSET_FILE_FLAGS)))
-		return 0;
-	return flags & O_NONBLOCK ? HABIT_NONBLOCKING : HABIT_BLOCKING;
-}
-
-static __always_inline void make_habit_key(struct fast_key *key, bool accepts,
-					   const struct fast_connection *live)
-{
-	key->netns = accepts ? live->destination_netns : live->source_netns;
-	copy_ip(key->ip, live->destination.ip);
-	key->port = live->destination.port;
-	key->accepts = accepts;
-}
-
-static __always_inline u32 known_habit(bool accepts, const struct fast_connection *live)
-{
-	struct fast_key key = {};
-	make_habit_key(&key, accepts, live);
-	struct pod *pod = pods.lookup(&key.netns);
-	if (pod && (pod->flags & POD_TAKES_ANY_SPLICE))
-		return HABIT_NONBLOCKING;
-	u32 *known = fast_habits.lookup(&key);
-	return known ? *known : 0;
-}
-
-/* Remembers how an end of a fast connection waits. */
-static __always_inline void learn(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie)
-{
-	struct fast_flow *flow = fast_flows.lookup(&cookie);
-	void *tcp = to_tcp_sock(sk);
-	u32 habit = tcp ? habit_of(tcp) : 0;
-	if (!habit || !flow)
-		return;
-	u64 client = flow->connection;
-	struct fast_connection *live = fast_connections.lookup(&client);
-	if (!live)
-		return;
-	struct fast_key key = {};
-	make_habit_key(&key, !flow->is_client, live);
-	u32 *known = fast_habits.lookup(&key);
-	if (!known || (*known != habit && *known != HABIT_BLOCKING))
-		fast_habits.update(&key, &habit);
-	/* Once is enough for a connection. */
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
-}
-
-static __always_inline bool takes_splice(u64 netns)
+/* OWNER_POLLS if an end may be entered: how its owner waits, as far as its pod leaves it to us. */
+static __always_inline int suits(u64 netns, const void *tcp)
 {
 	struct pod *pod = pods.lookup(&netns);
-	return pod && !(pod->flags & POD_TAKES_NO_SPLICE);
+	if (!pod || (pod->flags & POD_TAKES_NO_SPLICE))
+		return OWNER_WAITS;
+	int owner = owner_of(tcp);
+	return owner == OWNER_WAITS && (pod->flags & POD_TAKES_ANY_SPLICE) ? OWNER_POLLS : owner;
 }
 
-/* Enters one end: its flow, and if payload may be spliced, the socket. Returns the flow. */
-static __always_inline struct fast_flow *enter(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, u64 client,
-					       const struct fast_connection *live)
+/* TCP has measured a round trip. */
+static __always_inline void on_round_trip(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
-	u32 zero = 0;
+	if (ctx->data_segs_in + ctx->data_segs_out < TALKATIVE_SEGMENTS)
+		return;
+	u64 cookie = socket_cookie(ctx);
+	struct fast_flow *flow = fast_flows.lookup(&cookie);
+	void *tcp = to_tcp_sock(sk);
+	if (!flow || !tcp) {
+		stop_watching(ctx);
+		return;
+	}
+	u64 client = flow->connection, peer = flow->peer;
+	u32 zero = 0, is_client = flow->is_client;
+	struct fast_connection *live = fast_connections.lookup(&client);
+	struct fast_state *state = fast_state.lookup(&zero);
+	if (!live || live->asked == ASKED_ENTRY || live->asked == ASKED_NEVER || !state || !(state->flags & FAST_SPLICE)) {
+		stop_watching(ctx);
+		return;
+	}
+	if (!peer)
+		return; /* the other end's last ACK is still under way */
+	int own = suits(is_client ? live->source_netns : live->destination_netns, tcp);
+	int other = suits(is_client ? live->destination_netns : live->source_netns, (void *)peer);
+	if (own == OWNER_NONE || other == OWNER_NONE)
+		return; /* nobody has accepted it yet */
+	bool again = live->asked == ASKED_IN_VAIN;
+	stop_watching(ctx);
+	live->asked = ASKED_NEVER;
+	if (own != OWNER_POLLS || other != OWNER_POLLS) {
+		count(REASON_FAST_NOT_SPLICED);
+		return;
+	}
+	struct fast_talker talker = {.client = client, .netns = live->source_netns};
+	talker.source = live->source;
+	talker.destination = live->destination;
+	if (fast_talkers.ringbuf_output(&talker, sizeof(talker), 0)) {
+		/* Many have become talkative together, or ztunnel has been away for long. */
+		if (!again)
+			count(REASON_FAST_NO_ROOM);
+		live->asked = ASKED_IN_VAIN;
+		watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
+		return;
+	}
+	live->asked = ASKED_ENTRY;
+}
+
+/*
+ * The same of a leg: between an application that was captured and ztunnel, or between ztunnel and one that it delivers
+ * to. Nothing is kept of it before; the two ends know of each other only that they have these addresses. Whichever end
+ * finds that it is worth it also watches for its close, to forget then what entry.bpf.c has noted of both.
+ */
+static __always_inline void on_leg_round_trip(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u32 kind)
+{
+	bool dials = kind == CONNECTION_CAPTURED || kind == CONNECTION_DELIVERY;
+	u32 segments = ctx->data_segs_in + ctx->data_segs_out, zero = 0;
+	if (segments < (dials ? TALKATIVE_SEGMENTS : TALKATIVE_SEGMENTS_ACCEPTED))
+		return;
+	u64 cookie = socket_cookie(ctx), netns = bpf_get_netns_cookie(ctx);
 	struct fast_state *state = fast_state.lookup(&zero);
 	void *tcp = to_tcp_sock(sk);
-	if (!state || !tcp)
-		return NULL;
-	struct fast_flow flow = {.own = (u64)tcp, .connection = client, .mode = FLOW_TCP, .is_client = cookie == client};
-	flow.acked_before = given_to_tcp(ctx, sk);
-	if ((state->flags & FAST_SPLICE) && known_habit(cookie != client, live) == HABIT_NONBLOCKING &&
-	    takes_splice(live->source_netns) && takes_splice(live->destination_netns))
-		flow.mode = FLOW_UNDECIDED;
-	if (fast_flows.update(&cookie, &flow)) {
+	stop_watching(ctx);
+	if (!tcp || !state || !(state->flags & FAST_SPLICE) || fast_flows.lookup(&cookie))
+		return;
+	if (ctx->bytes_acked + ctx->bytes_received > (u64)segments * LEG_BULKY_SEGMENT)
+		return;
+	if ((kind == CONNECTION_CAPTURED || kind == CONNECTION_ACCEPTED) && suits(netns, tcp) != OWNER_POLLS) {
+		count(REASON_FAST_NOT_SPLICED);
+		return;
+	}
+	struct fast_talker talker = {.netns = netns};
+	read_local(ctx, dials ? &talker.source : &talker.destination);
+	read_remote(ctx, dials ? &talker.destination : &talker.source);
+	if (fast_talkers.ringbuf_output(&talker, sizeof(talker), 0)) {
 		count(REASON_FAST_NO_ROOM);
-		return NULL;
+		watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG); /* to ask again */
+	} else {
+		watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
 	}
-	if (flow.mode == FLOW_UNDECIDED) {
-		/* Sockets that ask for what the splice cannot give stay on TCP. */
-		unsigned long flags = *(volatile unsigned long *)(tcp + OFFSET_FLAGS);
-		long error = -1;
-		if (!(flags & (1UL << FLAG_ZEROCOPY))) {
-			error = fast_sockets.sock_hash_update(ctx, &cookie, BPF_NOEXIST);
-		}
-		if (error) {
-			struct fast_flow *stored = fast_flows.lookup(&cookie);
-			if (stored)
-				stored->mode = FLOW_TCP;
-		} else {
-			struct connection *connection =
-				connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-			if (connection)
-				connection->kind = cookie == client ? CONNECTION_SPLICED : CONNECTION_SPLICED_ACCEPTED;
-		}
-	}
+}
+
+static __always_inline void on_measured(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
+	u32 kind = connection ? connection->kind : CONNECTION_UNTOUCHED;
+	if (kind == CONNECTION_CAPTURED || kind == CONNECTION_HANDED || kind == CONNECTION_DELIVERY ||
+	    kind == CONNECTION_ACCEPTED)
+		on_leg_round_trip(ctx, sk, kind);
+	else
+		on_round_trip(ctx, sk);
+}
+
+/* Begins to keep count of one end. */
+static __always_inline struct fast_flow *keep_count(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, u64 client)
+{
+	struct fast_flow flow = {.own = (u64)to_tcp_sock(sk), .connection = client, .is_client = cookie == client};
+	flow.acked_before = given_to_tcp(ctx, sk);
+	if (fast_flows.update(&cookie, &flow))
+		count(REASON_FAST_NO_ROOM);
 	return fast_flows.lookup(&cookie);
 }
 
@@ -245,15 +237,19 @@ static __always_inline struct fast_flow *enter(struct bpf_sock_ops *ctx, struct 
 static __always_inline void on_dialled(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
-	if (!connection || connection->kind != CONNECTION_FAST)
+	if (!connection)
+		return;
+	if (connection->kind == CONNECTION_CAPTURED || connection->kind == CONNECTION_DELIVERY)
+		watch_leg(ctx);
+	if (connection->kind != CONNECTION_FAST)
 		return;
 	u64 cookie = socket_cookie(ctx);
 	struct fast_connection *live = fast_connections.lookup(&cookie);
 	if (!live)
 		return;
 	live->client_end = END_ESTABLISHED;
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
-	enter(ctx, sk, cookie, cookie, live);
+	if (keep_count(ctx, sk, cookie, cookie))
+		watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
 }
 
 /* The accepting end of a fast connection is established, in the namespace that the verdict named. */
@@ -263,21 +259,17 @@ static __always_inline void join(struct bpf_sock_ops *ctx, struct bpf_sock *sk, 
 	if (!live || live->server_end != END_NEW)
 		return;
 	u64 cookie = socket_cookie(ctx);
-	struct fast_flow *server = enter(ctx, sk, cookie, client, live);
+	struct fast_flow *server = keep_count(ctx, sk, cookie, client);
 	live->server_cookie = cookie;
 	live->server_end = server ? END_ESTABLISHED : END_NEW; /* without a flow, its close is not known for what it is */
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG |
-					       BPF_SOCK_OPS_RTT_CB_FLAG);
 	struct fast_flow *dialled = fast_flows.lookup(&client);
-	if (!server || !dialled || server->mode == FLOW_TCP || dialled->mode == FLOW_TCP) {
-		count(REASON_FAST_NOT_SPLICED);
-		return;
+	u32 events = BPF_SOCK_OPS_STATE_CB_FLAG;
+	if (server && dialled) {
+		server->peer = dialled->own;
+		dialled->peer = server->own;
+		events |= BPF_SOCK_OPS_RTT_CB_FLAG;
 	}
-	server->peer = dialled->own;
-	dialled->peer = server->own;
-	server->peer_cookie = client;
-	dialled->peer_cookie = cookie;
-	count(REASON_FAST_SPLICED);
+	watch(ctx, events);
 }
 
 /* Both ends are closed, or one is and the other never was: exactly one caller moves the record. */
@@ -295,6 +287,14 @@ static __always_inline void on_state(struct bpf_sock_ops *ctx, struct bpf_sock *
 {
 	u64 cookie = socket_cookie(ctx);
 	struct fast_flow *flow = fast_flows.lookup(&cookie);
+	if (flow && !flow->connection) {
+		u64 other = flow->peer_cookie;
+		if (ctx->args[1] == BPF_TCP_CLOSE) {
+			fast_flows.delete(&cookie);
+			fast_flows.delete(&other);
+		}
+		return;
+	}
 	u64 client = flow ? flow->connection : cookie;
 	u32 former = ctx->args[0], state = ctx->args[1];
 	u64 bytes = 0;
@@ -304,10 +304,8 @@ static __always_inline void on_state(struct bpf_sock_ops *ctx, struct bpf_sock *
 			flow->tcp = given_to_tcp(ctx, sk) - flow->acked_before;
 		bytes = flow->spliced + flow->tcp;
 	}
-	if (state != BPF_TCP_CLOSE) {
-		learn(ctx, sk, cookie);
+	if (state != BPF_TCP_CLOSE)
 		return;
-	}
 	struct fast_connection *live = fast_connections.lookup(&client);
 	if (live && client == cookie) {
 		live->sent = bytes;
@@ -343,6 +341,7 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
 			connection->kind = CONNECTION_HANDED;
 			connection->address = handoff->destination;
 			connection->chosen = handoff->chosen;
+			watch_leg(ctx);
 		}
 		handoffs.delete(&key);
 		return;
@@ -358,6 +357,7 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
 		if (connection) {
 			connection->kind = CONNECTION_ACCEPTED;
 			connection->address = ticket->client;
+			watch_leg(ctx);
 		}
 	}
 	u64 client = ticket->fast_client, destination = ticket->fast_destination;
@@ -387,7 +387,7 @@ int mesh_sock_ops(struct bpf_sock_ops *ctx)
 		on_dialled(ctx, sk);
 		break;
 	case BPF_SOCK_OPS_RTT_CB:
-		learn(ctx, sk, socket_cookie(ctx));
+		on_measured(ctx, sk);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		on_state(ctx, sk);

@@ -223,6 +223,7 @@ static __always_inline int examine(struct bpf_sock_addr *ctx, struct bpf_sock *s
 		connection->kind = kind; /* also forgets an earlier, failed connect of this socket */
 		connection->address = *to;
 		connection->chosen = (struct socket_address){};
+		connection->spliced = 0;
 		if (verdict == CAPTURE && *pod && try_fast(ctx, sk, source, netns, *pod, connection, to)) {
 			connection->kind = CONNECTION_FAST;
 			count(REASON_FAST_DIALLED);

@@ -1,4 +1,4 @@
-/* The two ends of a socket, as a sock_ops program finds them. */
+/* A socket as a sock_ops program finds it: its two ends, what it has given to TCP, what it is watched for and brings along. */
 #ifndef AMBIMESH_ENDS_H
 #define AMBIMESH_ENDS_H
 
@@ -35,6 +35,45 @@ static __always_inline void make_tuple(struct four_tuple *tuple, const struct so
 	copy_ip(tuple->destination_ip, destination->ip);
 	tuple->source_port = source->port;
 	tuple->destination_port = destination->port;
+}
+
+/* Whether this end's SYN has to bring a ticket. */
+static __always_inline bool needs_ticket(const struct connection *connection)
+{
+	return connection->kind == CONNECTION_DELIVERY || connection->kind == CONNECTION_PROBE ||
+	       connection->kind == CONNECTION_ITSELF || connection->kind == CONNECTION_FAST;
+}
+
+static void *(*to_tcp_sock)(void *) = (void *)BPF_FUNC_skc_to_tcp_sock;
+
+/* Bytes that this socket has given to TCP so far; ``acked_before`` is not subtracted. */
+static __always_inline u64 given_to_tcp(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	void *tcp = to_tcp_sock(sk);
+	if (!tcp)
+		return ctx->bytes_acked;
+	u32 written = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ);
+	return ctx->bytes_acked + (u32)(written - ctx->snd_una);
+}
+
+static __always_inline void watch(struct bpf_sock_ops *ctx, u32 events)
+{
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | events);
+}
+
+static __always_inline void stop_watching(struct bpf_sock_ops *ctx)
+{
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
+}
+
+/* bcc declares it with 32 bits. */
+static u64 (*socket_cookie)(void *) = (void *)BPF_FUNC_get_socket_cookie;
+
+/* Watches an end of a leg. Its cookie is made now: the kernel makes one when it is first asked for it. */
+static __always_inline void watch_leg(struct bpf_sock_ops *ctx)
+{
+	if (socket_cookie(ctx))
+		watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
 }
 
 #endif

@@ -28,7 +28,6 @@ BPF_F_TABLE("hash:" PIN_DIRECTORY "fast_connections", u64, struct fast_connectio
 	    SIZE_FAST_CONNECTIONS, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash:" PIN_DIRECTORY "fast_closed", u64, struct fast_connection, fast_closed, SIZE_FAST_CLOSED,
 	    BPF_F_NO_PREALLOC);
-BPF_F_TABLE("lru_hash:" PIN_DIRECTORY "fast_habits", struct fast_key, u32, fast_habits, SIZE_FAST_HABITS, 0);
 BPF_F_TABLE("hash:" PIN_DIRECTORY "fast_flows", u64, struct fast_flow, fast_flows, SIZE_FAST_SOCKETS,
 	    BPF_F_NO_PREALLOC);
 
@@ -36,7 +35,8 @@ BPF_F_TABLE("hash:" PIN_DIRECTORY "fast_flows", u64, struct fast_flow, fast_flow
 struct fast_sockets_table_t {
 	u64 key;
 	u64 leaf;
-	int (*sock_hash_update)(void *, void *, u64);
+	int (*insert)(u64 *, u64 *); /* the value is a socket */
+	int (*delete)(u64 *);
 	int (*msg_redirect_hash)(void *, void *, u64);
 	u32 max_entries;
 	int flags;
@@ -44,6 +44,17 @@ struct fast_sockets_table_t {
 __attribute__((section("maps/sockhash:" PIN_DIRECTORY "fast_sockets"))) struct fast_sockets_table_t fast_sockets = {
 	.flags = 0, .max_entries = (SIZE_FAST_SOCKETS)};
 BPF_ANNOTATE_KV_PAIR(fast_sockets, u64, u64);
+
+/* The same for a ring buffer, which has no keys; its size is in bytes. */
+struct fast_talkers_table_t {
+	int key;
+	struct fast_talker leaf;
+	int (*ringbuf_output)(void *, u64, u64);
+	u32 max_entries;
+	int flags;
+};
+__attribute__((section("maps/ringbuf:" PIN_DIRECTORY "fast_talkers"))) struct fast_talkers_table_t fast_talkers = {
+	.flags = 0, .max_entries = SIZE_FAST_TALKERS};
 
 BPF_F_TABLE("percpu_array:" PIN_DIRECTORY "counters", u32, u64, counters, REASON_LIMIT, 0);
 BPF_F_TABLE("array:" PIN_DIRECTORY "metadata", u32, struct metadata, metadata, 1, 0);

@@ -13,7 +13,7 @@
 static __always_inline struct socket_address *shown_peer(struct connection *connection)
 {
 	if (connection->kind != CONNECTION_CAPTURED && connection->kind != CONNECTION_ACCEPTED &&
-	    connection->kind != CONNECTION_FAST && connection->kind != CONNECTION_SPLICED)
+	    connection->kind != CONNECTION_FAST)
 		return NULL;
 	return &connection->address;
 }

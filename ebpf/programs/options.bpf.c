@@ -25,7 +25,7 @@ int mesh_setsockopt(struct bpf_sockopt *ctx)
 	if (!sk)
 		return 1;
 	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
-	if (!connection || (connection->kind != CONNECTION_SPLICED && connection->kind != CONNECTION_SPLICED_ACCEPTED))
+	if (!connection || !connection->spliced)
 		return 1;
 	bpf_set_retval(-EOPNOTSUPP);
 	return 0;

@@ -3,9 +3,13 @@
  *
  * Order is kept because a reader takes the splice's queue first and TCP's second: a direction may change from the splice
  * to TCP at any message, and from TCP to the splice only when nothing that TCP carries is unread, that is, when the
- * receiver's copied_seq has reached the sender's write_seq. Thus a direction whose first message finds the other end not
- * yet entered goes by TCP, and so does one whose receiver does not keep up, until it has: TCP has flow control, the
- * splice has none.
+ * receiver's copied_seq has reached the sender's write_seq. Thus a direction goes by TCP while not both ends are entered,
+ * and so does one whose receiver does not keep up, until it has: TCP has flow control, the splice has none.
+ *
+ * For the same reason a connection may be entered (entry.bpf.c) while it is in use. A call of the sender's that was under
+ * way holds its socket's lock until all it says is in write_seq. A call of the receiver's that was under way knows only
+ * TCP's queue, and would not notice the splice's if it waits; therefore the first message after both ends are entered
+ * still goes by TCP, and when it has been read, that call has ended.
  *
  * A direction returns to the splice once; to fall back again its reader must have taken something from the splice since,
  * which proves that no call that began with TCP data is still running. The other end is read through its address, after
@@ -53,9 +57,8 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 	u64 peer = flow->peer, peer_cookie = flow->peer_cookie, actual = 0;
 	u32 zero = 0;
 	struct fast_state *state = fast_state.lookup(&zero);
-	bool may_return = state && (state->flags & FAST_RETURN);
 	if (!state || flow->mode == FLOW_TCP || !peer_cookie || !(state->flags & FAST_SPLICE)) {
-		if (flow->mode == FLOW_SPLICED || !may_return)
+		if (flow->mode == FLOW_SPLICED)
 			flow->mode = FLOW_TCP;
 		return by_tcp(flow, tcp);
 	}
@@ -64,18 +67,24 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 		flow->mode = FLOW_TCP; /* the other end is gone: TCP knows what to say */
 		return by_tcp(flow, tcp);
 	}
+	if (flow->mode == FLOW_PAIRED) {
+		flow->mode = FLOW_UNDECIDED;
+		return by_tcp(flow, tcp);
+	}
+	bool bulky = !flow->connection && msg->size > LEG_BULKY_MESSAGE;
 	if (flow->mode == FLOW_UNDECIDED) {
-		u32 written = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ), copied = ~written;
-		bpf_probe_read_kernel(&copied, sizeof(copied), (void *)(peer + OFFSET_COPIED_SEQ));
-		if (written != copied) {
-			if (!may_return)
-				flow->mode = FLOW_TCP;
+		if (bulky) {
+			flow->mode = FLOW_TCP;
 			return by_tcp(flow, tcp);
 		}
+		u32 written = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ), copied = ~written;
+		bpf_probe_read_kernel(&copied, sizeof(copied), (void *)(peer + OFFSET_COPIED_SEQ));
+		if (written != copied)
+			return by_tcp(flow, tcp);
 		by_tcp(flow, tcp);
 		flow->mode = FLOW_SPLICED;
 		flow->returned_at = flow->spliced;
-		if (flow->tcp)
+		if (flow->spliced)
 			count(REASON_FAST_RETURNED);
 	}
 	u32 queued = 0, wanted = 0;
@@ -83,10 +92,13 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 	bpf_probe_read_kernel(&wanted, sizeof(wanted), (void *)(peer + OFFSET_RCVLOWAT));
 	u64 since = flow->spliced - flow->returned_at;
 	bool full = queued > state->queue_limit && (queued < since || queued > PATIENCE * state->queue_limit);
-	if (full || wanted > 1) {
+	/* An edge-triggered reader may take a short read for the last one: nothing by TCP behind what it has not read. */
+	bulky = bulky && !queued;
+	if (full || bulky || wanted > 1) {
 		/* Nobody can tell how long a reader that waits for more than one byte stays with TCP's queue. */
-		flow->mode = wanted > 1 || !may_return ? FLOW_TCP : FLOW_UNDECIDED;
-		count(REASON_FAST_FELL_BACK);
+		flow->mode = bulky || wanted > 1 ? FLOW_TCP : FLOW_UNDECIDED;
+		if (full)
+			count(REASON_FAST_FELL_BACK);
 		return by_tcp(flow, tcp);
 	}
 	if (fast_sockets.msg_redirect_hash(msg, &peer_cookie, BPF_F_INGRESS) != SK_PASS) {

@@ -118,23 +118,30 @@ class AccessLog:
             raise ConfigurationError(f"{level[:32]!r} is not an access log level: choose one of {', '.join(LEVELS)}")
         self._threshold = LEVELS[level]
 
-    def record(self, connection: ConnectionRecord, duration: float, error: BaseException | None = None) -> None:
+    def record(
+        self,
+        connection: ConnectionRecord,
+        duration: float,
+        error: BaseException | None = None,
+        between: str | None = None,
+    ) -> None:
         """The one close record of a connection.
 
         Args:
             connection: what is known of it.
             duration: seconds since it was accepted.
             error: why it failed, if it did.
+            between: what :meth:`between` has returned for a connection that differs in source address and bytes only.
         """
         level = 20 if error is None else 40
         if level >= self._threshold:
             name = "info" if error is None else "error"
-            self._write(name, "connection complete", connection, duration, error)
+            self._write(name, "connection complete", connection, duration, error, between)
 
     def opened(self, connection: ConnectionRecord) -> None:
         """At level debug: a connection was accepted and its destination is known."""
         if self._threshold <= 10:
-            self._write("debug", "connection opened", connection, None, None)
+            self._write("debug", "connection opened", connection, None, None, None)
 
     def denied(
         self, direction: Direction, source: SocketAddress, destination: SocketAddress, error: BaseException
@@ -157,12 +164,18 @@ class AccessLog:
             )
 
     def _write(
-        self, level: str, event: str, connection: ConnectionRecord, duration: float | None, error: BaseException | None
+        self,
+        level: str,
+        event: str,
+        connection: ConnectionRecord,
+        duration: float | None,
+        error: BaseException | None,
+        between: str | None,
     ) -> None:
         if self._json:
             self._write_json(level, event, _fields(connection, duration, error))
             return
-        line = f"{self._now()} {level} access {event} src.addr={connection.source}{self._between(connection)}"
+        line = f"{self._now()} {level} access {event} src.addr={connection.source}{between or self.between(connection)}"
         if duration is not None:
             line += (
                 f" bytes_sent={connection.bytes_sent} bytes_recv={connection.bytes_received}"
@@ -172,8 +185,8 @@ class AccessLog:
             line += f" error={_quoted_once(_message(error))}"
         self._write_text(line + "\n")
 
-    def _between(self, connection: ConnectionRecord) -> str:
-        """What is the same for all connections of two workloads, kept."""
+    def between(self, connection: ConnectionRecord) -> str:
+        """The part of a line of text that is the same for all connections of two workloads; kept."""
         source, destination = connection.source_workload, connection.destination_workload
         # By object, not by value: hashing a workload costs more than writing the line. The kept pair proves that the
         # numbers still mean these objects.

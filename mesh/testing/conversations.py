@@ -44,7 +44,7 @@ def serve(port: int, tell: int, handle: Callable[[socket.socket], object]) -> No
 
 
 def serve_many(port: int, tell: int) -> None:
-    """A dual-stack echo of small messages: one thread for thousands of connections, edge-triggered, for ever.
+    """A dual-stack echo of small messages: one thread for thousands of connections, for ever.
 
     Args:
         port: to listen on.
@@ -53,7 +53,6 @@ def serve_many(port: int, tell: int) -> None:
     listener = listen(port)
     listener.setblocking(False)
     os.write(tell, b"r")
-    interesting = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
     connections: dict[int, socket.socket] = {}
     with select.epoll() as epoll:
         epoll.register(listener.fileno(), select.EPOLLIN)
@@ -65,7 +64,7 @@ def serve_many(port: int, tell: int) -> None:
                             accepted, _ = listener.accept()
                             accepted.setblocking(False)
                             connections[accepted.fileno()] = accepted
-                            epoll.register(accepted.fileno(), interesting)
+                            epoll.register(accepted.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
                 elif not _echoed(connections[descriptor]):
                     connections.pop(descriptor).close()
 

@@ -43,7 +43,7 @@ SMALL = MapSizes(
     fast_services=64,
     fast_connections=16384,
     fast_closed=16384,
-    fast_habits=64,
+    fast_talkers=4096,
     fast_sockets=32768,
 )
 

@@ -47,7 +47,6 @@ def test_counters_and_usage_of_a_loaded_node(node: Any) -> None:
             "fast_services",
             "fast_connections",
             "fast_closed",
-            "fast_habits",
             "fast_flows",
             "fast_sockets",
         }

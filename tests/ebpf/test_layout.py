@@ -21,6 +21,7 @@ SOCKET_ADDRESS = [
 
 
 CHOSEN = ["chosen", [*SOCKET_ADDRESS, "struct_packed"]]
+SPLICED = ["spliced", "unsigned int"]
 
 
 def packed(description: list[Any]) -> list[Any]:
@@ -48,7 +49,7 @@ def test_every_map_of_the_programs_is_mirrored() -> None:
 
 def test_a_faithful_description_passes() -> None:
     layout.check("connections", "key", "int")
-    fields = [["kind", "unsigned int"], ["address", packed(SOCKET_ADDRESS)], ["chosen", packed(SOCKET_ADDRESS)]]
+    fields = [["kind", "unsigned int"], ["address", packed(SOCKET_ADDRESS)], CHOSEN, SPLICED]
     value = packed(["connection", fields])
     layout.check("connections", "value", value)
     layout.check("pod_addresses", "value", "unsigned long long")
@@ -59,11 +60,11 @@ def test_a_faithful_description_passes() -> None:
     [
         "unsigned int",
         packed(["connection", [["kind", "unsigned int"]]]),
-        packed(["connection", [["kind", "unsigned short"], ["address", packed(SOCKET_ADDRESS)], CHOSEN]]),
-        packed(["connection", [["type", "unsigned int"], ["address", packed(SOCKET_ADDRESS)], CHOSEN]]),
-        packed(["connection", [["address", packed(SOCKET_ADDRESS)], CHOSEN, ["kind", "unsigned int"]]]),
-        ["connection", [["kind", "unsigned int"], ["address", packed(SOCKET_ADDRESS)], CHOSEN], "struct"],
-        packed(["connection", [["kind", "unknown_t"], ["address", packed(SOCKET_ADDRESS)], CHOSEN]]),
+        packed(["connection", [["kind", "unsigned short"], ["address", packed(SOCKET_ADDRESS)], CHOSEN, SPLICED]]),
+        packed(["connection", [["type", "unsigned int"], ["address", packed(SOCKET_ADDRESS)], CHOSEN, SPLICED]]),
+        packed(["connection", [["address", packed(SOCKET_ADDRESS)], CHOSEN, SPLICED, ["kind", "unsigned int"]]]),
+        ["connection", [["kind", "unsigned int"], ["address", packed(SOCKET_ADDRESS)], CHOSEN, SPLICED], "struct"],
+        packed(["connection", [["kind", "unknown_t"], ["address", packed(SOCKET_ADDRESS)], CHOSEN, SPLICED]]),
         {"kind": "unsigned int"},
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ebpf import programs_driver, syscall
-from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK, attached, closing
+from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK, UNATTACHED_HOOKS, attached, closing
 from ebpf.paths import PinPaths
 from ebpf.programs_driver import detach_all, load_programs, pinned_digest, program_digest
 from mesh.errors import ConfigurationError, EnvironmentLacks
@@ -41,7 +41,7 @@ def identities(paths: PinPaths) -> tuple[dict[str, int], dict[str, int]]:
     return programs, maps
 
 
-HOOKS = (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK)
+HOOKS = (*CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK, *UNATTACHED_HOOKS)
 
 
 def leftovers(node: Any) -> list[str]:

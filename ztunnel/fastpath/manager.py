@@ -39,6 +39,7 @@ from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import L4Metrics, ServiceLabels
 from ztunnel.fastpath.decisions import Standing, may_remember, slots_of
 from ztunnel.fastpath.records import Ends, FastConnectionRecords
+from ztunnel.fastpath.splicer import Splicer
 from ztunnel.pod import Pod
 
 HEARTBEAT_SECONDS = 1.0
@@ -99,6 +100,7 @@ class FastPath:
         self._state = state
         self._splice = splice
         self.records = FastConnectionRecords(metrics, access_log, self._ends_of)
+        self._splicer = Splicer(maps, self._served)
         self._pods: dict[int, _Serving] = {}
         self._by_ip: dict[IpBytes, _Serving] = {}
         self._gone: OrderedDict[int, Pod] = OrderedDict()
@@ -318,13 +320,20 @@ class FastPath:
         serving = self._pods.get(cookie)
         return self._gone.get(cookie) if serving is None else serving.pod
 
+    def _served(self, cookie: int) -> Pod | None:
+        serving = self._pods.get(cookie)
+        return None if serving is None else serving.pod
+
     def collect(self) -> None:
         """Record what has ended."""
-        for connection in self._maps.take_closed():
-            error = self._cut.pop(connection.cookie, None)
-            if error is None and connection.failed:
-                error = ConnectFailed(f"{connection.destination} did not accept the connection")
-            self.records.ended(connection, error)
+        self.records.ended_all((connection, self._why(connection)) for connection in self._maps.take_closed())
+
+    def _why(self, connection: FastPathConnection) -> MeshError | None:
+        """Why a connection that is over failed, if it did."""
+        error = self._cut.pop(connection.cookie, None)
+        if error is None and connection.failed:
+            return ConnectFailed(f"{connection.destination} did not accept the connection")
+        return error
 
     def count_live(self) -> None:
         """Bring the counters of live connections up to date; called when metrics are read."""
@@ -353,6 +362,8 @@ class FastPath:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._beat)
             nursery.start_soon(self._judge_again)
+            if self._splice:
+                nursery.start_soon(self._splicer.run)
             await self._poll()
         raise ConnectionLost("the fast path's tasks ended")
 
@@ -383,4 +394,5 @@ class FastPath:
     def stop(self) -> None:
         """No new fast connections: this ztunnel is going. Live ones stay with the kernel."""
         self._stopped = True
+        self._splicer.stop()
         self._maps.stop(splice=self._splice)

@@ -6,7 +6,7 @@ ended between two looks at the kernel's tables is recorded without ever having b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 
 from ebpf.fastpath.tables import FastPathConnection
@@ -31,13 +31,20 @@ class Ends:
 class _Side:
     """One of the two records of a connection, and its counters."""
 
-    __slots__ = ("counted_received", "counted_sent", "handles", "record")
+    __slots__ = ("between", "counted_received", "counted_sent", "handles", "record")
 
     def __init__(self, record: ConnectionRecord, handles: ConnectionHandles) -> None:
         self.record = record
         self.handles = handles
+        self.between: str | None = None
         self.counted_sent = 0
         self.counted_received = 0
+
+    def begin_again(self, source: SocketAddress) -> None:
+        """Be the side of another connection of the same two workloads."""
+        self.record.source = source
+        self.counted_sent = self.counted_received = 0
+        self.handles.opened()
 
     def count(self, client_sent: int, server_sent: int) -> None:
         handles, record = self.handles, self.record
@@ -60,6 +67,7 @@ class FastConnectionRecords:
         self._ends_of = ends_of
         self._live: dict[int, tuple[_Side, _Side]] = {}
         self._missing: set[int] = set()
+        self._alike: dict[tuple[int, int, SocketAddress, SocketAddress], tuple[_Side, _Side]] = {}
 
     def __len__(self) -> int:
         return len(self._live)
@@ -72,9 +80,16 @@ class FastConnectionRecords:
         for side in sides:
             side.count(connection.sent, connection.received)
 
+    def ended_all(self, connections: Iterable[tuple[FastPathConnection, MeshError | None]]) -> None:
+        """These are over; each is told once. No task may run in between, so what many have in common is found once."""
+        self._alike.clear()
+        for connection, error in connections:
+            self.ended(connection, error)
+        self._alike.clear()
+
     def ended(self, connection: FastPathConnection, error: MeshError | None) -> None:
         """It is over; called once for each."""
-        sides = self._live.pop(connection.cookie, None) or self._open(connection)
+        sides = self._live.pop(connection.cookie, None) or self._open_again(connection)
         seconds = (connection.closed_at - connection.opened_at) / 1e9
         for side in sides:
             side.count(connection.sent, connection.received)
@@ -82,7 +97,7 @@ class FastConnectionRecords:
                 side.handles.failed(error.response_flag)
             side.handles.closed()
             self._metrics.sockets_open[_REPORTERS[side.record.direction]] -= 1
-            self._access_log.record(side.record, seconds, error)
+            self._access_log.record(side.record, seconds, error, side.between)
 
     def end_lost(self, alive: Set[int]) -> None:
         """End what is alive no more and left no record since this was last called: the kernel had no room for it."""
@@ -92,6 +107,21 @@ class FastConnectionRecords:
                 side.handles.closed()
                 self._metrics.sockets_open[_REPORTERS[side.record.direction]] -= 1
         self._missing = missing
+
+    def _open_again(self, connection: FastPathConnection) -> tuple[_Side, _Side]:
+        """Open what is over already: most connections are not seen alive, and many are alike."""
+        key = connection.source_netns, connection.destination_netns, connection.destination, connection.dialled
+        sides = self._alike.get(key)
+        if sides is None:
+            sides = self._alike[key] = self._open(connection)
+            for side in sides:
+                side.between = self._access_log.between(side.record)
+            return sides
+        for side in sides:
+            side.begin_again(connection.source)
+            self._metrics.sockets_open[_REPORTERS[side.record.direction]] += 1
+            self._access_log.opened(side.record)
+        return sides
 
     def _open(self, connection: FastPathConnection) -> tuple[_Side, _Side]:
         ends = self._ends_of(connection)

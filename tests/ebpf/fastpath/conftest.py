@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import socket
@@ -14,18 +13,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
 
 from ebpf.counters import Counters
 from ebpf.fastpath.flows import Direction, FlowTable
 from ebpf.fastpath.tables import FastPathConnection, FastPathMaps
-from ebpf.layout import HABIT_NONBLOCKING, FastKey, ip_field
 from ebpf.listeners import socket_cookie
-from ebpf.maps import PinnedMap
 from ebpf.pods import FastPathUse, PodEntry, PodTable
 from ebpf.reasons import Reason
 from mesh.addresses import SocketAddress, parse_ip
-from mesh.testing.actors import ActorFailed
+from mesh.testing.actors import Actor, ActorFailed
 from mesh.testing.conversations import chat, chatting, dial, serve
+from ztunnel.fastpath.splicer import Splicer
 
 PORT = 8080
 B = "10.244.1.3"
@@ -34,7 +33,7 @@ GENERATION = 7
 
 
 @pytest.fixture
-def maps(mesh: Any) -> Iterator[FastPathMaps]:
+def told(mesh: Any) -> Iterator[FastPathMaps]:
     """Everything that a dials at b's port is admitted, and a service of that one endpoint."""
     a, b = mesh.places["a"], mesh.places["b"]
     with FastPathMaps(mesh.paths) as opened:
@@ -45,14 +44,22 @@ def maps(mesh: Any) -> Iterator[FastPathMaps]:
             opened.admit(a.namespace.cookie(), address(host), b.namespace.cookie(), GENERATION)
         opened.set_service(a.namespace.cookie(), SocketAddress(parse_ip(VIP), 80), [address(b.ipv4)])
         opened.stay_alive(600)
-        with PinnedMap(mesh.paths, "fast_habits", FastKey, ctypes.c_uint32) as habits:
-            for accepts, place in ((1, b), (0, a)):
-                for host in (b.ipv4, b.ipv6):
-                    key = FastKey(place.namespace.cookie(), ip_field(parse_ip(host)), PORT, accepts, 0)
-                    habits.set(key, ctypes.c_uint32(HABIT_NONBLOCKING))
         yield opened
         opened.stop()
         opened.clear()
+
+
+@pytest.fixture
+def maps(told: FastPathMaps, mesh: Any) -> Iterator[FastPathMaps]:
+    """The same, and what ztunnel does for connections that are worth it: both ends are entered in the splice."""
+    with Actor(mesh.cgroup / "ztunnel", None, enter_all, told, mesh.places):
+        yield told
+
+
+def enter_all(told: FastPathMaps, places: Any) -> None:
+    """Enter what the programs name, for ever."""
+    pods = {place.namespace.cookie(): place for place in places.values()}
+    trio.run(Splicer(told, pods.get).run)
 
 
 def address(host: str, port: int = PORT) -> SocketAddress:
@@ -110,15 +117,28 @@ class Wire:
         """Bytes that a client has said before a test's function has its socket; in the client's own process."""
         self._outcomes, self._tell = multiprocessing.Pipe(duplex=False)
 
-    def serve(self, handle: Callable[[socket.socket], Any], port: int = PORT) -> Any:
-        """A server in pod b; ``handle`` has the socket after the chat, and ``outcome`` what it returns."""
+    def serve(
+        self,
+        handle: Callable[[socket.socket], Any],
+        port: int = PORT,
+        prepare: Callable[[socket.socket], object] | None = None,
+    ) -> Any:
+        """A server in pod b; ``handle`` has the socket after the chat, and ``outcome`` what it returns.
+
+        Args:
+            handle: what the server does.
+            port: where.
+            prepare: has the socket before the chat; what it returns is kept until the conversation ends.
+        """
 
         def conversation(sock: socket.socket) -> None:
+            kept = prepare(sock) if prepare else None
             chatting(sock)
             try:
                 self._tell.send((handle(sock), ""))
             except BaseException:
                 self._tell.send((None, traceback.format_exc()))
+            del kept
 
         return start(self.node.places["b"], conversation, port)
 
@@ -207,5 +227,12 @@ def splice(mesh: Any, maps: FastPathMaps) -> Iterator[Wire]:
 def fast() -> SimpleNamespace:
     """The helpers of this folder: test folders are no packages, so they cannot be imported."""
     return SimpleNamespace(
-        serve=start, begin=begin, closed=closed, counted=counted, address=address, use=use, wire=Wire
+        enter_all=enter_all,
+        serve=start,
+        begin=begin,
+        closed=closed,
+        counted=counted,
+        address=address,
+        use=use,
+        wire=Wire,
     )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 
-from ebpf.fastpath import tables
-from ebpf.layout import FastConnection, FastFlow
+from ebpf.fastpath import entry, tables, talkers
+from ebpf.layout import FastConnection, FastEntry, FastFlow, FastTalker
 
 
 def test_records_are_as_long_as_the_structs() -> None:
     assert ctypes.sizeof(FastConnection) == tables._CONNECTION.size
     assert ctypes.sizeof(FastFlow) == tables._FLOW.size
+    assert ctypes.sizeof(FastTalker) == talkers._TALKER.size
+    assert ctypes.sizeof(FastEntry) == entry._ENTRY.size - len(entry._LINK_LAYER)
 
 
 def test_a_connection_is_read_field_by_field() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +25,12 @@ class PlayedMaps:
         self.ended: list[FastPathConnection] = []
         self.dropped: list[int] = []
         self.room = True
+        fd, self._end = os.pipe()
+        self.talkers = SimpleNamespace(fd=fd, take=list)  # nobody talks enough
+
+    def close(self) -> None:
+        os.close(self.talkers.fd)
+        os.close(self._end)
 
     def stay_alive(self, seconds: float, *, splice: bool = True) -> None:
         self.alive += 1
@@ -91,8 +99,10 @@ def make_connection(cookie: int = 1, **fields: object) -> FastPathConnection:
 
 
 @pytest.fixture
-def maps() -> PlayedMaps:
-    return PlayedMaps()
+def maps() -> Iterator[PlayedMaps]:
+    made = PlayedMaps()
+    yield made
+    made.close()
 
 
 @pytest.fixture

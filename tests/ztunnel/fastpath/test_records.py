@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mesh.addresses import SocketAddress, parse_ip
 from mesh.errors import ConnectFailed
 from mesh.identity import SpiffeId
 from mesh.telemetry.access_log import AccessLog
@@ -65,6 +67,34 @@ def test_seen_alive_or_not_the_sums_are_the_same(book: Book, connection: Any) ->
         assert book.total("istio_tcp_sent_bytes_total", reporter) == 35
         assert book.total("istio_tcp_sockets_open", reporter) == 0
     assert len(book.output.lines) == 4
+
+
+def test_told_together_or_one_by_one_the_records_are_the_same(book: Book, connection: Any) -> None:
+    other = SocketAddress(parse_ip("10.244.1.3"), 9000)
+    over: list[tuple[Any, Any]] = [
+        (connection(number, sent=number, received=2 * number, closed_at=2_000_000_000 + number), None)
+        for number in range(1, 20, 2)
+    ]
+    over[3] = (replace(over[3][0], source=SocketAddress(parse_ip("10.244.1.2"), 40001)), None)
+    over[5] = (replace(over[5][0], destination=other, dialled=other), None)
+    over[7] = (over[7][0], ConnectFailed("refused"))
+    single = Book()
+    for each in (book, single):
+        each.records.seen(over[0][0])
+    book.records.ended_all(over)
+    for ended, error in over:
+        single.records.ended(ended, error)
+
+    def lines(of: Book) -> list[str]:
+        return [line.partition(" ")[2] for line in of.output.lines]  # but for the time
+
+    assert lines(book) == lines(single)
+    assert len(book.records) == 0
+    for name in ("connections_opened", "connections_closed", "received_bytes", "sent_bytes", "connections_failed"):
+        for reporter in ("source", "destination"):
+            family = f"istio_tcp_{name}_total"
+            assert book.total(family, reporter) == single.total(family, reporter) > 0
+    assert book.total("istio_tcp_sockets_open", "source") == 0
 
 
 def test_both_sides_tell_their_own_bytes(book: Book, connection: Any) -> None:
