@@ -48,7 +48,7 @@ class EntryOutcome(enum.IntEnum):
     UNKNOWN = ENTRY_UNKNOWN
     """It is no end of a connection that the programs made, it is another one, or it was entered before."""
     WAITS = ENTRY_WAITS
-    """Its owner waits in the kernel (no O_NONBLOCK), or it has none."""
+    """Its owner waits in the kernel (no O_NONBLOCK), it has none, or one that has not used it yet."""
     UNFIT = ENTRY_UNFIT
     """It needs what the splice cannot give (a zero-copy socket, edge-triggered epoll), or its pod does not want it."""
     REFUSED = ENTRY_REFUSED

@@ -165,6 +165,9 @@ _FIELDS = {
     "OFFSET_COPIED_SEQ": ("tcp_sock", "copied_seq"),
     "OFFSET_SND_UNA": ("tcp_sock", "snd_una"),
     "OFFSET_BYTES_ACKED": ("tcp_sock", "bytes_acked"),
+    "OFFSET_BYTES_RECEIVED": ("tcp_sock", "bytes_received"),
+    "OFFSET_RCV_NXT": ("tcp_sock", "rcv_nxt"),
+    "OFFSET_DATA_SEGS_OUT": ("tcp_sock", "data_segs_out"),
 }
 _SETS = {
     "OFFSET_FILE_SETS": ("file", "f_ep"),

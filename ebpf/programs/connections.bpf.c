@@ -156,7 +156,7 @@ static __always_inline void on_round_trip(struct bpf_sock_ops *ctx, struct bpf_s
 	int own = suits(is_client ? live->source_netns : live->destination_netns, tcp);
 	int other = suits(is_client ? live->destination_netns : live->source_netns, (void *)peer);
 	if (own == OWNER_NONE || other == OWNER_NONE)
-		return; /* nobody has accepted it yet */
+		return; /* not accepted yet, or not used yet: how its owner will wait is open */
 	bool again = live->asked == ASKED_IN_VAIN;
 	stop_watching(ctx);
 	live->asked = ASKED_NEVER;

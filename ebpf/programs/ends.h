@@ -1,4 +1,4 @@
-/* A socket as a sock_ops program finds it: its two ends, what it has given to TCP, what it is watched for and brings along. */
+/* A socket as a sock_ops program finds it: its two ends, what it brings along, what it has given to TCP. */
 #ifndef AMBIMESH_ENDS_H
 #define AMBIMESH_ENDS_H
 

@@ -94,7 +94,9 @@ static __always_inline int permitted(u64 netns, void *tcp)
 	int owner = owner_of(tcp);
 	if (owner == OWNER_EDGES)
 		return ENTRY_UNFIT;
-	return owner == OWNER_POLLS || (pod->flags & POD_TAKES_ANY_SPLICE) ? ENTRY_DONE : ENTRY_WAITS;
+	if (owner == OWNER_WAITS && (pod->flags & POD_TAKES_ANY_SPLICE))
+		return ENTRY_DONE;
+	return owner == OWNER_POLLS ? ENTRY_DONE : ENTRY_WAITS;
 }
 
 static __always_inline int enter(struct bpf_sock *sk, u64 cookie)

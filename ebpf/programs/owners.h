@@ -10,7 +10,7 @@
 #ifndef AMBIMESH_OWNERS_H
 #define AMBIMESH_OWNERS_H
 
-#define OWNER_NONE 0 /* not accepted yet, or closed */
+#define OWNER_NONE 0 /* not accepted yet, or not used, or closed */
 #define OWNER_POLLS 1
 #define OWNER_WAITS 2
 #define OWNER_EDGES 3 /* is told once of what has arrived, whether it waits or not */
@@ -48,6 +48,21 @@ static __always_inline bool is_edge_triggered(u64 file)
 #endif
 }
 
+/*
+ * Whether a socket's owner has read or sent anything. Before, it may be about to say how it waits: between accept(2) and
+ * fcntl(2) or epoll_ctl(2).
+ */
+static __always_inline bool is_used(const void *tcp)
+{
+	u64 received = 0;
+	u32 next = 0, copied = 0, sent = 0;
+	bpf_probe_read_kernel(&received, sizeof(received), tcp + OFFSET_BYTES_RECEIVED);
+	bpf_probe_read_kernel(&next, sizeof(next), tcp + OFFSET_RCV_NXT);
+	bpf_probe_read_kernel(&copied, sizeof(copied), tcp + OFFSET_COPIED_SEQ);
+	bpf_probe_read_kernel(&sent, sizeof(sent), tcp + OFFSET_DATA_SEGS_OUT);
+	return sent || (u32)received != next - copied;
+}
+
 /* Of the socket at this address, which may have gone meanwhile: then the answer is of no use, and of no harm. */
 static __always_inline int owner_of(const void *tcp)
 {
@@ -56,7 +71,8 @@ static __always_inline int owner_of(const void *tcp)
 	bpf_probe_read_kernel(&owner, sizeof(owner), tcp + OFFSET_SOCKET);
 	if (owner)
 		bpf_probe_read_kernel(&file, sizeof(file), (void *)(owner + OFFSET_SOCKET_FILE));
-	if (!file || bpf_probe_read_kernel(&flags, sizeof(flags), (void *)(file + OFFSET_FILE_FLAGS)))
+	if (!file || bpf_probe_read_kernel(&flags, sizeof(flags), (void *)(file + OFFSET_FILE_FLAGS)) ||
+	    !is_used(tcp))
 		return OWNER_NONE;
 	if (is_edge_triggered(file))
 		return OWNER_EDGES;
