@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 GENERATED := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo lab check test test-unit test-root test-lab test-scale bench bench-quick proto lock clean
+.PHONY: help setup demo lab check test test-unit test-compiled test-root test-lab test-scale bench bench-quick proto lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +21,10 @@ lab: setup ## Bring the lab up and leave it running (root); .venv/bin/ambimesh l
 
 # Each of check and test does all it has to do, and fails at the end if a part failed: the first fault hides no other.
 CHECKS := "$(PYTHON) -m ruff check" "$(PYTHON) -m mypy" ".venv/bin/lint-imports --no-logo"
-TIERS := unit root lab
+TIERS := unit compiled root lab
+# Where the modules of scripts/compile_hot.py are tested.
+COMPILED := tests/mesh/hbone tests/mesh/relay tests/mesh/state tests/mesh/telemetry tests/ztunnel \
+    tests/mesh/test_addresses.py tests/mesh/test_compiled.py tests/mesh/test_rbac.py
 
 check: setup ## Lint, types, import rules
 	@failed=(); for check in $(CHECKS); do \
@@ -37,6 +40,9 @@ test: setup ## Every test tier, in order of cost
 
 test-unit: setup ## Tests that need no privilege
 	$(PYTEST) -m "not root and not lab"
+
+test-compiled: setup ## The tests of ztunnel's hot modules once more, on their compiled form
+	AMBIMESH_TEST_FORM=compiled $(PYTEST) -m "not root and not lab" $(COMPILED)
 
 test-root: setup ## Tests in network namespaces, with BPF (root)
 	$(PYTEST) -m "root and not lab"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trio
+import yaml
 
 from ambimesh.lab import pods, readiness
 from ambimesh.lab.bring_up import Wish, bring_up
@@ -210,6 +211,13 @@ class Bed:
             for node in self.lab.nodes:
                 await readiness.wait_for_process(processes, processes.spec(ztunnel_name(node.name)), _READY_SECONDS)
         await self.warm_up(subject)
+
+    async def restart_with_workers(self, workers: int) -> None:
+        """Start the ztunnels anew with another number of workers. Raises as :meth:`restart_proxies`."""
+        for node in self.lab.nodes:
+            file = self.lab.layout.config / f"{ztunnel_name(node.name)}.yaml"
+            file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "workers": workers}, sort_keys=False))
+        await self.restart_proxies(AMBIMESH)
 
     async def warm_up(self, subject: Subject) -> None:
         """Wait until every server answers, which also fetches certificates and opens tunnels.

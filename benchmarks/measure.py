@@ -47,11 +47,13 @@ class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
     idle_connections: int = 0
     idle_wanted: int = 0
     problems: tuple[str, ...] = ()
+    one_process: dict[str, int] = {}
+    """At rest by node, of ztunnels that are one process (``workers: 1``); empty when that was not measured."""
 
     @property
     def at_rest(self) -> int | None:
-        """Of the ztunnel that needs more, at rest; None when the mesh was left out."""
-        return max((one.at_rest for one in self.nodes if one.subject == AMBIMESH.name), default=None)
+        """Of the one-process ztunnel that needs more; None when that was not measured."""
+        return max(self.one_process.values(), default=None)
 
 
 @dataclass(slots=True)
@@ -110,7 +112,21 @@ async def measure(bed: Bed, plan: Plan, tell: Callable[[str, int], None]) -> Mea
     if plan.idle_connections:
         tell("idle connections", done)
         measured.memory = await _idle(bed, plan.idle_connections, nodes)
+    if AMBIMESH in bed.subjects:
+        tell("one process", done)
+        measured.memory = await _one_process(bed, measured.memory)
     return measured
+
+
+async def _one_process(bed: Bed, figures: MemoryFigures) -> MemoryFigures:
+    """Memory at rest of ztunnels without workers, to which the bound on it belongs."""
+    try:
+        await bed.restart_with_workers(1)
+        await trio.sleep(_SETTLE_SECONDS)
+    except MeshError as error:
+        return msgspec.structs.replace(figures, problems=(*figures.problems, f"one process: {error}"))
+    found = {node: memory.resident for node, memory in bed.memory(AMBIMESH).items()}
+    return msgspec.structs.replace(figures, one_process=found)
 
 
 def _memory(bed: Bed) -> dict[tuple[str, str], Memory]:

@@ -135,10 +135,14 @@ def _memory_table(memory: MemoryFigures) -> Table:
     reached = yes_or_no(memory.at_rest < RESIDENT_AT_REST_BYTES) if memory.at_rest is not None else ""
     nodes = memory.nodes
     rows = [
-        ("at rest, pods served", *(_mib(one.at_rest) for one in nodes), required, reached),
+        ("at rest, pods served", *(_mib(one.at_rest) for one in nodes), "", ""),
         ("... shared pages divided", *(_mib(one.at_rest_proportional) for one in nodes), "", ""),
         ("highest under the loads above", *(_mib(one.under_load) for one in nodes), "", ""),
     ]
+    if memory.one_process:
+        alone = [memory.one_process.get(one.node) if one.subject == AMBIMESH.name else None for one in nodes]
+        cells = ["-" if size is None else _mib(size) for size in alone]
+        rows.append(("at rest, one process (workers: 1)", *cells, required, reached))
     if memory.idle_connections:
         held = [one if one.idle_with else None for one in nodes]
         cells = [_mib(one.idle_with) if one else "-" for one in held]

@@ -17,7 +17,9 @@ from ebpf.paths import PinPaths
 from ebpf.reasons import Reason
 
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
-_NOT_SIZED = frozenset({"connections", "counters", "metadata", "fast_state", "fast_generations", "fast_talkers"})
+_NOT_SIZED = frozenset(
+    {"connections", "counters", "metadata", "fast_state", "fast_generations", "fast_talkers", "listener_turns"}
+)
 
 
 def possible_cpus(text: str) -> int:

@@ -2,6 +2,9 @@
 
 The map holds sockets, not names of sockets: an entry vanishes when its socket is closed, however its process ended, and
 then arrivals for that pod are refused until another listener is registered.
+
+Several workers of one ztunnel have a listener each for the same arrivals, told apart by the worker's number; the
+program lets them take turns, and passes over those that are gone.
 """
 
 from __future__ import annotations
@@ -15,7 +18,15 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from ebpf.layout import LISTENER_HBONE, LISTENER_OUTBOUND, LISTENER_PLAINTEXT, ListenerKey, ip_field
+from ebpf.layout import (
+    LISTENER_HBONE,
+    LISTENER_OUTBOUND,
+    LISTENER_PLAINTEXT,
+    MAX_WORKERS,
+    ListenerKey,
+    ListenerTurns,
+    ip_field,
+)
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.addresses import IpBytes, is_ipv4
@@ -36,14 +47,26 @@ class ListenerKind(enum.IntEnum):
 
 
 class ListenerTable:
-    """The listeners of one node.
+    """The listeners of one worker on one node.
+
+    Args:
+        paths: of the node.
+        worker: the worker's number, less than ``MAX_WORKERS``.
 
     Raises:
         EnvironmentLacks: the node's programs are not loaded.
     """
 
-    def __init__(self, paths: PinPaths) -> None:
+    def __init__(self, paths: PinPaths, worker: int = 0) -> None:
+        if not 0 <= worker < MAX_WORKERS:
+            raise InternalError(f"worker {worker}: the programs look for {MAX_WORKERS} at most")
+        self._worker = worker
         self._map = PinnedMap(paths, "listeners", ListenerKey, ctypes.c_uint64)
+        try:
+            self._turns = PinnedMap(paths, "listener_turns", ctypes.c_uint32, ListenerTurns)
+        except BaseException:
+            self._map.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -54,8 +77,16 @@ class ListenerTable:
         self.close()
 
     def close(self) -> None:
-        """Close the map; registered listeners stay."""
+        """Close the maps; registered listeners stay."""
         self._map.close()
+        self._turns.close()
+
+    def share_among(self, workers: int) -> None:
+        """Let so many workers, numbered from 0, take turns from now on."""
+        self._turns.set(ctypes.c_uint32(0), ListenerTurns(workers, 0, (ctypes.c_uint32 * 4)()))
+
+    def _key(self, address: IpBytes, kind: ListenerKind) -> ListenerKey:
+        return ListenerKey(ip_field(address), kind, self._worker)
 
     def register(self, addresses: Iterable[IpBytes], kind: ListenerKind, listener: int, family: int) -> None:
         """Take arrivals for a pod's addresses to a listener, from now on, instead of to one registered before.
@@ -71,13 +102,13 @@ class ListenerTable:
             InternalError: the kernel takes no such socket (not TCP, not listening).
         """
         for address in _served(addresses, listener, family):
-            self._map.set(ListenerKey(ip_field(address), kind), ctypes.c_uint64(listener))
+            self._map.set(self._key(address, kind), ctypes.c_uint64(listener))
 
     def forget(self, addresses: Iterable[IpBytes], kind: ListenerKind, listener: int) -> None:
         """Stop taking arrivals to this listener, without closing it. What another process registered since stays."""
         cookie = socket_cookie(listener)
         for address in addresses:
-            key = ListenerKey(ip_field(address), kind)
+            key = self._key(address, kind)
             registered = self._map.get(key)  # read back, an entry is its socket's cookie
             if registered is not None and registered.value == cookie:
                 self._map.remove(key)

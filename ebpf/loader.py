@@ -30,7 +30,8 @@ from ebpf.attachment import (
 )
 from ebpf.fastpath.kernel_types import offset_macros
 from ebpf.headers import find_headers
-from ebpf.layout import ABI_VERSION, ABILITY_SPLICE, MAPS, Metadata, check
+from ebpf.layout import ABI_VERSION, ABILITY_SPLICE, MAPS, Metadata
+from ebpf.layout_check import check
 from ebpf.loader_selftest import run_selftest
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths

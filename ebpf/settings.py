@@ -26,8 +26,8 @@ class MapSizes:
     """Captured connections between SYN and establishment; the oldest gives way."""
     tickets: int = 16384
     """Ticketed connections between SYN and establishment; the oldest gives way."""
-    listeners: int = 8192
-    """Two per pod address."""
+    listeners: int = 32768
+    """Three per pod address and worker of ztunnel."""
     fast_verdicts: int = 65536
     """Admitted pairs of a pod and a destination port on this node."""
     fast_services: int = 4096

@@ -10,15 +10,15 @@ from __future__ import annotations
 import ipaddress
 import socket
 from functools import lru_cache
-from typing import NamedTuple, NewType
+from typing import Final, NamedTuple, NewType
 
 from mesh.errors import InvalidAddress
 
 IpBytes = NewType("IpBytes", bytes)
 """16 bytes, network order; IPv4 as ``::ffff:a.b.c.d``."""
 
-_MAPPED = bytes(10) + b"\xff\xff"
-IPV6_LOOPBACK = IpBytes(bytes(15) + b"\x01")
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+IPV6_LOOPBACK: Final = IpBytes(bytes(15) + b"\x01")
 
 
 class SocketAddress(NamedTuple):

@@ -28,6 +28,10 @@ class SpiffeId:
     namespace: str
     service_account: str
 
+    def __hash__(self) -> int:
+        # Written out, as it is part of keys that are looked up for every connection, and a dataclass's is not compiled.
+        return hash((self.trust_domain, self.namespace, self.service_account))
+
     def __str__(self) -> str:
         return f"{SCHEME}{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
 

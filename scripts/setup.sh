@@ -14,7 +14,8 @@ packages=(
     iperf3 curl                              # traffic
     openssl git                              # tests: another TLS peer, and which files are the project's
     nginx socat redis-tools                  # tests: ordinary programs on the same-node fast path (redis-tools: the server too)
-    gcc libc6-dev                            # the CNI plugin, bcc's includes
+    gcc libc6-dev                            # the CNI plugin, bcc's includes, ztunnel's compiled modules
+    python3-dev                              # the interpreter's headers, for these modules
     make util-linux procps
 )
 build=.build
@@ -127,6 +128,17 @@ build_plugin() {
     fi
 }
 
+# ztunnel's hot modules, compiled by mypyc; ztunnel runs their pure form where this is missing or out of date.
+compile_modules() {
+    local want
+    want=$({ find mesh ebpf ztunnel -name '*.py' -print0 | sort -z | xargs -0 cat; cat scripts/compile_hot.py \
+        pyproject.toml requirements/dev.txt; gcc --version; /usr/bin/python3 -VV; } | hash_of)
+    if ! stamped compiled "$want" || [[ ! -f $build/compiled/manifest.json ]]; then
+        run "ztunnel's compiled modules" .venv/bin/python scripts/compile_hot.py "$build/compiled"
+        stamp compiled "$want"
+    fi
+}
+
 # Two runs at once would step on each other's toes: the second waits.
 if command -v flock >/dev/null; then
     exec 9>"$build/setup.lock"
@@ -139,4 +151,5 @@ make_environment
 reach_bcc
 merge_headers
 build_plugin
+compile_modules
 say "ready ($((SECONDS - started)) s)"

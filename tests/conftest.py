@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from mesh import compiled
 from mesh.testing.leftovers import Inventory, children, take_inventory
 
 REQUIRE_ALL = os.environ.get("CI") == "true" or os.environ.get("AMBIMESH_REQUIRE_ALL") == "1"
@@ -22,6 +23,11 @@ settings.register_profile(
     "ambimesh", deadline=None, derandomize=REQUIRE_ALL, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ambimesh")
+# ``make test-compiled`` runs the tests of the hot modules once more, on what mypyc made of them.
+if os.environ.get("AMBIMESH_TEST_FORM") == "compiled":
+    _form = compiled.choose()
+    if not _form.compiled:
+        raise pytest.UsageError(f"AMBIMESH_TEST_FORM=compiled, but {_form.detail}")
 _SKIPPED = "skipped where everything must run (CI=true or AMBIMESH_REQUIRE_ALL=1): {reason}"
 _NEEDS_ROOT = (
     "{kind} tests need root: run `make test-{kind}` as root, or only the tier without privileges with `make test-unit`"
@@ -31,6 +37,14 @@ _numbers = itertools.count(1)
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     return str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What only the pure form can show is no part of a run on the compiled one."""
+    if compiled.current().compiled:
+        left_out = [item for item in items if item.get_closest_marker("pure_form")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import msgspec
+
+from ebpf.layout import MAX_WORKERS
 from mesh.addresses import parse_port
 from mesh.config import Port, Seconds, Settings
 from mesh.errors import ConfigurationError
@@ -82,6 +85,9 @@ class FastPathGroup(Settings, frozen=True, kw_only=True):
     """Whether payload may go past TCP, where the kernel was found to do it right; without, it is plain TCP."""
 
 
+Workers = Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)]
+
+
 class ZtunnelSettings(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -90,6 +96,9 @@ class ZtunnelSettings(Settings, frozen=True, kw_only=True):
     zds_socket: Path = Path("/run/ambimesh/ztunnel.sock")
     bpf: BpfGroup = BpfGroup()
     fast_path: FastPathGroup = FastPathGroup()
+    workers: Workers | Literal["auto"] = "auto"
+    """Processes that move bytes. ``auto``: as many as there are cores to use, by affinity and processor quota. With 1
+    there is but one process, which is the supervisor as well; each further one takes some 20 MiB."""
     admin: AdminGroup = AdminGroup()
     log: LogGroup = LogGroup()
     drain_seconds: Seconds = 25.0

@@ -10,17 +10,16 @@ from typing import NoReturn
 import trio
 
 from mesh.errors import ConfigurationError
-from mesh.state.store import MeshState
 from mesh.telemetry.metrics import XdsMetrics
 from mesh.tls.context import control_plane_context
-from mesh.xds.client_driver import MessageStream, aggregated_stream, run_client
+from mesh.xds.client_driver import MessageStream, ResourceHandler, aggregated_stream, run_client
 from mesh.xds.client_machine import Subscription
 from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from mesh.xds.discovery_codec import NodeInfo, Rejected, Resource
 from ztunnel.config import ZtunnelSettings
 
 
-async def follow_control_plane(settings: ZtunnelSettings, state: MeshState, metrics: XdsMetrics) -> NoReturn:
+async def follow_control_plane(settings: ZtunnelSettings, state: ResourceHandler, metrics: XdsMetrics) -> NoReturn:
     """Keep ``state`` as the operator says, for ever; while the operator is away it stays as it was."""
     control, node = settings.control_plane, settings.node
     host, port = control.host_and_port()
@@ -72,7 +71,7 @@ async def follow_control_plane(settings: ZtunnelSettings, state: MeshState, metr
 class _Counting:
     """The state, with what arrives counted."""
 
-    def __init__(self, state: MeshState, metrics: XdsMetrics) -> None:
+    def __init__(self, state: ResourceHandler, metrics: XdsMetrics) -> None:
         self._state = state
         self._metrics = metrics
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVarTuple
+from typing import Protocol, TypeVarTuple
 
 import structlog
 import trio
@@ -15,7 +15,6 @@ from mesh.identity import SpiffeId
 from mesh.model.workload import Workload
 from mesh.netns import NetworkNamespace
 from mesh.rbac import PolicySet
-from mesh.relay.engine import Engine
 from mesh.zds.codec import WorkloadInfo
 
 Arguments = TypeVarTuple("Arguments")
@@ -23,10 +22,17 @@ Arguments = TypeVarTuple("Arguments")
 _log = structlog.get_logger("inpod")
 
 
+class HandsOver(Protocol):
+    """A loop inside trio's, such as the relay's engine."""
+
+    def hand_over(self) -> None:
+        """Give trio its turn soon."""
+
+
 class PodTasks:
     """Tasks on behalf of one pod: they end with it, and a bug in one of them costs nobody else anything."""
 
-    def __init__(self, nursery: trio.Nursery, engine: Engine) -> None:
+    def __init__(self, nursery: trio.Nursery, engine: HandsOver) -> None:
         self._nursery = nursery
         self._engine = engine
         self._scopes: set[trio.CancelScope] = set()

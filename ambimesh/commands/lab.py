@@ -10,7 +10,7 @@ import typer
 
 from ambimesh import output
 from ambimesh.commands import lab_processes, lab_status
-from ambimesh.commands.options import Files, LabName, Output
+from ambimesh.commands.options import Files, LabName, Output, Workers, workers_wish
 from ambimesh.lab import findings, manifests, pods, readiness, record
 from ambimesh.lab.bring_up import Wish, bring_up
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
@@ -39,13 +39,18 @@ def up(
     certificate_lifetime: Annotated[
         int, typer.Option(metavar="SECONDS", help="What ztunnels ask the operator for.")
     ] = DEFAULT_CERTIFICATE_SECONDS,
+    workers: Workers = None,
     lab: LabName = DEFAULT_LAB,
 ) -> None:
     """Bring a lab up."""
     paths = [] if empty else [folder or SHIPPED_MANIFESTS]
     manifests.read(paths)  # a mistyped folder is told before anything is made
     wish = Wish(
-        layout=LabLayout.named(lab), nodes=nodes, mesh=mesh, certificate_lifetime_seconds=certificate_lifetime
+        layout=LabLayout.named(lab),
+        nodes=nodes,
+        mesh=mesh,
+        certificate_lifetime_seconds=certificate_lifetime,
+        workers=workers_wish(workers),
     )
     trio.run(_up, wish, paths)
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import trio
 
@@ -131,20 +132,26 @@ def first_leaf(error: BaseException) -> BaseException:
     return error
 
 
-async def run(layout: LabLayout, *, only: frozenset[int], keep: bool) -> int:
+async def run(
+    layout: LabLayout, *, only: frozenset[int], keep: bool, workers: int | Literal["auto"] | None = None
+) -> int:
     """Bring the lab up, show the lines, remove the lab; how many lines failed.
 
     Args:
         layout: of a lab that does not exist yet.
         only: the numbers of the lines to show; none means all.
         keep: leave the lab running.
+        workers: of each ztunnel; None leaves it to ztunnel's default.
 
     Raises:
         MeshError: the lab could not be brought up or removed.
     """
     started = trio.current_time()
     with output.steps() as step:
-        lab = await bring_up(Wish(layout=layout, nodes=2, certificate_lifetime_seconds=CERTIFICATE_SECONDS), step)
+        wish = Wish(
+            layout=layout, nodes=2, certificate_lifetime_seconds=CERTIFICATE_SECONDS, workers=workers
+        )
+        lab = await bring_up(wish, step)
     try:
         show = Show(Stage(lab), only)
         await _apply(lab)

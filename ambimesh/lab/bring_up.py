@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import trio
@@ -39,6 +40,8 @@ class Wish:
     mesh: bool = True
     """Whether the mesh's processes run in it; without, pods talk to one another as in any cluster."""
     certificate_lifetime_seconds: int = DEFAULT_CERTIFICATE_SECONDS
+    workers: int | Literal["auto"] | None = None
+    """Processes of each ztunnel that move bytes; None leaves it to ztunnel's own default."""
 
 
 async def bring_up(wish: Wish, step: Callable[[str], None]) -> Lab:
@@ -69,6 +72,7 @@ async def bring_up(wish: Wish, step: Callable[[str], None]) -> Lab:
             mesh=wish.mesh,
             cgroup=str(cgroup),
             certificate_lifetime_seconds=wish.certificate_lifetime_seconds,
+            workers=wish.workers,
         ),
     )
     try:

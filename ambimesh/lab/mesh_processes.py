@@ -24,6 +24,7 @@ from ambimesh.lab.programs import run
 from ambimesh.lab.record import Lab
 from cni.agent import configuration as agent
 from controlplane import config as operator
+from mesh import compiled
 from mesh.config import Settings
 from mesh.errors import EnvironmentLacks
 from ztunnel import config as ztunnel
@@ -134,10 +135,14 @@ def ztunnel_process(lab: Lab, node: NodeLayout) -> Planned:
         drain_seconds=_DRAIN_SECONDS,
         certificate_lifetime_seconds=lab.record.certificate_lifetime_seconds,
     )
+    if lab.record.workers is not None:
+        settings = msgspec.structs.replace(settings, workers=lab.record.workers)
     cgroup = lab.node_cgroup(node) / "ztunnel"
-    openssl = {"OPENSSL_CONF": str(_CHECKOUT / "mesh" / "tls" / "openssl.cnf")}
+    environment = {"OPENSSL_CONF": str(_CHECKOUT / "mesh" / "tls" / "openssl.cnf")}
+    if (form := os.environ.get(compiled.VARIABLE)) is not None:
+        environment[compiled.VARIABLE] = form
     spec = _process(
-        lab, ztunnel_name(node.name), "ztunnel", node.netns, cgroup, ZTUNNEL_READY_PORT, openssl
+        lab, ztunnel_name(node.name), "ztunnel", node.netns, cgroup, ZTUNNEL_READY_PORT, environment
     )
     return Planned(spec, _plain(settings))
 

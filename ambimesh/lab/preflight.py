@@ -10,6 +10,7 @@ from pathlib import Path
 from ambimesh.lab import cgroups
 from ambimesh.lab.layout import CNI_PROGRAMS
 from ebpf.features import FeatureCheck, check_features
+from mesh import compiled
 from mesh.errors import EnvironmentLacks
 
 _SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -35,6 +36,7 @@ def checks(mesh: bool) -> list[FeatureCheck]:
     if mesh:
         known = {check.name for check in found}
         found += [check for check in check_features() if check.name not in known]
+        found.append(_compiled())
     return found
 
 
@@ -99,3 +101,9 @@ def _cgroups() -> FeatureCheck:
     if kernel_version(os.uname().release) < _OLDEST_KERNEL:
         return FeatureCheck("cgroup v2", False, "this kernel has no cgroup.kill", "use Linux 5.14 or newer")
     return FeatureCheck("cgroup v2", True, str(hierarchy), "")
+
+
+def _compiled() -> FeatureCheck:
+    """Not required: without, ztunnels run the same modules as plain Python, and need more processor time."""
+    form = compiled.examine()
+    return FeatureCheck("compiled ztunnel", True, form.detail if form.compiled else f"not used: {form.detail}", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -23,6 +24,8 @@ class LabRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The lab's folder in the cgroup v2 hierarchy."""
     certificate_lifetime_seconds: int = DEFAULT_CERTIFICATE_SECONDS
     """What ztunnels ask the operator for."""
+    workers: int | Literal["auto"] | None = None
+    """Processes of each ztunnel that move bytes; None leaves it to ztunnel's own default."""
 
 
 class Lab:

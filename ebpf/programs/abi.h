@@ -10,7 +10,7 @@
 #ifndef AMBIMESH_ABI_H
 #define AMBIMESH_ABI_H
 
-#define AMBIMESH_ABI_VERSION 3
+#define AMBIMESH_ABI_VERSION 4
 
 /* ztunnel's listeners inside a pod. */
 #define ZTUNNEL_OUTBOUND_PORT 15001
@@ -44,6 +44,9 @@
 #define LISTENER_PLAINTEXT 1
 #define LISTENER_HBONE 2
 #define LISTENER_OUTBOUND 3 /* on the pod's loopback; keyed by the source of captured connections, the pod's address */
+
+/* Most workers of one ztunnel. */
+#define MAX_WORKERS 16
 
 /* connection.kind: what connection.address means for this socket. */
 #define CONNECTION_UNTOUCHED 0 /* nothing */
@@ -209,10 +212,18 @@ struct ticket {
 	__u64 fast_destination; /* the namespace that the accepting socket must be in */
 };
 
-/* listeners: pod address and kind -> ztunnel's listening socket */
+/* listeners: pod address, kind and worker -> the listening socket of one of ztunnel's workers */
 struct listener_key {
 	__u32 ip[4];
 	__u32 kind;
+	__u32 worker; /* 0 up to the number of workers */
+};
+
+/* listener_turns, one element: ztunnel writes the number of its workers, programs count turns. */
+struct listener_turns {
+	__u32 workers;
+	__u32 zero;
+	__u32 turns[4]; /* by kind; element 0 is not used */
 };
 
 /* fast_state, one element: written by ztunnel every second. */

@@ -30,13 +30,29 @@ static __always_inline int refuse(u32 reason)
 	return SK_DROP; /* the client gets a reset */
 }
 
+/* Whose turn it is. Two CPUs may count one turn as the same: it evens out, and an atomic operation would cost more. */
+static __always_inline u32 next_worker(u32 kind)
+{
+	u32 first = 0;
+	struct listener_turns *turns = listener_turns.lookup(&first);
+	if (!turns || turns->workers < 2)
+		return 0;
+	return turns->turns[kind & 3]++ % turns->workers;
+}
+
 /*
- * To this very socket of ztunnel's: a process of the pod that listens beside it with SO_REUSEPORT gets no share.
+ * To a socket of ztunnel's, its workers taking turns; a worker that has died has no socket here, and the next one takes
+ * its turn. It is this very socket: a process of the pod that listens beside it with SO_REUSEPORT gets no share.
  * Returns a negative number if there is none.
  */
 static __always_inline long assign(struct bpf_sk_lookup *ctx, struct listener_key *key)
 {
+	key->worker = next_worker(key->kind);
 	struct bpf_sock *listener = (struct bpf_sock *)listeners.lookup(key);
+	for (int tried = 0; !listener && tried < MAX_WORKERS; tried++) {
+		key->worker = (key->worker + 1) % MAX_WORKERS;
+		listener = (struct bpf_sock *)listeners.lookup(key);
+	}
 	if (!listener)
 		return -ENOENT;
 	long error = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_NO_REUSEPORT);

@@ -18,6 +18,7 @@ BPF_F_TABLE("sk_storage:" PIN_DIRECTORY "connections", int, struct connection, c
 BPF_F_TABLE("lru_hash:" PIN_DIRECTORY "handoffs", struct handoff_key, struct handoff, handoffs, SIZE_HANDOFFS, 0);
 BPF_F_TABLE("lru_hash:" PIN_DIRECTORY "tickets", struct four_tuple, struct ticket, tickets, SIZE_TICKETS, 0);
 BPF_F_TABLE("sockhash:" PIN_DIRECTORY "listeners", struct listener_key, u64, listeners, SIZE_LISTENERS, 0);
+BPF_F_TABLE("array:" PIN_DIRECTORY "listener_turns", u32, struct listener_turns, listener_turns, 1, 0);
 BPF_F_TABLE("array:" PIN_DIRECTORY "fast_state", u32, struct fast_state, fast_state, 1, 0);
 BPF_F_TABLE("hash:" PIN_DIRECTORY "fast_generations", u64, u64, fast_generations, SIZE_PODS, 0);
 BPF_F_TABLE("hash:" PIN_DIRECTORY "fast_verdicts", struct fast_key, struct fast_verdict, fast_verdicts,

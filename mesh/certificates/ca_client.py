@@ -6,6 +6,7 @@ new root, a new token and a moved server without further machinery.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -69,9 +70,20 @@ class GrpcCaClient:
     async def fetch(self, identity: SpiffeId) -> Credentials:
         """See ``CaClient``."""
         key = make_key()
-        request = wire.IstioCertificateRequest(
-            csr=make_csr(identity, key).decode(), validity_duration=self._settings.lifetime_seconds
-        )
+        chain = await self.certify(identity, make_csr(identity, key))
+        return accept_chain(identity, key, chain, self._clock.wall())
+
+    async def certify(self, identity: SpiffeId, csr: bytes) -> Sequence[str]:
+        """Have a request signed, whoever holds its key; the answer is not checked here.
+
+        Args:
+            identity: whom the request is for.
+            csr: PEM.
+
+        Raises:
+            IdentityUnavailable: refused or not reachable; the text says which.
+        """
+        request = wire.IstioCertificateRequest(csr=csr.decode(), validity_duration=self._settings.lifetime_seconds)
         request.metadata.update({"ImpersonatedIdentity": str(identity)})
         answer = await self._call(identity, request.SerializeToString())
         try:
@@ -80,7 +92,7 @@ class GrpcCaClient:
             raise IdentityUnavailable(
                 f"the answer to the request for {identity} is not a certificate response"
             ) from error
-        return accept_chain(identity, key, response.cert_chain, self._clock.wall())
+        return list(response.cert_chain)
 
     async def _call(self, identity: SpiffeId, request: bytes) -> bytes:
         settings = self._settings

@@ -13,14 +13,15 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 from mesh.addresses import SocketAddress, parse_port, parse_socket_address
 from mesh.errors import BadConnectRequest, InvalidAddress
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-FRAME_HEADER_SIZE = 9
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+FRAME_HEADER_SIZE: Final = 9
 
-_FRAME = struct.Struct(">IBI")
+_FRAME: Final = struct.Struct(">IBI")
 """Length (24 bits) and type, flags, stream id (RFC 9113 section 4.1), with length and type read as one number."""
 
 
@@ -39,10 +40,16 @@ class FrameType(enum.IntEnum):
     CONTINUATION = 9
 
 
-END_STREAM = ACK = 0x1
-END_HEADERS = 0x4
-PADDED = 0x8
-PRIORITY_FLAG = 0x20
+SMALL_FRAMES: Final = frozenset(
+    {FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY, FrameType.WINDOW_UPDATE, FrameType.RST_STREAM}
+)
+"""Those of a few bytes."""
+
+END_STREAM: Final = 0x1
+ACK: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+PRIORITY_FLAG: Final = 0x20
 
 
 class ErrorCode(enum.IntEnum):
@@ -86,10 +93,10 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     return _FRAME.pack(len(payload) << 8 | kind, flags, stream_id) + payload
 
 
-pack_frame_header = _FRAME.pack
+pack_frame_header: Final = _FRAME.pack
 """``(length << 8 | type, flags, stream id) -> 9 bytes``; bound here because it runs once per DATA frame."""
-pack_frame_header_into = _FRAME.pack_into
-unpack_frame_header = _FRAME.unpack_from
+pack_frame_header_into: Final = _FRAME.pack_into
+unpack_frame_header: Final = _FRAME.unpack_from
 
 
 def settings_frame(values: Iterable[tuple[Setting, int]]) -> bytes:
@@ -104,10 +111,10 @@ def window_update_frame(stream_id: int, increment: int) -> bytes:
 
 # -- header blocks -----------------------------------------------------------------------------------------------------
 
-_METHOD_CONNECT = b"\x02\x07CONNECT"  # literal without indexing, name = static table entry 2 (:method)
-_AUTHORITY = b"\x01"  # static table entry 1
-_STATUS_200 = b"\x88"  # indexed field, static table entry 8
-_STATUS = b"\x08"  # literal without indexing, name = entry 8 (:status)
+_METHOD_CONNECT: Final = b"\x02\x07CONNECT"  # literal without indexing, name = static table entry 2 (:method)
+_AUTHORITY: Final = b"\x01"  # static table entry 1
+_STATUS_200: Final = b"\x88"  # indexed field, static table entry 8
+_STATUS: Final = b"\x08"  # literal without indexing, name = entry 8 (:status)
 
 
 def _string(text: bytes) -> bytes:
@@ -128,9 +135,9 @@ def _named(name: bytes) -> bytes:
     return b"\x00" + _string(name)
 
 
-_FORWARDED = _named(b"forwarded")
-_BAGGAGE = _named(b"baggage")
-_TRACEPARENT = _named(b"traceparent")
+_FORWARDED: Final = _named(b"forwarded")
+_BAGGAGE: Final = _named(b"baggage")
+_TRACEPARENT: Final = _named(b"traceparent")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +183,8 @@ class Baggage:
         return Baggage(**found)
 
 
-_WORKLOAD_TYPES = frozenset({"deployment", "cronjob", "pod", "job"})
-_BAGGAGE_FIELDS = {
+_WORKLOAD_TYPES: Final = frozenset({"deployment", "cronjob", "pod", "job"})
+_BAGGAGE_FIELDS: Final = {
     "k8s.cluster.name": "cluster",
     "k8s.namespace.name": "namespace",
     "service.name": "service_name",
@@ -225,21 +232,36 @@ def encode_response(status: int, *, baggage: str = "") -> bytes:
     return block
 
 
-@dataclass(frozen=True, slots=True)
 class ConnectRequest:
-    """A CONNECT request as received."""
+    """A CONNECT request as received. Not a dataclass: one is made for every connection, and theirs are not compiled."""
 
-    target: SocketAddress | None
-    """The address in ``:authority``; None when it names a host instead."""
-    hostname: str
-    """The host in ``:authority`` when it is not an address, else empty."""
-    port: int
-    forwarded_for: SocketAddress | None
-    """The client application's socket, as the sender says."""
-    forwarded_host: str
-    baggage: str
-    traceparent: str
-    forwarded_network: str
+    __slots__ = (
+        *("baggage", "forwarded_for", "forwarded_host", "forwarded_network", "hostname", "port", "target"),
+        "traceparent",
+    )
+
+    def __init__(
+        self,
+        target: SocketAddress | None,
+        hostname: str,
+        port: int,
+        forwarded_for: SocketAddress | None,
+        forwarded_host: str,
+        baggage: str,
+        traceparent: str,
+        forwarded_network: str,
+    ) -> None:
+        self.target = target
+        """The address in ``:authority``; None when it names a host instead."""
+        self.hostname = hostname
+        """The host in ``:authority`` when it is not an address, else empty."""
+        self.port = port
+        self.forwarded_for = forwarded_for
+        """The client application's socket, as the sender says."""
+        self.forwarded_host = forwarded_host
+        self.baggage = baggage
+        self.traceparent = traceparent
+        self.forwarded_network = forwarded_network
 
     @property
     def authority(self) -> str:
@@ -277,7 +299,7 @@ def decode_connect(headers: Iterable[tuple[str, str]]) -> ConnectRequest:
     )
 
 
-_LONGEST_AUTHORITY = 320
+_LONGEST_AUTHORITY: Final = 320
 """A host name has 253 characters at most; what is longer is cut, and then no authority."""
 
 

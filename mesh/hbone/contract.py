@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from mesh.errors import ConfigurationError, ProtocolViolation
 from mesh.hbone.codec import ErrorCode
 
-DEFAULT_WINDOW = 65535
-MAX_WINDOW = 2**31 - 1
-MAX_STREAM_ID = 2**31 - 1
+DEFAULT_WINDOW: Final = 65535
+MAX_WINDOW: Final = 2**31 - 1
+MAX_STREAM_ID: Final = 2**31 - 1
 
 
 class Http2Violation(ProtocolViolation):

@@ -6,6 +6,7 @@ Kept apart from the data path so that each can be read whole; :class:`mesh.hbone
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 from mesh.hbone.codec import ACK, ErrorCode, FrameType, Setting, frame
 from mesh.hbone.contract import (
@@ -19,7 +20,7 @@ from mesh.hbone.contract import (
     Role,
 )
 
-_CONTROL_BUDGET = 4000
+_CONTROL_BUDGET: Final = 4000
 """Per refill, that is per second. A PING, SETTINGS or GOAWAY costs 10; a reset of an unanswered request, a refused
 request or a header block for a stream that is gone 4; an empty or unknown frame, an acknowledgement, a setting 1.
 """

@@ -6,18 +6,20 @@ them elsewhere would change nothing. All others go to the ``hpack`` library, whi
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from hpack import Decoder
 from hpack.exceptions import HPACKError
 
 from mesh.hbone.codec import PADDED, PRIORITY_FLAG, ErrorCode
 from mesh.hbone.contract import Http2Violation
 
-_CONTINUATIONS = 16
+_CONTINUATIONS: Final = 16
 
 
-_INDEXED_NAMES = {1: ":authority", 2: ":method", 8: ":status"}
+_INDEXED_NAMES: Final = {1: ":authority", 2: ":method", 8: ":status"}
 """Literals without indexing that take their name from the static table (RFC 7541 section 6.2.2, appendix A)."""
-_STATUS_200 = 0x88
+_STATUS_200: Final = 0x88
 
 
 def read_plain_block(block: bytes) -> list[tuple[str, str]] | None:
@@ -109,6 +111,7 @@ class HeaderAssembler:
         if fields is not None and len(self._block) + 32 * len(fields) <= self._max_size:
             return fields
         try:
-            return [(str(name), str(value)) for name, value in self._decoder.decode(self._block)]
+            decoded: Any = self._decoder.decode(self._block)  # pairs of text, which its published types do not say
+            return [(str(name), str(value)) for name, value in decoded]
         except (HPACKError, UnicodeDecodeError) as error:
             raise Http2Violation(ErrorCode.COMPRESSION_ERROR, "a header block that cannot be decoded") from error

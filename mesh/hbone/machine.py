@@ -25,6 +25,7 @@ that exhausts it is told to calm down and the connection ends. Header blocks are
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from mesh.hbone.codec import (
     END_HEADERS,
@@ -32,6 +33,7 @@ from mesh.hbone.codec import (
     FRAME_HEADER_SIZE,
     PADDED,
     PREFACE,
+    SMALL_FRAMES,
     ErrorCode,
     FrameType,
     Setting,
@@ -54,11 +56,8 @@ from mesh.hbone.contract import (
 from mesh.hbone.control_machine import ControlFrames
 from mesh.hbone.header_codec import HeaderAssembler
 
-_DATA = int(FrameType.DATA)
-_HEADERS = int(FrameType.HEADERS)
-_SMALL_FRAMES = frozenset(
-    {FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY, FrameType.WINDOW_UPDATE, FrameType.RST_STREAM}
-)
+_DATA: Final = int(FrameType.DATA)
+_HEADERS: Final = int(FrameType.HEADERS)
 
 
 class HboneMachine(ControlFrames):
@@ -261,7 +260,7 @@ class HboneMachine(ControlFrames):
             raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
         if kind in (FrameType.HEADERS, FrameType.CONTINUATION) and size > self.settings.max_header_list:
             raise Http2Violation(ErrorCode.ENHANCE_YOUR_CALM, f"a header block of {size} bytes")
-        if kind in _SMALL_FRAMES and size > 16384:
+        if kind in SMALL_FRAMES and size > 16384:
             raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, f"a {FrameType(kind).name} frame of {size} bytes")
 
     # DATA: the hot path ---------------------------------------------------------------------------------------------

@@ -6,22 +6,24 @@ import errno
 import select
 import socket
 from collections.abc import Callable
+from typing import ClassVar, Final
 
 import structlog
 
 from mesh.addresses import PeerAddress, from_sockaddr
 from mesh.relay.engine import Engine
+from mesh.relay.socket_end import RawSocket
 
-BATCH = 64
+BATCH: Final = 64
 """Connections accepted from one listener before others get their turn."""
 
-QUEUE = 4096
+QUEUE: Final = 4096
 """Most connections that wait in a listener's queue; what it was told to keep."""
 
 _log = structlog.get_logger("relay")
-_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # What accept(2) reports of the connection it was about to hand out, which is gone then; the listener is well.
-_OF_THE_CONNECTION = (
+_OF_THE_CONNECTION: Final = (
     *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET),
 )
@@ -30,14 +32,16 @@ _OF_THE_CONNECTION = (
 class Acceptor:
     """Accepts from one non-blocking listener and hands the connections on."""
 
-    out_of_descriptors = 0
+    out_of_descriptors: ClassVar[int] = 0
     """How often, in this process, a connection was refused for want of descriptors; readiness looks at it."""
 
     def __init__(
-        self, engine: Engine, listener: socket.socket, accepted: Callable[[socket.socket, PeerAddress], None]
+        self, engine: Engine, listener: socket.socket, accepted: Callable[[RawSocket, PeerAddress], None]
     ) -> None:
         self._engine = engine
         self._listener = listener
+        self._family = int(listener.family)
+        self._take: Callable[[], tuple[int, tuple[object, ...]]] = listener._accept  # type: ignore[attr-defined]
         self._accepted = accepted
         # Given up to accept, and so refuse, a connection when descriptors run out; otherwise it would stay readable
         # and the loop would spin.
@@ -55,7 +59,8 @@ class Acceptor:
     def _accept(self, most: int) -> None:
         for _ in range(most):
             try:
-                sock, address = self._listener.accept()
+                # What socket.socket.accept does, without that class, whose making takes longer than the system call.
+                descriptor, address = self._take()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -65,6 +70,7 @@ class Acceptor:
                 if error.errno in _OF_THE_CONNECTION:
                     continue
                 raise
+            sock = RawSocket(self._family, socket.SOCK_STREAM, 0, descriptor)
             try:
                 self._accepted(sock, PeerAddress(from_sockaddr(address)))
             except Exception:  # one connection's bug must not stop the listener; whoever holds the socket closes it

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from mesh.errors import ConnectFailed, MeshError
 from mesh.relay.engine import Engine
-from mesh.relay.socket_end import EPOLLIN, EPOLLOUT, SocketEnd
+from mesh.relay.socket_end import EPOLLIN, EPOLLOUT, RawSocket, SocketEnd
 
 DialReport = Callable[[MeshError | None], None]
 """Told once how the dial went."""
@@ -20,7 +20,7 @@ class DialingEnd(SocketEnd):
 
     __slots__ = ("_report", "connecting")
 
-    def __init__(self, engine: Engine, sock: socket.socket) -> None:
+    def __init__(self, engine: Engine, sock: RawSocket) -> None:
         super().__init__(engine, sock)
         self.connecting = False
         self._report: DialReport | None = None

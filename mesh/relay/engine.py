@@ -23,7 +23,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol
 
 import structlog
 import trio
@@ -36,17 +36,17 @@ MAX_STAY = 0.002
 LINGER = 0.001
 """Seconds to wait for more before the loop returns to trio; epoll's resolution is one millisecond."""
 
-BATCH = 512
+BATCH: Final = 512
 """Ready sockets handled in one turn."""
 
-FLUSH_WITHIN = 0.0003
+FLUSH_WITHIN = 0.0001
 """Seconds that output may wait for more output of the same turn. Long enough to put many small messages into a record;
 short enough that the next node works on the first of them while this one is busy with the others."""
 
-READ_SIZE = 512 * 1024
+READ_SIZE: Final = 512 * 1024
 """Most bytes taken from a socket at once: large enough to amortise system calls in bulk, small enough to stay fair."""
 
-FRAME_ROOM = 9
+FRAME_ROOM: Final = 9
 """Bytes kept free in front of :attr:`Engine.read_buffer`, so that a DATA header can be put before what was read."""
 
 Handler = Callable[[int], None]
@@ -62,9 +62,11 @@ class Flushable(Protocol):
         """Encrypt and send what has collected."""
 
 
-@runtime_checkable
 class Crashable(Protocol):
-    """Something that can be ended when a handler of its fails: not watched any more, it would else stay for ever."""
+    """Something that can be ended when a handler of its fails: not watched any more, it would else stay for ever.
+
+    Told by the method's name, since compiled classes know no run-time checks of protocols.
+    """
 
     def crashed(self, error: MeshError) -> None:
         """End the connection, and whatever depends on it."""
@@ -236,8 +238,9 @@ class Engine:
 
 def _end(item: object, error: Exception) -> None:
     """End what has failed, so that its peers, the connection table and a drain do not wait for it."""
-    if isinstance(item, Crashable):
+    crashed: Callable[[MeshError], None] | None = getattr(item, "crashed", None)
+    if crashed is not None:
         try:
-            item.crashed(InternalError(f"a bug of this proxy: {error!r}"))
+            crashed(InternalError(f"a bug of this proxy: {error!r}"))
         except Exception:
             _log.exception("a failed connection could not be ended")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 from mesh.errors import MeshError
 from mesh.relay.dialing_end import DialingEnd
 from mesh.relay.engine import READ_SIZE, Engine
-from mesh.relay.socket_end import DONT_WAIT, EPOLLIN, LOOKED_AWAY
+from mesh.relay.socket_end import DONT_WAIT, EPOLLIN, LOOKED_AWAY, RawSocket
 
 
 class PlainEnd(DialingEnd):
@@ -16,7 +15,7 @@ class PlainEnd(DialingEnd):
 
     __slots__ = ("other", "pair", "read_bytes")
 
-    def __init__(self, engine: Engine, sock: socket.socket, pair: PlainPair) -> None:
+    def __init__(self, engine: Engine, sock: RawSocket, pair: PlainPair) -> None:
         super().__init__(engine, sock)
         self.pair = pair
         self.other: PlainEnd
@@ -61,8 +60,8 @@ class PlainPair:
     def __init__(
         self,
         engine: Engine,
-        accepted: socket.socket,
-        dialled: socket.socket,
+        accepted: RawSocket,
+        dialled: RawSocket,
         on_closed: Callable[[PlainPair], None],
     ) -> None:
         self.accepted = PlainEnd(engine, accepted, self)

@@ -8,18 +8,18 @@ received is written to the socket, and the stream's window given back as the soc
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
+from typing import Final
 
 from mesh.errors import ConnectionLost, MeshError, TunnelRefused
 from mesh.hbone.codec import ErrorCode, error_name, response_status
 from mesh.hbone.contract import HboneStream
 from mesh.relay.dialing_end import DialingEnd
 from mesh.relay.engine import FRAME_ROOM, READ_SIZE, Engine
-from mesh.relay.socket_end import DONT_WAIT, EPOLLIN
+from mesh.relay.socket_end import DONT_WAIT, EPOLLIN, RawSocket
 from mesh.relay.tunnel import DIRECT_SIZE, Tunnel
 
-BEFORE_ANSWER = 64 * 1024
+BEFORE_ANSWER: Final = 64 * 1024
 """Bytes sent ahead on a stream that the peer has not answered yet: saves a round trip, yet bounds what a refusal
 wastes.
 """
@@ -31,7 +31,7 @@ class StreamEnd(DialingEnd):
     __slots__ = ("_on_closed", "answered", "received", "sent", "stream", "tunnel")
 
     def __init__(
-        self, engine: Engine, sock: socket.socket, tunnel: Tunnel, on_closed: Callable[[StreamEnd], None]
+        self, engine: Engine, sock: RawSocket, tunnel: Tunnel, on_closed: Callable[[StreamEnd], None]
     ) -> None:
         super().__init__(engine, sock)
         self.tunnel = tunnel
@@ -51,9 +51,9 @@ class StreamEnd(DialingEnd):
         self.tunnel.join(self)
         self.stream = self.tunnel.machine.open_stream(block, self)
         if not self.closed:
+            # Not read at once: a client that speaks first does so some microseconds after it was accepted. If that is
+            # within this turn, request and first bytes still share a record.
             self.watch(EPOLLIN)
-            # Clients mostly speak first, and have spoken by now: request and first bytes then share a record.
-            self.read_input()
 
     def adopt(self, stream: HboneStream) -> None:
         """Server's node: serve a stream the peer requested. DATA is kept until :meth:`dial` has connected."""

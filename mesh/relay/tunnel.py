@@ -11,7 +11,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from mesh.errors import ConnectionLost, MeshError, ProtocolViolation, TlsFailure
 from mesh.hbone.codec import ErrorCode
@@ -21,17 +21,19 @@ from mesh.identity import SpiffeId
 from mesh.relay.engine import READ_SIZE, Engine
 from mesh.tls.handshake_driver import EstablishedTls
 
-EPOLLIN = select.EPOLLIN
-EPOLLOUT = select.EPOLLOUT
-RECORD = 16384
+EPOLLIN: Final = select.EPOLLIN
+EPOLLOUT: Final = select.EPOLLOUT
+SLICE: Final = 128 * 1024
+"""Bytes that pass through OpenSSL's buffers at a time. Those never shrink, and what stays small stays in the cache."""
+RECORD: Final = 16384
 """Plain bytes in one TLS record (RFC 8446 section 5.1)."""
-DIRECT_SIZE = 32 * 1024
+DIRECT_SIZE: Final = 32 * 1024
 """DATA frames from this size on are worth a ``send`` of their own."""
-FLUSH_AT = 256 * 1024
+FLUSH_AT: Final = 256 * 1024
 """Collected output is sent before the turn's end when it reaches this size."""
 
-PING_EVERY = 10.0
-PING_TIMEOUT = 20.0
+PING_EVERY: Final = 10.0
+PING_TIMEOUT: Final = 20.0
 
 
 class TunnelEnd(Protocol):
@@ -175,19 +177,22 @@ class Tunnel:
         if not self.closed and not self.blocked:
             self._encrypt_outgoing()
 
-    def send_now(self, frame: memoryview) -> None:
-        """Send one large frame; the tunnel is idle."""
-        self._encrypt(frame)
-        self._send_encrypted()
+    def send_now(self, frames: memoryview) -> None:
+        """Send what is large; nothing else waits to be sent."""
+        for start in range(0, len(frames), SLICE):
+            self._encrypt(frames[start : start + SLICE])
+            self._send_encrypted()
+            if self.closed:
+                return
 
     def _encrypt_outgoing(self) -> None:
         outgoing = self.machine.outgoing
+        if len(outgoing) > RECORD:
+            self.machine.outgoing = bytearray()
+            self.send_now(memoryview(outgoing))
+            return
         if outgoing:
-            if len(outgoing) <= RECORD:
-                self._tls.write(outgoing)
-            else:
-                with memoryview(outgoing) as view:
-                    self._encrypt(view)
+            self._tls.write(outgoing)
             outgoing.clear()
         self._send_encrypted()
 
@@ -257,8 +262,11 @@ class Tunnel:
             if not size:
                 self.close(ConnectionLost("the peer closed the tunnel") if self._ends else None)
                 return
-            self._incoming.write(self.engine.read_view[:size])
-            self._decrypt()
+            for start in range(0, size, SLICE):
+                self._incoming.write(self.engine.read_view[start : min(start + SLICE, size)])
+                self._decrypt()
+                if self.closed:
+                    return
 
     def _decrypt(self) -> None:
         view = self.engine.plain_view
@@ -322,7 +330,7 @@ class Tunnel:
         """The peer sent GOAWAY: no new streams, those that are open go on."""
         self._owner.draining(self)
         if code != ErrorCode.NO_ERROR and not self._ends:
-            self.close_later(
+            self.close(
                 ProtocolViolation(f"the peer ended the tunnel with code {code} after stream {last_stream}")
             )
 
@@ -359,13 +367,6 @@ class Tunnel:
         """A handler failed (``mesh.relay.engine.Crashable``)."""
         self.close(error)
 
-    def close_later(self, error: MeshError) -> None:
-        """Close as soon as the bytes at hand have been read."""
-        if self._receiving:
-            self._closing = error
-        else:
-            self.close(error)
-
     def close(self, error: MeshError | None) -> None:
         """End the connection and every stream on it."""
         if self.closed:
@@ -377,11 +378,7 @@ class Tunnel:
         self.engine.unregister(self._fd)
         if not self._pending:
             try:
-                outgoing = self.machine.outgoing
-                if outgoing:  # a GOAWAY, say, that explains this end
-                    with memoryview(outgoing) as view:
-                        self._encrypt(view)
-                    outgoing.clear()
+                self._encrypt(memoryview(bytes(self.machine.outgoing)))  # a GOAWAY, say, that explains this end
                 self._tls.unwrap()
             except ssl.SSLError:
                 pass  # the peer has not said good-bye, and need not

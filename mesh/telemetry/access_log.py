@@ -20,7 +20,6 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Literal
@@ -56,30 +55,56 @@ class NoMtls(enum.Enum):
     """The connection failed before an identity was proven; ``error`` says how."""
 
 
-@dataclass(slots=True, kw_only=True)
 class ConnectionRecord:
-    """What is known of a connection; filled in as it becomes known."""
+    """What is known of a connection; filled in as it becomes known.
 
-    direction: Direction
-    source: SocketAddress
-    destination: SocketAddress
-    """Where the connection goes on the wire: port 15008 for a tunnel."""
-    hbone_target: str | None = None
-    """The address inside the tunnel, as in ``:authority``."""
-    source_workload: Workload | None = None
-    destination_workload: Workload | None = None
-    destination_service: str | None = None
-    """Host name of the service that was dialled."""
-    source_identity: SpiffeId | None = None
-    destination_identity: SpiffeId | None = None
-    no_mtls: NoMtls | None = NoMtls.NOT_ESTABLISHED
-    """None: mutual TLS it was."""
-    fast_path: bool = False
-    """The kernel carried it, by a verdict that an earlier connection left."""
-    bytes_sent: int = 0
-    """By the workload this ztunnel stands before: requests of an outbound connection, responses of an inbound one."""
-    bytes_received: int = 0
-    """To that workload."""
+    Not a dataclass: its constructor runs for every connection, and that of a dataclass is never compiled.
+    """
+
+    __slots__ = (
+        *("bytes_received", "bytes_sent", "destination", "destination_identity", "destination_service"),
+        *("destination_workload", "direction", "fast_path", "hbone_target", "no_mtls"),
+        *("source", "source_identity", "source_workload"),
+    )
+
+    def __init__(
+        self,
+        *,
+        direction: Direction,
+        source: SocketAddress,
+        destination: SocketAddress,
+        hbone_target: str | None = None,
+        source_workload: Workload | None = None,
+        destination_workload: Workload | None = None,
+        destination_service: str | None = None,
+        source_identity: SpiffeId | None = None,
+        destination_identity: SpiffeId | None = None,
+        no_mtls: NoMtls | None = NoMtls.NOT_ESTABLISHED,
+        fast_path: bool = False,
+        bytes_sent: int = 0,
+        bytes_received: int = 0,
+    ) -> None:
+        self.direction = direction
+        self.source = source
+        self.destination = destination
+        """Where the connection goes on the wire: port 15008 for a tunnel."""
+        self.hbone_target = hbone_target
+        """The address inside the tunnel, as in ``:authority``."""
+        self.source_workload = source_workload
+        self.destination_workload = destination_workload
+        self.destination_service = destination_service
+        """Host name of the service that was dialled."""
+        self.source_identity = source_identity
+        self.destination_identity = destination_identity
+        self.no_mtls = no_mtls
+        """None: mutual TLS it was."""
+        self.fast_path = fast_path
+        """The kernel carried it, by a verdict that an earlier connection left."""
+        self.bytes_sent = bytes_sent
+        """By the workload this ztunnel stands before: requests of an outbound connection, responses of an inbound
+        one."""
+        self.bytes_received = bytes_received
+        """To that workload."""
 
 
 class AccessLog:
@@ -103,7 +128,7 @@ class AccessLog:
         self._json = format == "json"
         self._output = standard_output() if output is None else output
         self._wall = wall
-        self._kept: dict[tuple[object, ...], tuple[str, Workload | None, Workload | None]] = {}
+        self._kept: dict[tuple[object, ...], tuple[str, ConnectionRecord]] = {}
         self._second = -1
         self._second_text = ""
         self.set_level(level)
@@ -187,26 +212,25 @@ class AccessLog:
 
     def between(self, connection: ConnectionRecord) -> str:
         """The part of a line of text that is the same for all connections of two workloads; kept."""
-        source, destination = connection.source_workload, connection.destination_workload
-        # By object, not by value: hashing a workload costs more than writing the line. The kept pair proves that the
-        # numbers still mean these objects.
+        # By object, not by value: hashing a workload costs more than writing the line. The kept record holds on to the
+        # objects, so that their numbers still mean them.
         key = (
-            id(source),
-            id(destination),
-            connection.source_identity,
-            connection.destination_identity,
+            id(connection.source_workload),
+            id(connection.destination_workload),
+            id(connection.source_identity),
+            id(connection.destination_identity),
             connection.destination,
             connection.hbone_target,
             connection.destination_service,
             connection.direction,
-            connection.no_mtls,
+            id(connection.no_mtls),
             connection.fast_path,
         )
         kept = self._kept.get(key)
         if kept is None:
             if len(self._kept) >= _KEPT_PAIRS:
                 self._kept.clear()
-            kept = self._kept[key] = (_between(connection), source, destination)
+            kept = self._kept[key] = (_between(connection), _kept_alive(connection))
         return kept[0]
 
     def _write_text(self, line: str) -> None:
@@ -224,6 +248,20 @@ class AccessLog:
             self._second = second
             self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return f"{self._second_text}.{int((wall - second) * 1e6):06d}Z"
+
+
+def _kept_alive(connection: ConnectionRecord) -> ConnectionRecord:
+    """A record with the same workloads and identities; the connection's own may still be filled in."""
+    return ConnectionRecord(
+        direction=connection.direction,
+        source=connection.source,
+        destination=connection.destination,
+        source_workload=connection.source_workload,
+        destination_workload=connection.destination_workload,
+        source_identity=connection.source_identity,
+        destination_identity=connection.destination_identity,
+        no_mtls=connection.no_mtls,
+    )
 
 
 def _between(connection: ConnectionRecord) -> str:

@@ -70,12 +70,13 @@ class LevelledLogger(structlog.BoundLoggerBase):
             self._proxy_to_logger("critical", event, **fields)
 
 
-def configure(format: Format, level: str) -> None:  # noqa: A002 -- named as the setting it is
+def configure(format: Format, level: str, **always: object) -> None:  # noqa: A002 -- named as the setting it is
     """Send process logs to standard output.
 
     Args:
         format: ``text`` for people, ``json`` for collectors.
         level: one of ``LEVELS``.
+        always: facts that every line of this process is to tell.
 
     Raises:
         ConfigurationError: no such level.
@@ -83,6 +84,8 @@ def configure(format: Format, level: str) -> None:  # noqa: A002 -- named as the
     set_level(level)
     # Cached loggers hold this very list, so it is refilled, not replaced.
     _processors[:] = [_add_exception, _render_json if format == "json" else _render_text]
+    if always:
+        _processors.insert(0, lambda logger, method, event_dict: {**event_dict, **always})
     structlog.configure(
         processors=_processors,
         wrapper_class=LevelledLogger,

@@ -14,7 +14,7 @@ no total is ever short.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final, Literal, NamedTuple
 
@@ -274,6 +274,12 @@ class L4Metrics(Collector):
                 series.idle_since = now
             elif now - series.idle_since >= self._expiry_seconds:
                 del self._series[labels]
+
+    def series(self) -> Iterator[tuple[L4Labels, ConnectionHandles]]:
+        """All label sets and their counters, for whoever adds several processes up; idle ones are dropped first."""
+        self._expire()
+        for labels, series in self._series.items():
+            yield labels, series.handles
 
     def describe(self) -> Iterable[Metric]:
         """Nothing ahead of time: the registry then does not collect in order to learn the names."""

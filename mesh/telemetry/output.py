@@ -7,13 +7,16 @@ share the buffer, so what is read keeps the order in which it was written.
 
 The reader of our standard output may stall (a container runtime whose disk is full). It must not stall the data plane:
 a pipe is only written to while poll() promises room for ``PIPE_BUF`` bytes, and in pieces of at most that size, which
-therefore neither block nor mix with another writer's lines. What finds no room waits in the buffer, up to
-``MAX_WAITING`` bytes; beyond that new lines are dropped, counted, and the count is said as soon as there is room.
+therefore do not mix with another writer's lines. Another writer (the workers of one ztunnel share their output) may
+take that room in between, so the write itself is told not to wait, where the kernel knows how. What finds no room waits
+in the buffer, up to ``MAX_WAITING`` bytes; beyond that new lines are dropped, counted, and the count is said as soon as
+there is room.
 """
 
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import select
 import stat
@@ -39,6 +42,7 @@ class LineOutput:
         """Lines lost since the last notice, because the reader stalls."""
         mode = os.fstat(fd).st_mode
         self._piecewise = not (stat.S_ISREG(mode) or stat.S_ISBLK(mode))
+        self._without_waiting = self._piecewise
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
@@ -90,12 +94,22 @@ class LineOutput:
                 end = _piece_end(data, start) if self._piecewise else len(data)
                 if self._piecewise and not self._writable(wait_ms):
                     break
-                start += os.write(self._fd, data[start:end])
+                start += self._write(data[start:end])
         except BlockingIOError:
             pass  # somebody made the descriptor non-blocking and it is full
         except OSError:
             return b""  # the reader is gone: there is nobody to tell
         return data[start:]
+
+    def _write(self, piece: bytes) -> int:
+        if self._without_waiting:
+            try:
+                return os.pwritev(self._fd, [piece], -1, os.RWF_NOWAIT)  # -1: where the descriptor stands
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE):
+                    raise
+                self._without_waiting = False
+        return os.write(self._fd, piece)
 
     def _writable(self, wait_ms: int) -> bool:
         # A vanished reader (POLLERR) counts as writable, so that the write fails and says so.

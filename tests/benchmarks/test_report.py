@@ -67,6 +67,7 @@ def found() -> Results:
         },
         problems={"same-32x100": ["ambimesh: rr: connect: Connection refused"]},
         memory=MemoryFigures(
+            one_process={"node1": 50 * MIB, "node2": 61 * MIB},
             nodes=(
                 memory(AMBIMESH.name, "node1", 50),
                 memory(AMBIMESH.name, "node2", 61),
@@ -95,7 +96,8 @@ def test_markdown_says_what_was_measured_where_and_what_was_missed(found: Result
         "Envoy 1.40.0 BoringSSL: one on each side, 2 worker threads each",
         "](results.png)",
         "same node, 32 x 100 B: ambimesh: rr: connect: Connection refused",
-        "| at rest, pods served | 50.0 MiB | 61.0 MiB | 70.0 MiB | < 60 MiB | NO |",
+        "| at rest, pods served | 50.0 MiB | 61.0 MiB | 70.0 MiB |  |  |",
+            "| at rest, one process (workers: 1) | 50.0 MiB | 61.0 MiB | - | < 60 MiB | NO |",
         "| ... shared pages divided | 40.0 MiB | 51.0 MiB |",
         "| 9,000 idle connections | 70.0 MiB | 81.0 MiB | - |",
         "Idle connections could not be measured: envoy: not open",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ebpf import layout
+from ebpf.layout_check import check
 from ebpf.loader import PROGRAMS
 from ebpf.reasons import Reason
 from mesh.addresses import parse_ip
@@ -48,11 +49,11 @@ def test_every_map_of_the_programs_is_mirrored() -> None:
 
 
 def test_a_faithful_description_passes() -> None:
-    layout.check("connections", "key", "int")
+    check("connections", "key", "int")
     fields = [["kind", "unsigned int"], ["address", packed(SOCKET_ADDRESS)], CHOSEN, SPLICED]
     value = packed(["connection", fields])
-    layout.check("connections", "value", value)
-    layout.check("pod_addresses", "value", "unsigned long long")
+    check("connections", "value", value)
+    check("pod_addresses", "value", "unsigned long long")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_faithful_description_passes() -> None:
 )
 def test_drift_is_an_error_that_names_the_map(description: Any) -> None:
     with pytest.raises(InternalError, match=r"abi\.h"):
-        layout.check("connections", "value", description)
+        check("connections", "value", description)
 
 
 def test_addresses_survive_the_way_there_and_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import Any
 
@@ -44,6 +45,59 @@ def test_a_listener_serves_the_families_it_can(mesh: Any, kit: Any) -> None:
         table.forget(pod.addresses, ListenerKind.PLAINTEXT, second.fileno())
         with pytest.raises(ConnectionRefusedError):
             mesh.places["c"].run(kit.call, "10.244.1.3", 8080)
+
+
+def test_workers_take_turns_and_those_that_are_gone_are_passed_over(mesh: Any, kit: Any) -> None:
+    pod = mesh.places["b"]
+    mesh.stop_ztunnel()
+
+    def listen() -> socket.socket:
+        made: socket.socket = pod.namespace.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        made.bind(("0.0.0.0", 0))
+        made.listen()
+        return made
+
+    def arrivals(calls: int, listeners: list[socket.socket]) -> list[int]:
+        """How many connections each listener is given."""
+        counts = [0] * len(listeners)
+        for _ in range(calls):
+            client = mesh.places["c"].start(kit.call, "10.244.1.3", 8080)
+            ready, _, _ = select.select(listeners, [], [], 10)
+            assert len(ready) == 1
+            accepted, _ = ready[0].accept()
+            accepted.close()
+            client.join()
+            counts[listeners.index(ready[0])] += 1
+        return counts
+
+    tables = [ListenerTable(mesh.paths, worker) for worker in range(3)]
+    listeners = [listen() for _ in tables]
+    try:
+        for table, listener in zip(tables, listeners, strict=True):
+            table.register(pod.addresses, ListenerKind.PLAINTEXT, listener.fileno(), socket.AF_INET)
+        assert arrivals(2, listeners) == [2, 0, 0]  # one worker, until told otherwise
+        tables[0].share_among(3)
+        assert arrivals(6, listeners) == [2, 2, 2]
+        listeners.pop(1).close()  # as if its process had died: the map forgets the socket by itself
+        counts = arrivals(6, listeners)
+        assert sum(counts) == 6
+        assert min(counts) >= 2
+        listeners.pop(0).close()
+        assert arrivals(3, listeners) == [3]
+        listeners.pop().close()
+        with pytest.raises(ConnectionRefusedError):
+            mesh.places["c"].run(kit.call, "10.244.1.3", 8080)
+    finally:
+        for listener in listeners:
+            listener.close()
+        for table in tables:
+            table.close()
+
+
+def test_workers_are_numbered(node: Any) -> None:
+    for number in (-1, 16):
+        with pytest.raises(InternalError, match="worker"):
+            ListenerTable(node.paths, number)
 
 
 def test_what_cannot_be_a_listener(node: Any) -> None:

@@ -25,18 +25,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ambimesh.demo.stage import MODE_LABEL, NAMESPACE, REDIRECTION, Stage
 from ambimesh.lab import manifests, readiness
 from ambimesh.lab.bring_up import Wish, bring_up
+from ambimesh.lab.cgroups import processes_in
 from ambimesh.lab.layout import LabLayout
 from ambimesh.lab.mesh_processes import ztunnel_name
 from ambimesh.lab.take_down import take_down
 from ambimesh.lab.ztunnel_admin import fetch
 from controlplane.ca.authority import load_or_create
-from mesh.errors import TlsFailure
+from ebpf.fastpath.abilities import Abilities
+from ebpf.paths import PinPaths
+from mesh.errors import EnvironmentLacks, TlsFailure
 from mesh.netns import NetworkNamespace
 from mesh.testing.ca import TestAuthority
 from mesh.tls.context import client_context
 from mesh.tls.credentials import Credentials
 from resources.folder_store import FolderStore
 from resources.objects import Namespace, Pod
+from ztunnel import kernel_maps
 
 SHIPPED = Path(manifests.__file__).parents[1] / "manifests" / "demo"
 _numbers = itertools.count(1)
@@ -101,10 +105,9 @@ class Scene:
         return not await self.connections(node) and all(float(line.rpartition(" ")[2]) == 0 for line in gauges)
 
     def descriptors(self, node: str) -> int:
-        """How many descriptors a node's ztunnel holds."""
-        name = ztunnel_name(node)
-        (pid,) = [one.pid for one in self.stage.processes.statuses() if one.spec.name == name]
-        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        """How many descriptors the processes of a node's ztunnel hold."""
+        pids = processes_in(self.lab.node_cgroup(self.lab.node(node)) / "ztunnel")
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
 
     def records(self, node: str, since: int = 0) -> list[str]:
         """Access records of a node's ztunnel, from a position in its log on."""
@@ -247,10 +250,14 @@ class RawTunnel:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    """One lab per module, its pods ready, nothing enrolled yet."""
+def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """One lab per module, its pods ready, nothing enrolled yet; a module's ``WISH`` says what is special about its own,
+    and ``AMBIMESH_TEST_WORKERS`` how many workers the ztunnels of all others have.
+    """
     layout = LabLayout.named(f"tz{os.getpid():x}{next(_numbers):x}")
-    lab = trio.run(bring_up, Wish(layout=layout), lambda _: None)
+    workers = os.environ.get("AMBIMESH_TEST_WORKERS")
+    wish = getattr(request.module, "WISH", {"workers": int(workers)} if workers else {})
+    lab = trio.run(bring_up, Wish(layout=layout, **wish), lambda _: None)
     try:
         report = manifests.apply(FolderStore(layout.cluster), [SHIPPED])
         assert not report.problems
@@ -271,3 +278,53 @@ def _no_tracebacks(log: Path) -> None:
     assert not re.search(r"relay handler failed|flush failed|task failed|unexpectedly", text)
 
 
+class FakeMap:
+    """Opens like a pinned map does, or not."""
+
+    opened: list[FakeMap]
+    missing: type[FakeMap] | None = None
+
+    def __init__(self, _paths: PinPaths, _worker: int = 0) -> None:
+        if type(self) is FakeMap.missing:
+            raise EnvironmentLacks("the node's programs are not loaded")
+        self.closed = False
+        self.opened.append(self)
+
+    def __enter__(self) -> FakeMap:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def stop(self, *, splice: bool) -> None:
+        """Of the fast path's, when it is switched off."""
+
+    def share_among(self, workers: int) -> None:
+        """Of the listeners."""
+
+
+@dataclass
+class FakeMaps:
+    """Stand-ins for all pinned maps of a node."""
+
+    kinds: list[type[FakeMap]]
+
+    @property
+    def opened(self) -> list[FakeMap]:
+        return FakeMap.opened
+
+    def take_away(self, kind: type[FakeMap] | None) -> None:
+        """From now on this one cannot be opened."""
+        FakeMap.missing = kind
+
+
+@pytest.fixture
+def maps(monkeypatch: pytest.MonkeyPatch) -> FakeMaps:
+    kinds: list[type[FakeMap]] = []
+    FakeMap.opened, FakeMap.missing = [], None
+    for name in ("OriginalDestinations", "Deliveries", "ListenerTable", "PodTable", "FastPathMaps"):
+        kind = type(name, (FakeMap,), {})
+        monkeypatch.setattr(kernel_maps, name, kind)
+        kinds.append(kind)
+    monkeypatch.setattr(kernel_maps, "read_abilities", lambda _: Abilities(splice=False))
+    return FakeMaps(kinds)

@@ -34,6 +34,8 @@ def test_defaults() -> None:
         15021,
     )
     assert settings.certificate_lifetime_seconds == 86400
+    assert settings.workers == "auto"
+    assert [read(LEAST + f"workers: {text}").workers for text in ("1", "16", "auto")] == [1, 16, "auto"]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,9 @@ def test_defaults() -> None:
         (LEAST + "log: {format: xml}", r"\$\.log\.format"),
         (LEAST + "admin: {admin_port: 70000}", r"\$\.admin\.admin_port"),
         (LEAST + "drain_seconds: -1", r"\$\.drain_seconds"),
+        (LEAST + "workers: 0", r"\$\.workers"),
+        (LEAST + "workers: 17", r"\$\.workers"),
+        (LEAST + "workers: many", r"\$\.workers"),
     ],
 )
 def test_faults_name_their_place(text: str, place: str) -> None:

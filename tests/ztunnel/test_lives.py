@@ -281,8 +281,16 @@ async def test_two_hundred_connections_side_by_side(scene: Any) -> None:
     before = [scene.descriptors(node) for node in ("node1", "node2")]
     assert await scene.script("client-a", MANY, address, "200") == 600
     await everything_over(scene)
-    after = [scene.descriptors(node) for node in ("node1", "node2")]
-    assert all(now <= then + 8 for then, now in zip(before, after, strict=True)), (before, after)
+
+    def counted() -> list[int]:
+        return [scene.descriptors(node) for node in ("node1", "node2")]
+
+    # Sockets made ahead for a busy pod are closed soon after its calls have ended.
+    await scene.until(
+        lambda: all(now <= then + 8 for then, now in zip(before, counted(), strict=True)),
+        10,
+        lambda: (before, counted()),
+    )
 
 
 async def test_sigterm_lets_a_connection_finish(scene: Any) -> None:

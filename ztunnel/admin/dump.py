@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from mesh import compiled
 from mesh.addresses import format_ip
 from mesh.certificates.manager import CertificateReport, IdentityManager
 from mesh.model.policy import Policy
@@ -20,14 +22,28 @@ Flat = dict[str, Any]
 def dump(
     state: MeshState, identities: IdentityManager, connections: ConnectionTable, pods: PodManager
 ) -> dict[str, list[Flat]]:
-    """All tables."""
+    """All tables of a ztunnel that is one process."""
+    return {**dump_state(state), **dump_traffic(identities, connections, pods)}
+
+
+def dump_state(state: MeshState) -> dict[str, list[Flat]]:
+    """What the control plane has said."""
     return {
         "workloads": [_workload(workload) for workload in state.workloads.by_uid.values()],
         "services": [_service(view, view.service) for view in state.services.views.values() if view.service],
         "policies": [_policy(policy) for policy in state.policies.by_key.values()],
+    }
+
+
+def dump_traffic(
+    identities: IdentityManager, connections: ConnectionTable, pods: PodManager
+) -> dict[str, list[Flat]]:
+    """What this process itself has: certificates, connections, pods."""
+    return {
         "certificates": [_certificate(report) for report in identities.report()],
         "connections": [_connection(connection) for connection in connections],
         "pods": _pods(pods),
+        "process": [_process(compiled.current())],
     }
 
 
@@ -125,6 +141,10 @@ def _pods(pods: PodManager) -> list[Flat]:
         for server in pods.serving
     ]
     return served + [{"uid": uid, "pending": True} for uid in pods.pending]
+
+
+def _process(form: compiled.Form) -> Flat:
+    return {"pid": os.getpid(), "form": form.name, "formDetail": form.detail}
 
 
 def _gateway(gateway: GatewayAddress | None) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from mesh.relay.acceptor import Acceptor
 from mesh.state.store import MeshState
-from mesh.telemetry.http_endpoint import HttpRequest, HttpResponse, text_response
 from ztunnel.inpod.manager import PodManager
 
 
@@ -37,8 +36,3 @@ class Readiness:
         if refused:
             reasons.append(f"{refused} connections were refused for want of file descriptors")
         return reasons
-
-    async def answer(self, _request: HttpRequest) -> HttpResponse:
-        """The handler."""
-        reasons = self.missing()
-        return text_response("not ready: " + "; ".join(reasons), 503) if reasons else text_response("ready")

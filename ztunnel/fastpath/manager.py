@@ -37,7 +37,7 @@ from mesh.state.routes import ToWorkload
 from mesh.state.store import Changes, MeshState
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import L4Metrics, ServiceLabels
-from ztunnel.fastpath.decisions import Standing, may_remember, slots_of
+from ztunnel.fastpath.decisions import DirectService, Standing, may_remember, slots_of
 from ztunnel.fastpath.records import Ends, FastConnectionRecords
 from ztunnel.fastpath.splicer import Splicer
 from ztunnel.pod import Pod
@@ -65,15 +65,6 @@ class _Serving:
     generation: int
     verdicts: set[tuple[int, SocketAddress]]
     """Source namespace and target of the verdicts that admit to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Service:
-    """A service that a pod may dial directly."""
-
-    pod: Pod
-    dialled: OriginalDestination
-    pool: WeightedPool[ToWorkload]
 
 
 class FastPath:
@@ -104,7 +95,7 @@ class FastPath:
         self._pods: dict[int, _Serving] = {}
         self._by_ip: dict[IpBytes, _Serving] = {}
         self._gone: OrderedDict[int, Pod] = OrderedDict()
-        self._services: dict[tuple[int, OriginalDestination], _Service] = {}
+        self._services: dict[tuple[int, OriginalDestination], DirectService] = {}
         self._generation = secrets.randbits(62)  # no verdict of another ztunnel may seem to be this one's
         self._recheck: set[int] = set()
         self._wake = trio.Event()
@@ -169,14 +160,19 @@ class FastPath:
 
     def dialled_service(self, source: Pod, dialled: OriginalDestination, upstream: ToWorkload) -> None:
         """A pod has dialled a service and was sent to one of its endpoints."""
-        if (source.cookie, dialled) in self._services or upstream.workload.node != self._state.node or self._stopped:
+        if upstream.workload.node == self._state.node:
+            self.remember_service(source, dialled)
+
+    def remember_service(self, source: Pod, dialled: OriginalDestination) -> None:
+        """Let a pod dial a service directly from now on."""
+        if (source.cookie, dialled) in self._services or self._stopped:
             return
         pool = self._pool_of(source, dialled)
         if pool is None or source.cookie not in self._pods:
             return
         slots = slots_of(pool, FAST_SLOTS)
         if slots is not None and self._maps.set_service(source.cookie, dialled, slots):
-            self._services[source.cookie, dialled] = _Service(source, dialled, pool)
+            self._services[source.cookie, dialled] = DirectService(source, dialled, pool)
 
     # -- changes -------------------------------------------------------------------------------------------------------
 

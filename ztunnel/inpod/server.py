@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 
 from ebpf.listeners import ListenerTable
@@ -10,7 +9,8 @@ from mesh.addresses import PeerAddress
 from mesh.errors import ConnectionLost, Draining
 from mesh.relay.acceptor import Acceptor
 from mesh.relay.engine import Engine
-from ztunnel.fastpath.manager import FastPath
+from mesh.relay.socket_end import RawSocket
+from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.inpod.listeners import PodListeners
 from ztunnel.pod import Pod
 from ztunnel.proxy.connections import ConnectionTable
@@ -35,7 +35,9 @@ class Proxies:
     outbound: OutboundProxy
     inbound: InboundProxy
     plaintext: PlaintextProxy
-    fast_path: FastPath | None
+    fast_path: FastPathMemory | None
+    workers: int = 1
+    """Processes that serve each pod."""
 
 
 class PodServer:
@@ -50,7 +52,9 @@ class PodServer:
         self._proxies = proxies
         engine = proxies.engine
         self.pool = TunnelPool(engine, pod, proxies.contexts)
-        self.terminator = Terminator(engine, pod, proxies.contexts, proxies.inbound, proxies.connections)
+        self.terminator = Terminator(
+            engine, pod, proxies.contexts, proxies.inbound, proxies.connections, proxies.workers
+        )
         listeners = PodListeners(pod, proxies.listener_table)
         self._acceptors: list[Acceptor] = []
         try:
@@ -66,10 +70,10 @@ class PodServer:
             listeners.close()
             raise
 
-    def _outbound(self, sock: socket.socket, peer: PeerAddress) -> None:
+    def _outbound(self, sock: RawSocket, peer: PeerAddress) -> None:
         self._proxies.outbound.accepted(self.pod, self.pool, sock, peer)
 
-    def _plaintext(self, sock: socket.socket, peer: PeerAddress) -> None:
+    def _plaintext(self, sock: RawSocket, peer: PeerAddress) -> None:
         self._proxies.plaintext.accepted(self.pod, sock, peer)
 
     @property

@@ -10,14 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 import trio
 
 from mesh.addresses import SocketAddress
 from mesh.errors import ConnectFailed, InternalError, MeshError
-from mesh.model.workload import Workload
 from mesh.rbac import ConnectionFacts
 from mesh.telemetry.access_log import AccessLog, ConnectionRecord, Direction
 from mesh.telemetry.metrics import ConnectionHandles, L4Labels, L4Metrics, Reporter, ServiceLabels, WorkloadLabels
@@ -104,8 +103,8 @@ class Connection:
             self._counted_received = received
 
 
-_KEPT_LABELS = 4096
-_REPORTERS: dict[Direction, Reporter] = {"inbound": "destination", "outbound": "source"}
+_KEPT_LABELS: Final = 4096
+_REPORTERS: Final[dict[Direction, Reporter]] = {"inbound": "destination", "outbound": "source"}
 
 
 class ConnectionTable:
@@ -115,7 +114,7 @@ class ConnectionTable:
         self._metrics = metrics
         self._access_log = access_log
         self._alive: set[Connection] = set()
-        self._labels: dict[tuple[object, ...], tuple[L4Labels, Workload | None, Workload | None]] = {}
+        self._labels: dict[tuple[object, ...], tuple[L4Labels, object]] = {}
         self._on_empty: Callable[[], None] | None = None
 
     def __len__(self) -> int:
@@ -147,13 +146,13 @@ class ConnectionTable:
         self._access_log.opened(connection.record)
 
     def _labels_of(self, record: ConnectionRecord, service: ServiceLabels) -> L4Labels:
-        """Labels are the same for all connections of two workloads; workloads are told apart by object."""
+        """Labels are the same for all connections of two workloads; all are told apart by object."""
         source, destination = record.source_workload, record.destination_workload
         key = (
             id(source),
             id(destination),
-            record.source_identity,
-            record.destination_identity,
+            id(record.source_identity),
+            id(record.destination_identity),
             service,
             record.direction,
             record.no_mtls is None,
@@ -169,8 +168,9 @@ class ConnectionTable:
             )
             if len(self._labels) >= _KEPT_LABELS:
                 self._labels.clear()
-            # The workloads are kept, too, so that their numbers are not given to others.
-            kept = self._labels[key] = (labels, source, destination)
+            # What the numbers stand for is kept, too, so that they are not given to others.
+            alive = (source, destination, record.source_identity, record.destination_identity)
+            kept = self._labels[key] = (labels, alive)
         return kept[0]
 
     def finished(self, connection: Connection, error: MeshError | None) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+from typing import Final
 
 from ebpf.connections import Deliveries
 from mesh.addresses import SocketAddress, format_ip, is_ipv4
@@ -21,9 +22,11 @@ from ztunnel.proxy.local_leg import prepare_local_sockets
 
 # Spread over many source addresses: each has ephemeral ports of its own, so that sockets in TIME_WAIT after a burst of
 # short connections do not make the kernel search for a free one. 127.0.0.6 and up, out of the way of 127.0.0.1.
-_SOURCES = itertools.cycle([f"127.{high}.{low}.6" for high in range(16, 20) for low in range(64)])
-_IP_BIND_ADDRESS_NO_PORT = 24
-_MADE_AT_ONCE = 6
+_SOURCES: Final = itertools.cycle([f"127.{high}.{low}.6" for high in range(16, 20) for low in range(64)])
+_IP_BIND_ADDRESS_NO_PORT: Final = 24
+_MADE_AT_FIRST: Final = 4
+_MADE_AT_MOST: Final = 64
+"""Sockets made at a time: as many as the pod's callers used up since the last tick, within these."""
 
 
 class Deliverer:
@@ -34,8 +37,8 @@ class Deliverer:
         self._spare: dict[tuple[Pod, bool], list[socket.socket]] = {}
         """By pod and whether IPv4. Not by uid: that of a pod whose sandbox was replaced is the same, its namespace not.
         """
-        self._used: set[tuple[Pod, bool]] = set()
-        """Whose spares were asked for since the last tick."""
+        self._used: dict[tuple[Pod, bool], int] = {}
+        """How many were made since the last tick for those who asked."""
 
     def socket_for(self, pod: Pod, destination: SocketAddress, client: SocketAddress) -> socket.socket:
         """A non-blocking socket inside ``pod``, announced, ready to connect to ``destination``.
@@ -46,9 +49,12 @@ class Deliverer:
         """
         ipv4 = is_ipv4(destination.ip)
         key = pod, ipv4
-        self._used.add(key)
         spare = self._spare.get(key)
-        sock = spare.pop() if spare else self._make(pod, ipv4=ipv4)
+        if spare:
+            sock = spare.pop()
+            self._used.setdefault(key, 0)
+        else:
+            sock = self._make(pod, ipv4=ipv4)
         try:
             sock.bind((next(_SOURCES), 0) if ipv4 else ("::1", 0))
             self._deliveries.announce(sock.fileno(), client)
@@ -62,8 +68,11 @@ class Deliverer:
 
     def _make(self, pod: Pod, *, ipv4: bool) -> socket.socket:
         """One socket to use now; the others are kept."""
+        used = self._used.get((pod, ipv4), 0)
+        count = min(max(used, _MADE_AT_FIRST), _MADE_AT_MOST)
+        self._used[pod, ipv4] = used + count
         family = socket.AF_INET if ipv4 else socket.AF_INET6
-        made = pod.namespace.sockets(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, count=_MADE_AT_ONCE)
+        made = pod.namespace.sockets(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, count=count)
         for sock in made:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
@@ -74,7 +83,7 @@ class Deliverer:
 
     def tick(self) -> None:
         """Once per second: keep no sockets for pods that nobody calls."""
-        for key in self._spare.keys() - self._used:
+        for key in self._spare.keys() - self._used.keys():
             self._drop(key)
         self._used.clear()
 

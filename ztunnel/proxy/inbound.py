@@ -21,8 +21,8 @@ from mesh.relay.engine import Engine
 from mesh.relay.stream_end import StreamEnd
 from mesh.relay.tunnel import Tunnel
 from mesh.state.store import MeshState
-from mesh.telemetry.metrics import ServiceLabels
-from ztunnel.fastpath.manager import FastPath
+from mesh.telemetry.metrics import NO_SERVICE
+from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.pod import Pod
 from ztunnel.proxy.admission import check_destination, judge
 from ztunnel.proxy.baggage import BaggageCache
@@ -43,15 +43,19 @@ class ServedTunnel:
     identity: SpiffeId
 
 
-@dataclass(frozen=True, slots=True)
 class _Request:
     """One request, as far as it has come."""
 
-    served: ServedTunnel
-    tunnel: Tunnel
-    stream: HboneStream
-    connection: Connection
-    target: SocketAddress
+    __slots__ = ("connection", "served", "stream", "target", "tunnel")
+
+    def __init__(
+        self, served: ServedTunnel, tunnel: Tunnel, stream: HboneStream, connection: Connection, target: SocketAddress
+    ) -> None:
+        self.served = served
+        self.tunnel = tunnel
+        self.stream = stream
+        self.connection = connection
+        self.target = target
 
 
 class InboundProxy:
@@ -66,7 +70,7 @@ class InboundProxy:
         deliverer: Deliverer,
         dials: Dials,
         baggage: BaggageCache,
-        fast_path: FastPath | None,
+        fast_path: FastPathMemory | None,
     ) -> None:
         self._engine = engine
         self._state = state
@@ -159,7 +163,7 @@ class InboundProxy:
 
     def _describe(self, connection: Connection) -> None:
         connection.record.destination_workload = connection.pod.workload
-        self._table.described(connection, ServiceLabels())
+        self._table.described(connection, NO_SERVICE)
 
     def _source_workload(self, pod: Pod, served: ServedTunnel) -> Workload | None:
         """Whose address the peer has, if that workload has the identity that was proven."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import socket
+from typing import Final
 
 import trio
 
@@ -19,15 +20,15 @@ from mesh.hbone.codec import encode_connect, new_traceparent
 from mesh.identity import SpiffeId
 from mesh.relay.engine import Engine
 from mesh.relay.plain_pair import PlainPair
-from mesh.relay.socket_end import reset_socket
+from mesh.relay.socket_end import RawSocket, reset_socket
 from mesh.relay.stream_end import StreamEnd
 from mesh.relay.tunnel import Tunnel
 from mesh.state.routes import Passthrough, ToWorkload
-from mesh.state.store import MeshState
+from mesh.state.store import Changes, MeshState
 from mesh.state.upstream import choose_upstream
 from mesh.telemetry.access_log import NoMtls
 from mesh.telemetry.metrics import ServiceLabels
-from ztunnel.fastpath.manager import FastPath
+from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.connections import Connection, ConnectionTable, failing, unexpected
@@ -35,6 +36,23 @@ from ztunnel.proxy.delivery import sockaddr
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
 from ztunnel.proxy.pool import PoolKey, TunnelPool
+
+_KEPT_PLANS: Final = 4096
+
+
+class _Plan:
+    """What the connections of a pod along one route have in common. It holds on to both, whose numbers are its key."""
+
+    __slots__ = ("authority", "key", "labels", "pod", "service", "upstream")
+
+    def __init__(self, pod: Pod, upstream: ToWorkload, key: PoolKey | None, labels: ServiceLabels) -> None:
+        self.pod = pod
+        self.upstream = upstream
+        self.key = key
+        """Of the tunnels; None where the pod has no address of the destination's family."""
+        self.labels = labels
+        self.authority = str(upstream.target)
+        self.service = upstream.service_hostname
 
 
 class OutboundProxy:
@@ -49,7 +67,7 @@ class OutboundProxy:
         table: ConnectionTable,
         dials: Dials,
         baggage: BaggageCache,
-        fast_path: FastPath | None,
+        fast_path: FastPathMemory | None,
     ) -> None:
         self._engine = engine
         self._state = state
@@ -60,8 +78,13 @@ class OutboundProxy:
         self._baggage = baggage
         self._fast_path = fast_path
         self._random = random.Random().random
+        self._plans: dict[tuple[int, int], _Plan] = {}
+        """By pod and route."""
+        self._direct: dict[tuple[int, OriginalDestination], _Plan] = {}
+        """By pod and what was dialled, where that is a workload's own address."""
+        state.subscribe(self._forget_plans)
 
-    def accepted(self, pod: Pod, pool: TunnelPool, sock: socket.socket, peer: PeerAddress) -> None:
+    def accepted(self, pod: Pod, pool: TunnelPool, sock: RawSocket, peer: PeerAddress) -> None:
         """An application of ``pod`` has dialled something; its socket is ours now."""
         connection = self._table.begin(pod, "outbound", peer, peer)
         try:
@@ -82,56 +105,83 @@ class OutboundProxy:
             self._fail(sock, connection, unexpected(error))
 
     async def _route_later(
-        self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection, chosen: SocketAddress | None
+        self, pod: Pod, pool: TunnelPool, sock: RawSocket, connection: Connection, chosen: SocketAddress | None
     ) -> None:
         with failing(lambda error: self._fail(sock, connection, error)):
             await self._descriptions.ready(pod)
             self._route(pod, pool, sock, connection, chosen)
 
     def _route(
-        self, pod: Pod, pool: TunnelPool, sock: socket.socket, connection: Connection, chosen: SocketAddress | None
+        self, pod: Pod, pool: TunnelPool, sock: RawSocket, connection: Connection, chosen: SocketAddress | None
     ) -> None:
         record = connection.record
-        if pod.workload is None:
+        source = pod.workload
+        if source is None:
             raise UnknownWorkload(f"the control plane has not described pod {pod.name}")
-        record.source_workload = pod.workload
+        record.source_workload = source
         original = OriginalDestination(record.destination)
-        upstream = choose_upstream(self._state, pod.workload, original, self._random, chosen)
-        if isinstance(upstream, Passthrough):
-            record.no_mtls = NoMtls.DESTINATION_UNKNOWN
-            self._table.described(connection, ServiceLabels())
-            self._dial_plain(pod, sock, connection, upstream.address)
-            return
+        plan = self._direct.get((id(pod), original))
+        if plan is None:
+            upstream = choose_upstream(self._state, source, original, self._random, chosen)
+            if isinstance(upstream, Passthrough):
+                record.no_mtls = NoMtls.DESTINATION_UNKNOWN
+                self._table.described(connection, ServiceLabels())
+                self._dial_plain(pod, sock, connection, upstream.address)
+                return
+            plan = self._plan(pod, original, upstream)
+        upstream = plan.upstream
         record.destination_workload = upstream.workload
-        record.destination_service = upstream.service_hostname
+        record.destination_service = plan.service
         if self._fast_path is not None and upstream.service_key is not None:
             self._fast_path.dialled_service(pod, original, upstream)
         if upstream.tunnel is None:
             record.no_mtls = NoMtls.DESTINATION_NOT_ENROLLED
             record.destination = upstream.target
-            self._describe(connection, upstream)
+            self._table.described(connection, plan.labels)
             self._dial_plain(pod, sock, connection, upstream.target)
             return
         record.destination = upstream.tunnel
-        record.hbone_target = str(upstream.target)
-        source_ip = pod.address(ipv4=is_ipv4(upstream.tunnel.ip))
-        if source_ip is None:
+        record.hbone_target = plan.authority
+        if plan.key is None:
             raise ConnectFailed(f"pod {pod.name} has no address of the family of {upstream.tunnel}")
-        key = PoolKey(pod.identity, source_ip, upstream.expected_identities, upstream.tunnel)
-        tunnel = pool.ready(key)
+        tunnel = pool.ready(plan.key)
         if tunnel is None:
-            pod.tasks.start(self._open_later, pool, key, upstream, sock, connection)
+            pod.tasks.start(self._open_later, pool, plan, sock, connection)
         else:
-            self._open_stream(tunnel, upstream, sock, connection)
+            self._open_stream(tunnel, plan, sock, connection)
+
+    def _plan(self, pod: Pod, original: OriginalDestination, upstream: ToWorkload) -> _Plan:
+        """What the connections along a route have in common; kept until anything in the mesh changes."""
+        plan = self._plans.get((id(pod), id(upstream)))
+        if plan is not None:
+            return plan
+        view = None if upstream.service_key is None else self._state.services.views.get(upstream.service_key)
+        key: PoolKey | None = None
+        if upstream.tunnel is not None:
+            source_ip = pod.address(ipv4=is_ipv4(upstream.tunnel.ip))
+            if source_ip is not None:
+                key = PoolKey(pod.identity, source_ip, upstream.expected_identities, upstream.tunnel)
+        plan = _Plan(pod, upstream, key, ServiceLabels.of(None if view is None else view.service))
+        if len(self._plans) >= _KEPT_PLANS:
+            self._forget_plans()
+        self._plans[id(pod), id(upstream)] = plan
+        if upstream.service_key is None:
+            self._direct[id(pod), original] = plan  # nothing is drawn: the same each time
+        return plan
+
+    def _forget_plans(self, _changes: Changes | None = None) -> None:
+        self._plans.clear()
+        self._direct.clear()
 
     async def _open_later(
-        self, pool: TunnelPool, key: PoolKey, upstream: ToWorkload, sock: socket.socket, connection: Connection
+        self, pool: TunnelPool, plan: _Plan, sock: RawSocket, connection: Connection
     ) -> None:
+        assert plan.key is not None
         try:
-            tunnel = await pool.checkout(key)
-            self._open_stream(tunnel, upstream, sock, connection)
+            tunnel = await pool.checkout(plan.key)
+            self._open_stream(tunnel, plan, sock, connection)
         except MeshError as error:
-            self._describe(connection, upstream)
+            self._table.described(connection, plan.labels)
             self._fail(sock, connection, error)
         except trio.Cancelled:
             self._fail(sock, connection, ConnectFailed("the pod is no longer served"))
@@ -140,17 +190,17 @@ class OutboundProxy:
             self._fail(sock, connection, unexpected(error))
 
     def _open_stream(
-        self, tunnel: Tunnel, upstream: ToWorkload, sock: socket.socket, connection: Connection
+        self, tunnel: Tunnel, plan: _Plan, sock: RawSocket, connection: Connection
     ) -> None:
         pod, record = connection.pod, connection.record
         record.source_identity = pod.identity
         if isinstance(tunnel.peer_identity, SpiffeId):
             record.destination_identity = tunnel.peer_identity
         record.no_mtls = None
-        self._describe(connection, upstream)
-        service = upstream.service_hostname
+        self._table.described(connection, plan.labels)
+        service = plan.service
         block = encode_connect(
-            record.hbone_target or "",
+            plan.authority,
             forwarded=f'for="{record.source}";host={service}' if service else f'for="{record.source}"',
             baggage=self._baggage.text(pod),
             traceparent=new_traceparent(),
@@ -159,7 +209,7 @@ class OutboundProxy:
         connection.end = end
         end.open(block)
 
-    def _dial_plain(self, pod: Pod, sock: socket.socket, connection: Connection, address: SocketAddress) -> None:
+    def _dial_plain(self, pod: Pod, sock: RawSocket, connection: Connection, address: SocketAddress) -> None:
         family = socket.AF_INET if is_ipv4(address.ip) else socket.AF_INET6
         dialled = pod.namespace.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -168,11 +218,7 @@ class OutboundProxy:
         connection.end = pair
         pair.dial(sockaddr(address), self._dials.watch)
 
-    def _describe(self, connection: Connection, upstream: ToWorkload) -> None:
-        service = None if upstream.service_key is None else self._state.services.views.get(upstream.service_key)
-        self._table.described(connection, ServiceLabels.of(None if service is None else service.service))
-
-    def _fail(self, sock: socket.socket, connection: Connection, error: MeshError) -> None:
+    def _fail(self, sock: RawSocket, connection: Connection, error: MeshError) -> None:
         if connection.end is not None:
             connection.end.cut(error)
             return

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-
 from mesh.addresses import PeerAddress, SocketAddress, from_sockaddr
 from mesh.errors import MeshError
 from mesh.rbac import ConnectionFacts
 from mesh.relay.engine import Engine
 from mesh.relay.plain_pair import PlainPair
-from mesh.relay.socket_end import reset_socket
+from mesh.relay.socket_end import RawSocket, reset_socket
 from mesh.state.store import MeshState
 from mesh.telemetry.access_log import NoMtls
 from mesh.telemetry.metrics import ServiceLabels
@@ -40,7 +38,7 @@ class PlaintextProxy:
         self._deliverer = deliverer
         self._dials = dials
 
-    def accepted(self, pod: Pod, sock: socket.socket, peer: PeerAddress) -> None:
+    def accepted(self, pod: Pod, sock: RawSocket, peer: PeerAddress) -> None:
         """A connection without a tunnel; the kernel handed it here with the address it was sent to."""
         try:
             local = from_sockaddr(sock.getsockname())
@@ -64,14 +62,14 @@ class PlaintextProxy:
             self._fail(sock, connection, unexpected(error))
 
     async def _deliver_later(
-        self, pod: Pod, sock: socket.socket, connection: Connection, local: SocketAddress, peer: PeerAddress
+        self, pod: Pod, sock: RawSocket, connection: Connection, local: SocketAddress, peer: PeerAddress
     ) -> None:
         with failing(lambda error: self._fail(sock, connection, error)):
             await self._descriptions.ready(pod)
             self._deliver(pod, sock, connection, local, peer)
 
     def _deliver(
-        self, pod: Pod, sock: socket.socket, connection: Connection, local: SocketAddress, peer: PeerAddress
+        self, pod: Pod, sock: RawSocket, connection: Connection, local: SocketAddress, peer: PeerAddress
     ) -> None:
         self._describe(connection)
         judge(connection, ConnectionFacts(peer.ip, None, local.ip, local.port))
@@ -84,7 +82,7 @@ class PlaintextProxy:
         connection.record.destination_workload = connection.pod.workload
         self._table.described(connection, ServiceLabels())
 
-    def _fail(self, sock: socket.socket, connection: Connection, error: MeshError) -> None:
+    def _fail(self, sock: RawSocket, connection: Connection, error: MeshError) -> None:
         if connection.end is not None:
             connection.end.cut(error)
             return

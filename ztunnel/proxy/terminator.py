@@ -15,7 +15,7 @@ from mesh.addresses import IpBytes, PeerAddress, SocketAddress, from_sockaddr
 from mesh.errors import ConnectFailed, MeshError, TlsFailure
 from mesh.hbone.contract import HboneStream, Role
 from mesh.relay.engine import Engine
-from mesh.relay.socket_end import reset_socket
+from mesh.relay.socket_end import RawSocket, reset_socket
 from mesh.relay.tunnel import Tunnel
 from mesh.tls.handshake_driver import handshake
 from mesh.tls.peer import verify_server_side
@@ -41,20 +41,28 @@ class Terminator:
     """Accepts the tunnels of one pod."""
 
     def __init__(
-        self, engine: Engine, pod: Pod, contexts: TlsContexts, inbound: InboundProxy, table: ConnectionTable
+        self,
+        engine: Engine,
+        pod: Pod,
+        contexts: TlsContexts,
+        inbound: InboundProxy,
+        table: ConnectionTable,
+        workers: int = 1,
     ) -> None:
+        """``workers``: so many terminators of this pod take turns, and share its bounds."""
         self._engine = engine
         self._pod = pod
         self._contexts = contexts
         self._inbound = inbound
         self._table = table
+        self._workers = workers
         self._handshakes = 0
         self._of_peer: dict[IpBytes, int] = {}
         """Handshakes in progress by the peer's address."""
         self._served: dict[Tunnel, ServedTunnel] = {}
         self._draining_since: float | None = None
 
-    def accepted(self, sock: socket.socket, peer: PeerAddress) -> None:
+    def accepted(self, sock: RawSocket, peer: PeerAddress) -> None:
         """A connection to port 15008."""
         try:
             local = from_sockaddr(sock.getsockname())
@@ -62,7 +70,7 @@ class Terminator:
             sock.close()
             return
         of_peer = self._of_peer.get(peer.ip, 0)
-        if self._handshakes >= MAX_HANDSHAKES or of_peer >= MAX_HANDSHAKES_PER_PEER:
+        if self._handshakes >= self._share(MAX_HANDSHAKES) or of_peer >= self._share(MAX_HANDSHAKES_PER_PEER):
             reset_socket(sock)
             self._failed(peer, local, TlsFailure(
                 f"too many unfinished TLS handshakes: {of_peer} of this peer, {self._handshakes} in all"
@@ -72,6 +80,10 @@ class Terminator:
         self._of_peer[peer.ip] = of_peer + 1
         self._pod.tasks.start(self._terminate, sock, peer, local)
 
+    def _share(self, limit: int) -> int:
+        """This worker's part of a bound; not less than a quarter, as turns are not dealt out per peer."""
+        return -(-limit // min(self._workers, 4))
+
     def _handshake_over(self, ip: IpBytes) -> None:
         self._handshakes -= 1
         left = self._of_peer[ip] - 1
@@ -80,8 +92,8 @@ class Terminator:
         else:
             del self._of_peer[ip]
 
-    async def _terminate(self, plain: socket.socket, peer: PeerAddress, local: SocketAddress) -> None:
-        sock = trio.socket.from_stdlib_socket(plain)
+    async def _terminate(self, plain: RawSocket, peer: PeerAddress, local: SocketAddress) -> None:
+        sock = trio.socket.from_stdlib_socket(socket.socket(fileno=plain.detach()))
         try:
             context = await self._contexts.server(self._pod.identity)
             deadline = trio.current_time() + HANDSHAKE_SECONDS

@@ -16,13 +16,13 @@ from ambimesh.__main__ import app, main
 from ambimesh.commands import check, lab_processes, lab_status, version, ztunnel_config
 from ambimesh.commands.demo import DEMO_LAB
 from ambimesh.commands.lab import SHIPPED_MANIFESTS
-from ambimesh.commands.options import LabName
+from ambimesh.commands.options import LabName, workers_wish
 from ambimesh.demo.stage import POLICIES
 from ambimesh.lab import manifests
 from ambimesh.lab.layout import LabLayout
 from ambimesh.lab.record import Lab, LabRecord
 from ebpf.features import FeatureCheck
-from mesh.errors import InvalidMessage
+from mesh.errors import ConfigurationError, InvalidMessage
 from resources.base import Condition, ObjectMeta
 from resources.folder_store import FolderStore
 from resources.network import Endpoint, EndpointPort, ServicePort, ServiceSpec
@@ -199,3 +199,9 @@ def test_the_shipped_manifests_are_sound(folder: Path) -> None:
     objects, problems = manifests.read([folder])
     assert problems == []
     assert objects
+
+
+def test_how_many_workers_are_asked_for() -> None:
+    assert [workers_wish(text) for text in (None, "auto", "3")] == [None, "auto", 3]
+    with pytest.raises(ConfigurationError, match="--workers"):
+        workers_wish("three")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import trio
@@ -52,6 +53,14 @@ def test_the_mesh_reads_what_the_lab_writes(lab: Lab) -> None:
     assert agent.bpf.bpffs == ztunnel.bpf.bpffs
     assert agent.bpf.cgroup == Path(lab.record.cgroup) / "node2"
     assert ztunnel.certificate_lifetime_seconds == 20
+
+
+@pytest.mark.parametrize("wish", [3, "auto"])
+def test_ztunnel_has_the_workers_that_were_wished_for(tmp_path: Path, wish: Literal["auto"] | int) -> None:
+    layout = LabLayout.named("lab", tmp_path)
+    wished = Lab(layout, LabRecord(name="lab", nodes=1, mesh=True, cgroup="/sys/fs/cgroup/lab", workers=wish))
+    settings = read(mesh_processes.ztunnel_process(wished, wished.nodes[0]), ZtunnelSettings)
+    assert settings.workers == wish
 
 
 def test_the_operator_knows_digests_and_no_token(lab: Lab) -> None:

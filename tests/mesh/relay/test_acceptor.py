@@ -11,6 +11,7 @@ import trio
 from mesh.addresses import PeerAddress, format_ip
 from mesh.relay.acceptor import BATCH, Acceptor
 from mesh.relay.engine import Engine
+from mesh.relay.socket_end import RawSocket
 
 
 @pytest.fixture
@@ -26,6 +27,8 @@ async def engine() -> AsyncIterator[Engine]:
 class Listener:
     """A real listener whose accept can be made to fail."""
 
+    family = socket.AF_INET
+
     def __init__(self) -> None:
         self.sock = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.sock.setblocking(False)
@@ -39,6 +42,13 @@ class Listener:
             raise OSError(self.failures.pop(0), "made up")
         return self.sock.accept()
 
+    def _accept(self) -> Any:
+        """What ``accept`` of a real socket rests on, and the acceptor calls."""
+        if self.failures:
+            raise OSError(self.failures.pop(0), "made up")
+        sock: Any = self.sock
+        return sock._accept()
+
     def close(self) -> None:
         self.sock.close()
 
@@ -48,10 +58,10 @@ class Listener:
 
 class Taken:
     def __init__(self) -> None:
-        self.socks: list[socket.socket] = []
+        self.socks: list[RawSocket] = []
         self.fail = False
 
-    def __call__(self, sock: socket.socket, peer: PeerAddress) -> None:
+    def __call__(self, sock: RawSocket, peer: PeerAddress) -> None:
         self.socks.append(sock)
         assert format_ip(peer.ip) == "127.0.0.1"
         if self.fail:

@@ -242,6 +242,7 @@ async def test_a_dial_that_takes_time_is_watched() -> None:
     engine.close()
 
 
+@pytest.mark.pure_form
 async def test_a_failing_handler_ends_the_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     async with joined() as both:
         # The slots leave no other way in than the class.

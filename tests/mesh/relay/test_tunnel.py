@@ -100,17 +100,18 @@ async def test_bytes_that_are_no_tls_records(open_relays: Any) -> None:
         await reset(client)
 
 
-async def test_a_bug_while_receiving_ends_the_tunnel(open_relays: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_while_receiving_ends_the_tunnel(open_relays: Any) -> None:
     async with open_relays(echo) as relays:
         client = await talking(relays)
-        monkeypatch.setattr(relays.server.machine, "receive", lambda _view, _end: 1 // 0)
-        await client.send_all(b"x")
+        relays.server_owner.requested = lambda *_: 1 // 0
+        relays.client.machine.open_stream(encode_connect("10.0.0.1:1"), Silent())
         await until(lambda: relays.server.closed)
         assert isinstance(relays.server_owner.lost_with[0], InternalError)
         assert not relays.server._ends
         await reset(client)
 
 
+@pytest.mark.pure_form
 async def test_a_bug_while_flushing_ends_the_tunnel(open_relays: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_relays(echo) as relays:
         client = await talking(relays)
@@ -207,6 +208,7 @@ async def test_an_answer_that_is_a_reset_is_a_failure(open_relays: Any) -> None:
         assert not relays.client.machine.streams
 
 
+@pytest.mark.pure_form
 async def test_a_failing_end_costs_its_connection_only(open_relays: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_relays(echo) as relays:
         client, other = await talking(relays), await talking(relays)

@@ -108,3 +108,15 @@ def test_exceptions_stay_on_the_line(lines: Callable[[], list[str]]) -> None:
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="'loud' is not a log level: choose one of debug, info"):
         log.set_level("loud")
+
+
+def test_facts_that_every_line_tells(lines: Callable[[], list[str]]) -> None:
+    for shape in ("text", "json"):
+        log.configure("text" if shape == "text" else "json", "info", worker=3)
+        structlog.get_logger("x").info("happened", count=1)
+    text, structured = lines()
+    assert text.endswith("info x happened count=1 worker=3")
+    assert json.loads(structured)["worker"] == 3
+    log.configure("text", "info")
+    structlog.get_logger("x").info("happened")
+    assert lines()[0].endswith("info x happened")

@@ -188,6 +188,18 @@ async def test_series_without_change_expire() -> None:
     assert again.opened_count == 0
 
 
+def test_series_are_listed_for_whoever_adds_processes_up_and_idle_ones_dropped() -> None:
+    _, metrics, clock = make()
+    kept, gone = metrics.handles(labels("kept")), metrics.handles(labels("gone"))
+    for handles in (kept, gone):
+        handles.opened()
+    gone.closed()
+    assert dict(metrics.series()) == {labels("kept"): kept, labels("gone"): gone}
+    assert len(dict(metrics.series())) == 2
+    clock.now += 10_000
+    assert dict(metrics.series()) == {labels("kept"): kept}
+
+
 async def test_the_least_recent_idle_series_makes_room() -> None:
     registry, metrics, _ = make(max_series=3)
     for name in ("open", "old", "new"):

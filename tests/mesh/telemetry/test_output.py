@@ -118,3 +118,55 @@ def test_close_waits_for_a_slow_reader_but_not_for_ever(pipe: Pipe, monkeypatch:
     for _ in range(200):
         lines.write(b"x" * 999 + b"\n")
     lines.close()  # the pipe holds a third of it
+
+
+def test_room_that_another_writer_took_first_is_not_waited_for(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = pipe
+    lines = LineOutput(writer)
+    other = os.dup(writer)
+
+    def taken(_wait: int) -> bool:
+        os.set_blocking(other, False)
+        try:
+            while True:
+                os.write(other, b"o" * 4095 + b"\n")
+        except BlockingIOError:
+            os.set_blocking(other, True)  # the flag belongs to the pipe's end, however many descriptors it has
+            return True
+
+    monkeypatch.setattr(lines, "_writable", taken)
+    lines.write(b"mine\n")
+    lines.flush()  # would hang here if it blocked
+    monkeypatch.undo()
+    assert b"mine" not in received(reader)
+    lines.flush()
+    assert received(reader) == b"mine\n"
+    os.close(other)
+
+
+def test_writers_of_one_pipe_leave_each_others_lines_whole(pipe: Pipe) -> None:
+    reader, writer = pipe
+    children = []
+    for letter in (b"a", b"b"):
+        child = os.fork()
+        if child == 0:
+            try:
+                lines = LineOutput(writer)
+                for number in range(2000):
+                    lines.write(letter * (1 + number % 150) + b"\n")
+                    if number % 10 == 0:
+                        lines.flush()
+                lines.close()
+            finally:
+                os._exit(0)
+        children.append(child)
+    os.close(writer)
+    os.set_blocking(reader, True)
+    data = b""
+    while part := os.read(reader, 1 << 16):
+        data += part
+    for child in children:
+        os.waitpid(child, 0)
+    assert sorted(data.splitlines()) == sorted(
+        letter * (1 + number % 150) for letter in (b"a", b"b") for number in range(2000)
+    )

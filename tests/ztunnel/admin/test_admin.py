@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,7 +33,7 @@ from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, encode_address, enc
 from mesh.xds.discovery_codec import Resource
 from ztunnel.admin.dump import dump
 from ztunnel.admin.readiness import Readiness
-from ztunnel.admin.routes import admin_routes, metrics_routes, readiness_routes
+from ztunnel.admin.routes import admin_routes, metrics_routes, readiness_routes, set_levels
 from ztunnel.proxy.connections import ConnectionTable
 
 
@@ -101,7 +102,7 @@ def test_the_dump_is_flat_and_can_be_written_as_json() -> None:
     table.begin(pod, "inbound", parse_socket_address("10.0.0.3:9"), parse_socket_address("10.0.0.1:80"))
 
     found = json.loads(json.dumps(dump(described(), identities, table, pods)))
-    assert set(found) == {"workloads", "services", "policies", "certificates", "connections", "pods"}
+    assert set(found) == {"workloads", "services", "policies", "certificates", "connections", "pods", "process"}
     a, b = found["workloads"]
     assert (a["name"], a["protocol"], a["status"], a["waypoint"]) == ("a", "HBONE", "Healthy", "None")
     assert (b["protocol"], b["status"], b["waypoint"]) == ("TCP", "Unhealthy", "net/10.9.9.9")
@@ -135,7 +136,12 @@ async def test_readiness_names_everything_that_is_missing(monkeypatch: pytest.Mo
     readiness = Readiness(state, pods)
     readiness.draining = True
     Acceptor.out_of_descriptors = 3
-    answer = await readiness.answer(request())
+
+    async def missing() -> list[str]:
+        return readiness.missing()
+
+    handler = readiness_routes(missing)["GET", "/healthz/ready"]
+    answer = await handler(request())
     assert answer.status == 503
     for part in (b"draining", b"control plane", b"node agent", b"1 pods", b"3 connections"):
         assert part in answer.body
@@ -143,15 +149,17 @@ async def test_readiness_names_everything_that_is_missing(monkeypatch: pytest.Mo
     readiness.draining = False
     state.synchronized = pods.snapshot_received = True
     pods.pending = []
-    assert (await readiness.answer(request())).status == 200
-    handler = readiness_routes(readiness.answer)["GET", "/healthz/ready"]
     assert (await handler(request())).status == 200
 
 
 async def test_the_admin_port() -> None:
     quits: list[str] = []
     log_, lines = access_log()
-    routes = admin_routes(lambda: {"a": 1}, log_, lambda: quits.append("now"))
+
+    async def everything() -> object:
+        return {"a": 1}
+
+    routes = admin_routes(everything, partial(set_levels, log_), lambda: quits.append("now"))
     assert b"/quitquitquit" in (await routes["GET", "/"](request())).body
     assert json.loads((await routes["GET", "/config_dump"](request())).body) == {"a": 1}
     assert ("GET", "/quitquitquit") not in routes  # a link must not stop the proxy
@@ -184,7 +192,10 @@ async def test_metrics_are_brought_up_to_date_first() -> None:
         calls.append("page")
         return HttpResponse(200, b"", "text/plain")
 
-    routes = metrics_routes(page, lambda: calls.append("count"))
+    async def count() -> None:
+        calls.append("count")
+
+    routes = metrics_routes(page, count)
     for path in ("/metrics", "/stats/prometheus"):
         await routes["GET", path](request())
     assert calls == ["count", "page"] * 2

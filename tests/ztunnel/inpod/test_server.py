@@ -14,6 +14,7 @@ import trio
 from mesh.addresses import parse_ip, parse_socket_address
 from mesh.errors import Draining, MeshError
 from mesh.relay.engine import Engine
+from mesh.relay.socket_end import RawSocket
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import L4Metrics, new_registry
 from mesh.zds.codec import WorkloadInfo
@@ -51,10 +52,10 @@ class Accepted:
     """A proxy that keeps what it is given."""
 
     def __init__(self) -> None:
-        self.socks: list[socket.socket] = []
+        self.socks: list[RawSocket] = []
 
     def accepted(self, *arguments: Any) -> None:
-        (sock,) = [one for one in arguments if isinstance(one, socket.socket)]
+        (sock,) = [one for one in arguments if isinstance(one, RawSocket)]
         self.socks.append(sock)
 
 
@@ -98,6 +99,7 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[PodServ
             listener_table=None,
             connections=table,
             deliverer=SimpleNamespace(forget=lambda pod: forgotten.append(pod.name)),
+            workers=1,
             outbound=outbound,
             inbound=None,
             plaintext=plaintext,

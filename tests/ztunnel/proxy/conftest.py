@@ -26,6 +26,7 @@ from mesh.model.service import Service
 from mesh.model.workload import Workload
 from mesh.relay.acceptor import Acceptor
 from mesh.relay.engine import Engine
+from mesh.relay.socket_end import RawSocket
 from mesh.relay.tunnel import Tunnel
 from mesh.state.store import MeshState
 from mesh.telemetry.access_log import AccessLog
@@ -263,7 +264,7 @@ class Kit:
         contexts: Any = self.contexts
         return RedirectedPool(self.engine, pod, contexts)
 
-    def listen(self, accepted: Callable[[socket.socket, PeerAddress], None], host: str = SERVER_IP) -> int:
+    def listen(self, accepted: Callable[[RawSocket, PeerAddress], None], host: str = SERVER_IP) -> int:
         """A listener in the relay; its port."""
         listener = socket.create_server((host, 0), backlog=512)
         listener.setblocking(False)

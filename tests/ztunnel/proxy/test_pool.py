@@ -10,6 +10,7 @@ from mesh.addresses import PeerAddress
 from mesh.errors import ConnectFailed, ConnectionLost, HboneUnreachable, MeshError, PeerIdentityMismatch
 from mesh.hbone.codec import encode_connect
 from mesh.hbone.contract import HboneSettings, Role
+from mesh.relay.socket_end import RawSocket
 from mesh.relay.tunnel import Tunnel
 from mesh.tls.handshake_driver import handshake
 from ztunnel.proxy import pool as pool_module
@@ -26,11 +27,11 @@ class Peer:
         self.tunnels: list[Tunnel] = []
         kit.pool.port = kit.listen(self._accepted)
 
-    def _accepted(self, sock: socket.socket, peer: PeerAddress) -> None:
+    def _accepted(self, sock: RawSocket, peer: PeerAddress) -> None:
         self.kit.server.tasks.start(self._terminate, sock)
 
-    async def _terminate(self, plain: socket.socket) -> None:
-        sock = trio.socket.from_stdlib_socket(plain)
+    async def _terminate(self, accepted: RawSocket) -> None:
+        sock = trio.socket.from_stdlib_socket(socket.socket(fileno=accepted.detach()))
         context = await self.kit.contexts.server(self.kit.server.identity)
         tls = await handshake(sock, context, server_side=True, deadline=trio.current_time() + 5)
         raw = socket.socket(fileno=sock.detach())

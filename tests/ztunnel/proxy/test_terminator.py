@@ -108,6 +108,17 @@ async def test_handshakes_of_one_address_are_limited(kit: Any) -> None:
     assert len(kit.log.lines) == 1 + MAX_HANDSHAKES_PER_PEER
 
 
+@pytest.mark.parametrize(("workers", "share"), [(2, 16), (3, 11), (4, 8), (16, 8)])
+async def test_workers_share_the_limit(kit: Any, workers: int, share: int) -> None:
+    kit.serve_hbone()
+    kit.terminator._workers = workers
+    streams = [await dialled(kit) for _ in range(share + 2)]
+    await kit.until(lambda: len(kit.log.lines) == 2)
+    assert kit.terminator._handshakes == share
+    for stream in streams:
+        await stream.aclose()
+
+
 async def test_handshakes_of_all_are_limited(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminator_module, "MAX_HANDSHAKES", 5)
     kit.serve_hbone()
