@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 GENERATED := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo lab check test test-unit test-compiled test-root test-lab bench bench-quick proto lock clean
+.PHONY: help setup demo lab check test test-unit test-compiled test-root test-lab test-scale bench bench-quick proto lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ test-root: setup ## Tests in network namespaces, with BPF (root)
 
 test-lab: setup ## Tests that bring a lab up (root)
 	$(PYTEST) -m lab
+
+# The whole takes some minutes, so it is no part of test, in which the same tests run at a tenth of the size.
+test-scale: setup ## Integrity of 10 GB, 10,000 connections: the tests whose size is what they show (root)
+	AMBIMESH_TEST_SCALE=$${AMBIMESH_TEST_SCALE:-10} $(PYTEST) -m scaled --durations=0
 
 bench: setup ## The benchmark suite: writes tables and a picture under benchmarks/ (root)
 	@$(PYTHON) -m benchmarks

@@ -112,7 +112,7 @@ def _find_abilities(bcc: Any, request: LoadRequest, offsets: list[str]) -> int:
     """Try the splice out. What does not work is left out, and said on standard error."""
     _say("trying the splice out")
     try:
-        run_selftest(bcc, [f"-I{PROGRAMS}", *offsets])
+        run_selftest(bcc, offsets)
     except EnvironmentLacks as error:
         sys.stderr.write(f"the same-node splice stays off: {error}\n")
         return 0

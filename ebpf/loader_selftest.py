@@ -3,13 +3,14 @@
 Part of the loader's child process (``python -m ebpf.loader selftest`` does nothing else): what is compiled and attached
 here ends with it. The kernel must deliver what is
 spliced, in order with TCP, charge it to the receiver's queue until it is read, and hold in the fields that the programs
-read (by offsets from its type information) what they are taken for.
+read (by offsets from its type information) what they are taken for. That includes how a socket's owner waits.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import select
 import socket
 import struct
 from pathlib import Path
@@ -22,6 +23,8 @@ from mesh.errors import EnvironmentLacks
 _SOURCE = Path(__file__).resolve().parent / "programs" / "selftest.bpf.c"
 _BULK = 200_000
 _SECONDS = 5.0
+_OWNERS = [1, 2, 1, 3]
+"""``OWNER_*`` of ``programs/owners.h``, as ``_owners`` is to find them."""
 
 
 class _Noted(ctypes.Structure):
@@ -35,7 +38,7 @@ class _Noted(ctypes.Structure):
         ("write_seq", ctypes.c_uint32),
         ("copied_seq", ctypes.c_uint32),
         ("snd_una", ctypes.c_uint32),
-        ("zero", ctypes.c_uint32),
+        ("owner", ctypes.c_uint32),
     )
 
 
@@ -50,7 +53,7 @@ def run_selftest(bcc: Any, flags: list[str]) -> None:
         EnvironmentLacks: the splice is not to be used here; the text says what was wrong.
     """
     try:
-        module = bcc.BPF(src_file=os.fsencode(_SOURCE), cflags=flags)
+        module = bcc.BPF(src_file=os.fsencode(_SOURCE), cflags=[f"-I{_SOURCE.parent}", *flags])
         program = module.load_func(b"selftest_sk_msg", syscall.PROGRAM_SK_MSG)
     except Exception as error:
         raise EnvironmentLacks(f"the kernel refused the program that tries it: {error}") from error
@@ -92,6 +95,7 @@ def _converse(module: Any, first: socket.socket, second: socket.socket) -> None:
     empty = _note(module, second, first)
     module[b"splicing_from"][ctypes.c_int(0)] = ctypes.c_uint64(0)
     last = _note(module, first, second)
+    owners = _owners(module, second, first)
     for wrong, what in (
         (full.cookie != cookie, "sk_cookie"),
         (full.rmem_alloc < _BULK or full.rmem_alloc > 3 * _BULK, "sk_rmem_alloc, with data waiting"),
@@ -102,9 +106,24 @@ def _converse(module: Any, first: socket.socket, second: socket.socket) -> None:
         (last.write_seq != empty.copied_seq, "write_seq and copied_seq of two ends"),
         (last.bytes_acked not in (len(by_tcp), len(by_tcp) + 1), "bytes_acked"),  # one more: the SYN
         (last.snd_una != last.write_seq, "snd_una"),
+        (owners != _OWNERS, f"O_NONBLOCK and epoll sets: {owners}"),
     ):
         if wrong:
             raise EnvironmentLacks(f"this kernel does not keep count of spliced data as the program expects ({what})")
+
+
+def _owners(module: Any, sender: socket.socket, receiver: socket.socket) -> list[int]:
+    """How the program says that a socket's owner waits: not in the kernel, there, by levels, by edges."""
+    found = [_note(module, sender, receiver).owner]
+    sender.settimeout(None)
+    found.append(_note(module, sender, receiver).owner)
+    sender.settimeout(_SECONDS)
+    with select.epoll() as levels, select.epoll() as edges:
+        levels.register(sender.fileno(), select.EPOLLIN)
+        found.append(_note(module, sender, receiver).owner)
+        edges.register(sender.fileno(), select.EPOLLIN | select.EPOLLET)
+        found.append(_note(module, sender, receiver).owner)
+    return found
 
 
 def _note(module: Any, sender: socket.socket, receiver: socket.socket) -> _Noted:

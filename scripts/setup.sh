@@ -13,6 +13,7 @@ packages=(
     tcpdump                                  # what the inter-node link carries
     iperf3 curl                              # traffic
     openssl git                              # tests: another TLS peer, and which files are the project's
+    nginx socat redis-tools                  # tests: ordinary programs on the same-node fast path (redis-tools: the server too)
     gcc libc6-dev                            # the CNI plugin, bcc's includes, ztunnel's compiled modules
     python3-dev                              # the interpreter's headers, for these modules
     make util-linux procps
@@ -66,7 +67,17 @@ install_packages() {
     command -v apt-get >/dev/null || die "apt-get not found; install these packages by hand: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     run "package lists" apt-get update
+    # What brings a service along (nginx) is wanted as a program: it must not start, now or at the next boot.
+    local policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
     run "Debian packages: ${missing[*]}" apt-get install -y --no-install-recommends "${missing[@]}"
+    if [[ " ${missing[*]} " == *" nginx "* ]]; then
+        run "nginx not to start by itself" update-rc.d nginx disable
+    fi
 }
 
 make_environment() {

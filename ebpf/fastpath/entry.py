@@ -3,7 +3,8 @@
 
 A program looks sockets up in the network namespace of the thread that runs it, so the caller has to be inside the
 pod's (``NetworkNamespace.entered``). What it is told is no more than where to look: it enters only what the node's own
-programs have noted, and refuses sockets whose owners wait in the kernel. An object serves one thread.
+programs have noted, and refuses sockets whose owners wait in the kernel or are told of edges. An object serves one
+thread.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ class EntryOutcome(enum.IntEnum):
     UNKNOWN = ENTRY_UNKNOWN
     """It is no end of a connection that the programs made, it is another one, or it was entered before."""
     WAITS = ENTRY_WAITS
-    """Its owner waits in the kernel (no O_NONBLOCK), or it has none."""
+    """Its owner waits in the kernel (no O_NONBLOCK), it has none, or one that has not used it yet."""
     UNFIT = ENTRY_UNFIT
-    """It asks for what the splice cannot give, or its pod does not want it."""
+    """It needs what the splice cannot give (a zero-copy socket, edge-triggered epoll), or its pod does not want it."""
     REFUSED = ENTRY_REFUSED
     """By the kernel: it is closing, or the map is full."""
     MALFORMED = ENTRY_MALFORMED

@@ -8,6 +8,7 @@ format is the kernel's documented one: a header, a list of type records of varyi
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,11 +165,22 @@ _FIELDS = {
     "OFFSET_COPIED_SEQ": ("tcp_sock", "copied_seq"),
     "OFFSET_SND_UNA": ("tcp_sock", "snd_una"),
     "OFFSET_BYTES_ACKED": ("tcp_sock", "bytes_acked"),
+    "OFFSET_BYTES_RECEIVED": ("tcp_sock", "bytes_received"),
+    "OFFSET_RCV_NXT": ("tcp_sock", "rcv_nxt"),
+    "OFFSET_DATA_SEGS_OUT": ("tcp_sock", "data_segs_out"),
 }
+_SETS = {
+    "OFFSET_FILE_SETS": ("file", "f_ep"),
+    "OFFSET_ITEM_LINK": ("epitem", "fllink"),
+    "OFFSET_ITEM_EVENTS": ("epitem", "event.events"),
+}
+"""In which epoll sets a file is. Kernels before 5.11 keep it in another way; without, nothing is spliced."""
 
 
 def offset_macros(source: Path = VMLINUX) -> list[str]:
     """The compiler's arguments that tell programs of this kernel's fields (a third of a second).
+
+    Those of epoll sets may be missing; the self-test then says that the splice is not to be used.
 
     Raises:
         EnvironmentLacks: no type information, or a field is not there.
@@ -178,5 +190,7 @@ def offset_macros(source: Path = VMLINUX) -> list[str]:
     except OSError as error:
         raise EnvironmentLacks(f"no type information at {source}: use a kernel with CONFIG_DEBUG_INFO_BTF") from error
     macros = [f"-D{macro}={types.offset(*field)}" for macro, field in _FIELDS.items()]
+    with suppress(EnvironmentLacks):
+        macros += [f"-D{macro}={types.offset(*field)}" for macro, field in _SETS.items()]
     macros.append(f"-DFLAG_ZEROCOPY={types.constant('sock_flags', 'SOCK_ZEROCOPY')}")
     return macros

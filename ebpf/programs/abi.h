@@ -26,7 +26,7 @@
 #define POD_HAS_EXCLUDED_NETWORKS 8
 #define POD_TAKES_NO_FAST_PATH 16
 #define POD_TAKES_NO_SPLICE 32
-#define POD_TAKES_ANY_SPLICE 64 /* sockets whose owners wait in the kernel, too */
+#define POD_TAKES_ANY_SPLICE 64 /* sockets whose owners wait in the kernel, too; none of edges */
 
 /* excluded_port.direction */
 #define DIRECTION_OUTBOUND 1
@@ -80,6 +80,7 @@
 #define ASKED_NOT 0
 #define ASKED_ENTRY 1  /* ztunnel has been asked to enter both ends */
 #define ASKED_NEVER 2  /* an end must not be entered: on TCP for good */
+#define ASKED_IN_VAIN 3 /* there was no room in the ring: again at the next round trip */
 
 /* Data segments that an end has sent and received when its connection is worth entering: 32 short round trips. */
 #define TALKATIVE_SEGMENTS 64
@@ -99,7 +100,7 @@
 #define ENTRY_GONE 1     /* no such socket (any more) in this network namespace */
 #define ENTRY_UNKNOWN 2  /* no end of a connection that the programs made, or another socket, or entered before */
 #define ENTRY_WAITS 3    /* its owner waits in the kernel */
-#define ENTRY_UNFIT 4    /* it asks for what the splice cannot give, or its pod does not want it */
+#define ENTRY_UNFIT 4    /* it needs what the splice cannot give, or its pod does not want it */
 #define ENTRY_REFUSED 5  /* by the kernel: it is closing, or the map is full */
 #define ENTRY_MALFORMED 6
 

@@ -56,12 +56,6 @@ static __always_inline void issue_ticket(struct bpf_sock_ops *ctx, struct four_t
 	tickets.update(tuple, &ticket);
 }
 
-static __always_inline bool needs_ticket(const struct connection *connection)
-{
-	return connection->kind == CONNECTION_DELIVERY || connection->kind == CONNECTION_PROBE ||
-	       connection->kind == CONNECTION_ITSELF || connection->kind == CONNECTION_FAST;
-}
-
 /* The source address and port are chosen and the SYN is about to leave. */
 static __always_inline void before_syn(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
@@ -123,10 +117,11 @@ static __always_inline void before_retransmission(struct bpf_sock_ops *ctx, stru
  * too little: an accepted socket has no owner yet, a dialled one may be switched to blocking or back as soon as it is
  * connected, and most connections are too short to be worth it. So both ends are only watched, by a callback for every
  * round trip that TCP measures, until one has shown enough traffic. By then how their owners wait can be read from the
- * sockets themselves. If it suits, ztunnel is asked to enter both (entry.bpf.c); either way there are no more callbacks.
+ * sockets themselves. If it suits, ztunnel is asked to enter both (entry.bpf.c); either way there are no more callbacks,
+ * unless the ring has no room: then the next one asks again.
  */
 
-/* How the owner of an end waits, as far as its pod leaves it to us. */
+/* OWNER_POLLS if an end may be entered: how its owner waits, as far as its pod leaves it to us. */
 static __always_inline int suits(u64 netns, const void *tcp)
 {
 	struct pod *pod = pods.lookup(&netns);
@@ -152,7 +147,7 @@ static __always_inline void on_round_trip(struct bpf_sock_ops *ctx, struct bpf_s
 	u32 zero = 0, is_client = flow->is_client;
 	struct fast_connection *live = fast_connections.lookup(&client);
 	struct fast_state *state = fast_state.lookup(&zero);
-	if (!live || live->asked || !state || !(state->flags & FAST_SPLICE)) {
+	if (!live || live->asked == ASKED_ENTRY || live->asked == ASKED_NEVER || !state || !(state->flags & FAST_SPLICE)) {
 		stop_watching(ctx);
 		return;
 	}
@@ -161,10 +156,11 @@ static __always_inline void on_round_trip(struct bpf_sock_ops *ctx, struct bpf_s
 	int own = suits(is_client ? live->source_netns : live->destination_netns, tcp);
 	int other = suits(is_client ? live->destination_netns : live->source_netns, (void *)peer);
 	if (own == OWNER_NONE || other == OWNER_NONE)
-		return; /* nobody has accepted it yet */
+		return; /* not accepted yet, or not used yet: how its owner will wait is open */
+	bool again = live->asked == ASKED_IN_VAIN;
 	stop_watching(ctx);
 	live->asked = ASKED_NEVER;
-	if (own == OWNER_WAITS || other == OWNER_WAITS) {
+	if (own != OWNER_POLLS || other != OWNER_POLLS) {
 		count(REASON_FAST_NOT_SPLICED);
 		return;
 	}
@@ -172,7 +168,11 @@ static __always_inline void on_round_trip(struct bpf_sock_ops *ctx, struct bpf_s
 	talker.source = live->source;
 	talker.destination = live->destination;
 	if (fast_talkers.ringbuf_output(&talker, sizeof(talker), 0)) {
-		count(REASON_FAST_NO_ROOM); /* ztunnel has been away for long */
+		/* Many have become talkative together, or ztunnel has been away for long. */
+		if (!again)
+			count(REASON_FAST_NO_ROOM);
+		live->asked = ASKED_IN_VAIN;
+		watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
 		return;
 	}
 	live->asked = ASKED_ENTRY;
@@ -204,10 +204,12 @@ static __always_inline void on_leg_round_trip(struct bpf_sock_ops *ctx, struct b
 	struct fast_talker talker = {.netns = netns};
 	read_local(ctx, dials ? &talker.source : &talker.destination);
 	read_remote(ctx, dials ? &talker.destination : &talker.source);
-	if (fast_talkers.ringbuf_output(&talker, sizeof(talker), 0))
+	if (fast_talkers.ringbuf_output(&talker, sizeof(talker), 0)) {
 		count(REASON_FAST_NO_ROOM);
-	else
+		watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG); /* to ask again */
+	} else {
 		watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+	}
 }
 
 static __always_inline void on_measured(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
@@ -259,7 +261,7 @@ static __always_inline void join(struct bpf_sock_ops *ctx, struct bpf_sock *sk, 
 	u64 cookie = socket_cookie(ctx);
 	struct fast_flow *server = keep_count(ctx, sk, cookie, client);
 	live->server_cookie = cookie;
-	live->server_end = END_ESTABLISHED;
+	live->server_end = server ? END_ESTABLISHED : END_NEW; /* without a flow, its close is not known for what it is */
 	struct fast_flow *dialled = fast_flows.lookup(&client);
 	u32 events = BPF_SOCK_OPS_STATE_CB_FLAG;
 	if (server && dialled) {

@@ -1,4 +1,4 @@
-/* A socket as a sock_ops program finds it: its two ends, what it has given to TCP, what it is watched for. */
+/* A socket as a sock_ops program finds it: its two ends, what it brings along, what it has given to TCP. */
 #ifndef AMBIMESH_ENDS_H
 #define AMBIMESH_ENDS_H
 
@@ -35,6 +35,13 @@ static __always_inline void make_tuple(struct four_tuple *tuple, const struct so
 	copy_ip(tuple->destination_ip, destination->ip);
 	tuple->source_port = source->port;
 	tuple->destination_port = destination->port;
+}
+
+/* Whether this end's SYN has to bring a ticket. */
+static __always_inline bool needs_ticket(const struct connection *connection)
+{
+	return connection->kind == CONNECTION_DELIVERY || connection->kind == CONNECTION_PROBE ||
+	       connection->kind == CONNECTION_ITSELF || connection->kind == CONNECTION_FAST;
 }
 
 static void *(*to_tcp_sock)(void *) = (void *)BPF_FUNC_skc_to_tcp_sock;

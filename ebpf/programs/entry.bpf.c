@@ -5,9 +5,9 @@
  * A socket that is established already can be entered only by a program that looks it up itself, so this one is attached
  * nowhere: ztunnel runs it (BPF_PROG_TEST_RUN) from inside the pod's network namespace, in which the look-up is made. It
  * believes nothing of what it is given. The socket must be an end that the programs themselves have kept count of since
- * it was established, by its cookie and its address in the kernel, and its owner must not wait in the kernel. Of a leg one
- * end must be an application's and the other ztunnel's, by what the programs have noted with the sockets; ztunnel's own
- * calls never wait.
+ * it was established, by its cookie and its address in the kernel, and its owner must neither wait in the kernel nor be
+ * told of edges (owners.h). Of a leg one end must be an application's and the other ztunnel's, by what the programs have
+ * noted with the sockets; ztunnel's own calls never wait, and its epoll set is one of levels.
  *
  * Nothing is spliced before both ends are entered, and then only when TCP has nothing unread.
  */
@@ -91,7 +91,12 @@ static __always_inline int permitted(u64 netns, void *tcp)
 	struct pod *pod = pods.lookup(&netns);
 	if (!pod || (pod->flags & (POD_TAKES_NO_FAST_PATH | POD_TAKES_NO_SPLICE)))
 		return ENTRY_UNFIT;
-	return owner_of(tcp) == OWNER_POLLS || (pod->flags & POD_TAKES_ANY_SPLICE) ? ENTRY_DONE : ENTRY_WAITS;
+	int owner = owner_of(tcp);
+	if (owner == OWNER_EDGES)
+		return ENTRY_UNFIT;
+	if (owner == OWNER_WAITS && (pod->flags & POD_TAKES_ANY_SPLICE))
+		return ENTRY_DONE;
+	return owner == OWNER_POLLS ? ENTRY_DONE : ENTRY_WAITS;
 }
 
 static __always_inline int enter(struct bpf_sock *sk, u64 cookie)

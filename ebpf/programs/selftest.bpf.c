@@ -4,6 +4,9 @@
  * hold at that moment.
  */
 #include <uapi/linux/bpf.h>
+#include <linux/fcntl.h>
+
+#include "owners.h"
 
 struct noted {
 	u64 cookie;
@@ -13,7 +16,7 @@ struct noted {
 	u32 write_seq;
 	u32 copied_seq;
 	u32 snd_una;
-	u32 zero;
+	u32 owner;
 };
 
 BPF_SOCKHASH(sockets, u32, 4);
@@ -41,6 +44,7 @@ int selftest_sk_msg(struct sk_msg_md *msg)
 	now.write_seq = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ);
 	now.copied_seq = *(volatile u32 *)(tcp + OFFSET_COPIED_SEQ);
 	now.snd_una = *(volatile u32 *)(tcp + OFFSET_SND_UNA);
+	now.owner = owner_of(tcp);
 	noted.update(&zero, &now);
 	return SK_PASS;
 }

@@ -52,6 +52,8 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 	struct fast_flow *flow = fast_flows.lookup(&cookie);
 	if (!flow)
 		return SK_PASS;
+	if (sk->state != BPF_TCP_ESTABLISHED && sk->state != BPF_TCP_CLOSE_WAIT)
+		return by_tcp(flow, tcp); /* shut down for sending: the splice would still take it, TCP refuses */
 	u64 peer = flow->peer, peer_cookie = flow->peer_cookie, actual = 0;
 	u32 zero = 0;
 	struct fast_state *state = fast_state.lookup(&zero);

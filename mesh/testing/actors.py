@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import select
 import signal
 import traceback
 from collections.abc import Callable
@@ -52,6 +53,10 @@ class Actor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def finished(self, seconds: float) -> bool:
+        """Whether the result is there, or the process died, within so many seconds."""
+        return bool(select.select([self._pipe], [], [], seconds)[0])
 
     def join(self) -> Any:
         """Wait for the function's result.

@@ -6,13 +6,25 @@ import contextlib
 import hashlib
 import os
 import random
+import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 
 SECONDS = 30.0
 """After which a conversation that got stuck fails."""
+
+
+def listen(port: int, backlog: int = 4096) -> socket.socket:
+    """A dual-stack listener."""
+    listener = socket.socket(socket.AF_INET6)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    listener.bind(("::", port))
+    listener.listen(backlog)
+    return listener
 
 
 def serve(port: int, tell: int, handle: Callable[[socket.socket], object]) -> None:
@@ -23,16 +35,50 @@ def serve(port: int, tell: int, handle: Callable[[socket.socket], object]) -> No
         tell: descriptor that one byte is written to when it listens.
         handle: the conversation. Its socket is in non-blocking mode under Python's time-out.
     """
-    listener = socket.socket(socket.AF_INET6)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    listener.bind(("::", port))
-    listener.listen(4096)
+    listener = listen(port)
     os.write(tell, b"r")
     while True:
         accepted, _ = listener.accept()
         accepted.settimeout(SECONDS)
         threading.Thread(target=_guarded, args=(handle, accepted), daemon=True).start()
+
+
+def serve_many(port: int, tell: int) -> None:
+    """A dual-stack echo of small messages: one thread for thousands of connections, for ever.
+
+    Args:
+        port: to listen on.
+        tell: descriptor that one byte is written to when it listens.
+    """
+    listener = listen(port)
+    listener.setblocking(False)
+    os.write(tell, b"r")
+    connections: dict[int, socket.socket] = {}
+    with select.epoll() as epoll:
+        epoll.register(listener.fileno(), select.EPOLLIN)
+        while True:
+            for descriptor, _ in epoll.poll(maxevents=1024):
+                if descriptor == listener.fileno():
+                    with contextlib.suppress(BlockingIOError):
+                        while True:
+                            accepted, _ = listener.accept()
+                            accepted.setblocking(False)
+                            connections[accepted.fileno()] = accepted
+                            epoll.register(accepted.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+                elif not _echoed(connections[descriptor]):
+                    connections.pop(descriptor).close()
+
+
+def _echoed(sock: socket.socket) -> bool:
+    """Say back what is there; whether there will be more."""
+    try:
+        while data := sock.recv(65536):
+            sock.sendall(data)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _guarded(handle: Callable[[socket.socket], object], accepted: socket.socket) -> None:
@@ -45,6 +91,33 @@ def dial(host: str, port: int) -> socket.socket:
     client = socket.create_connection((host, port), timeout=SECONDS)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
+
+
+def chatting(sock: socket.socket) -> None:
+    """The server's side of ``chat``."""
+    while exactly(sock, 1) == b"c":
+        sock.sendall(b"c")
+
+
+def chat(sock: socket.socket, enough: Callable[[], bool] | None) -> int:
+    """Say a byte and be answered, until a condition holds or, without one, a thousand times; then say that it is over.
+
+    Returns:
+        how many bytes were said.
+
+    Raises:
+        TimeoutError: the condition does not come to hold.
+    """
+    deadline, number = time.monotonic() + SECONDS / 3, 0
+    while not (number == 1000 if enough is None else enough()):
+        sock.sendall(b"c")
+        if exactly(sock, 1) != b"c":
+            raise ConnectionResetError("the server ended the chat")
+        number += 1
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing came of {number} exchanges")
+    sock.sendall(b".")
+    return number + 1
 
 
 def digest_of(sock: socket.socket, bufsize: int = 1 << 20) -> tuple[int, bytes]:

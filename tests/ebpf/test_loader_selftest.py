@@ -41,9 +41,19 @@ def test_this_kernel_is_fine() -> None:
     assert run(offset_macros()) == "fine"
 
 
-@pytest.mark.parametrize("field", ["COOKIE", "RMEM_ALLOC", "WRITE_SEQ", "COPIED_SEQ", "BYTES_ACKED", "SND_UNA"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("COOKIE", "RMEM_ALLOC", "WRITE_SEQ", "COPIED_SEQ", "BYTES_ACKED", "SND_UNA"),
+        *("FILE_FLAGS", "FILE_SETS", "ITEM_LINK", "ITEM_EVENTS"),
+    ],
+)
 def test_a_field_that_holds_something_else_switches_the_splice_off(field: str) -> None:
     macros = [macro for macro in offset_macros() if not macro.startswith(f"-DOFFSET_{field}=")]
-    taken_for = {"COOKIE": "RMEM_ALLOC", "RMEM_ALLOC": "RCVLOWAT"}.get(field, "COOKIE")
+    taken_for = {"COOKIE": "RMEM_ALLOC", "RMEM_ALLOC": "RCVLOWAT", "ITEM_EVENTS": "SOCKET_FILE"}.get(field, "COOKIE")
     wrong = next(macro.partition("=")[2] for macro in offset_macros() if macro.startswith(f"-DOFFSET_{taken_for}="))
     assert run([*macros, f"-DOFFSET_{field}={wrong}"]) != "fine"
+
+
+def test_a_kernel_that_does_not_tell_of_epoll_sets_has_no_splice() -> None:
+    assert "epoll" in run([macro for macro in offset_macros() if "_ITEM_" not in macro and "_SETS=" not in macro])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,11 +15,16 @@ import trio
 from ambimesh.demo.stage import NAMESPACE
 from ambimesh.lab import manifests, readiness
 from ambimesh.lab.mesh_processes import ztunnel_name
+from ebpf.fastpath.flows import FlowTable
+from ebpf.fastpath.tables import FastPathMaps
+from ebpf.paths import PinPaths
+from mesh.netns import NetworkNamespace
 from resources.objects import Namespace, Pod
 
 pytestmark = pytest.mark.lab
 
 PORT = 9000
+_numbers = itertools.count(1)
 PODS = """
 apiVersion: v1
 kind: Service
@@ -34,8 +40,22 @@ spec:
   nodeName: node1
   serviceAccountName: echo
   terminationGracePeriodSeconds: 1
-  containers: [{name: echo, command: [python3, -m, ambimesh.apps.tcp_echo], args: [--port, "9000"]}]
+  containers:
+  - name: echo
+    command: [python3, -c]
+    args:
+    - |
+      import socket, threading
+      def echo(sock):
+          with sock:
+              sock.settimeout(100)
+              while data := sock.recv(65536):
+                  sock.sendall(data)
+      listener = socket.create_server(("::", 9000), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+      while True:
+          threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
 """
+"""The server's sockets do not block: those that do are not spliced."""
 DENY = """
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -46,27 +66,31 @@ spec:
   - from: [{source: {principals: [cluster.local/ns/demo/sa/client-a]}}]
 """
 FLOWS = """
-import json, socket, sys, time
-host, port, count, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+import json, os, random, socket, sys, time
+host, port, count, stop, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], float(sys.argv[5])
 socks = [socket.create_connection((host, port), timeout=10) for _ in range(count)]
-alive, cut, rounds, end = set(socks), 0, 0, time.monotonic() + seconds
-while alive and time.monotonic() < end:
+alive, cut, rounds, sent, end = set(socks), 0, 0, 0, time.monotonic() + seconds
+source, pool = random.Random(count), os.urandom(1 << 16)
+while alive and time.monotonic() < end and not os.path.exists(stop):
     for sock in list(alive):
+        said = pool[source.randrange(1 << 15):][:source.choice((1, 11, 200, 4000))]
         try:
-            sock.sendall(b"0123456789\\n")
+            sock.sendall(said)
             got = b""
-            while len(got) < 11:
-                data = sock.recv(100)
+            while len(got) < len(said):
+                data = sock.recv(1 << 16)
                 if not data:
                     raise OSError("end")
                 got += data
-            assert got == b"0123456789\\n"
+            sent += len(said)
         except OSError:
             alive.discard(sock)
             cut += 1
+            continue
+        assert got == said, "not what was said"
     rounds += 1
-    time.sleep(0.02)
-print(json.dumps({"cut": cut, "alive": len(alive), "rounds": rounds}))
+    time.sleep(0.005)
+print(json.dumps({"cut": cut, "alive": len(alive), "rounds": rounds, "sent": sent}))
 """
 
 
@@ -90,7 +114,7 @@ def fast_records(scene: Any, since: int) -> list[str]:
 
 
 async def one(scene: Any, pod: str, host: str, port: int = PORT) -> dict[str, int]:
-    found: dict[str, int] = await scene.script(pod, FLOWS, host, str(port), "1", "0.05")
+    found: dict[str, int] = await scene.script(pod, FLOWS, host, str(port), "1", "/nonexistent", "0.05")
     return found
 
 
@@ -108,18 +132,49 @@ async def warmed(scene: Any, pod: str = "client-a") -> str:
     return address
 
 
+def spliced(scene: Any, pod: str) -> int:
+    """How many live connections of a pod have gone past TCP in both directions."""
+    with NetworkNamespace.open(scene.pod_netns(pod)) as namespace:
+        netns = namespace.cookie()
+    paths = PinPaths(scene.lab.layout.bpffs, "node1")
+    with FastPathMaps(paths) as maps, FlowTable(paths) as flows:
+        ways = flows.all()
+        past_tcp = {cookie for cookie, way in ways.items() if way.spliced > 0}
+        return sum(
+            {connection.cookie, connection.server_cookie} <= past_tcp
+            for connection in maps.live()
+            if connection.source_netns == netns
+        )
+
+
+class Flows:
+    """Connections of a pod that say random bytes to the near pod and hear them back."""
+
+    def __init__(self, stop: Path) -> None:
+        self.stop = stop
+        self.fate: dict[str, int] = {}
+        """Once it has ended: how many were cut, how many lived to the end, rounds, bytes said and heard back."""
+
+
 @asynccontextmanager
-async def flowing(scene: Any, pod: str, count: int, seconds: float) -> AsyncIterator[list[dict[str, int]]]:
-    """Many fast connections; the list has their fate once the block has ended."""
-    address, fate = scene.stage.address("near"), []
+async def flowing(scene: Any, pod: str, count: int, folder: Path) -> AsyncIterator[Flows]:
+    """Many fast connections, all spliced when the block begins, ended after it."""
+    address, flows = scene.stage.address("near"), Flows(folder / f"stop-{pod}-{next(_numbers)}")
 
     async def flow() -> None:
-        fate.append(await scene.script(pod, FLOWS, address, str(PORT), str(count), str(seconds), timeout=60))
+        flows.fate = await scene.script(pod, FLOWS, address, str(PORT), str(count), str(flows.stop), "90", timeout=100)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(flow)
-        await trio.sleep(1.5)
-        yield fate
+        await scene.until(lambda: spliced(scene, pod) == count, 60, lambda: f"{spliced(scene, pod)} are spliced")
+        yield flows
+        flows.stop.touch()
+
+
+def bytes_sent(records: list[str], account: str) -> int:
+    """What the outbound records of an account's connections say together."""
+    mine = [line for line in records if f'sa/{account}"' in line.split("dst.addr")[0] and '"outbound"' in line]
+    return sum(int(re.findall(r"bytes_sent=(\d+)", line)[0]) for line in mine)
 
 
 async def test_each_connection_has_one_record_per_side_and_is_counted(scene: Any) -> None:
@@ -149,41 +204,59 @@ async def test_a_service_of_the_node_is_dialled_directly(scene: Any) -> None:
     assert any('dst.service="near.demo.svc.cluster.local"' in line for line in fast_records(scene, since))
 
 
-async def test_a_policy_change_cuts_what_it_denies_while_hundreds_flow(scene: Any, tmp_path: Path) -> None:
+async def test_a_policy_change_cuts_what_it_denies_while_a_thousand_flow(scene: Any, tmp_path: Path) -> None:
+    """The denied are cut, the others unharmed, and every connection and byte of both is in the records."""
     await warmed(scene)
     await warmed(scene, "client-b")
     since = scene.position("node1")
-    async with flowing(scene, "client-a", 500, 12) as denied, flowing(scene, "client-b", 100, 12) as admitted:
+    async with flowing(scene, "client-a", 700, tmp_path) as denied, flowing(scene, "client-b", 300, tmp_path) as kept:
         file = apply(scene, tmp_path, DENY)
+        await scene.until(lambda: spliced(scene, "client-a") == 0, 20, lambda: f"{spliced(scene, 'client-a')} go on")
+        assert spliced(scene, "client-b") == 300
+        await scene.until(lambda: bool(denied.fate), 20, lambda: "the denied do not notice")
     manifests.delete(scene.stage.store, [file])
-    assert denied[0]["cut"] == 500
-    assert admitted[0] == {"cut": 0, "alive": 100, "rounds": admitted[0]["rounds"]}
-    await trio.sleep(1)
-    assert sum("closed due to policy change" in line for line in fast_records(scene, since)) == 1000
+    assert (denied.fate["cut"], denied.fate["alive"]) == (700, 0)
+    assert (kept.fate["cut"], kept.fate["alive"]) == (0, 300)
+    await scene.until(lambda: len(fast_records(scene, since)) >= 2000, 10, lambda: len(fast_records(scene, since)))
+    records = fast_records(scene, since)
+    assert len(records) == 2000
+    assert sum("closed due to policy change" in line for line in records) == 1400
+    assert bytes_sent(records, "client-b") == kept.fate["sent"]
+    # A message may have left a client that was cut before it was answered.
+    assert 0 <= bytes_sent(records, "client-a") - denied.fate["sent"] <= 700 * 4000
+    await scene.until(lambda: spliced(scene, "client-b") == 0, 5, lambda: "left in the kernel")
 
 
 async def test_connections_outlive_ztunnel_and_are_adopted(scene: Any, tmp_path: Path) -> None:
     await warmed(scene)
     stage, name = scene.stage, ztunnel_name("node1")
     spec = stage.processes.spec(name)
-    async with flowing(scene, "client-a", 50, 20) as fate:
+    async with flowing(scene, "client-a", 50, tmp_path) as flows:
         await stage.processes.stop(name, kill=True)
         refused = await scene.stage.execute(
-            "client-a", "python3", "-m", "ambimesh.apps.tcp_client", stage.address("near"), str(PORT),
-            "--seconds", "0.05", namespace=NAMESPACE,
+            "client-a",
+            "python3",
+            "-m",
+            "ambimesh.apps.tcp_client",
+            stage.address("near"),
+            str(PORT),
+            "--seconds",
+            "0.05",
+            namespace=NAMESPACE,
         )
         assert '"echoed"' not in refused[1]
+        assert spliced(scene, "client-a") == 50
         await stage.processes.start(spec)
         await readiness.wait_for_process(stage.processes, spec, 20)
-        await trio.sleep(2)
+        assert spliced(scene, "client-a") == 50
         since = scene.position("node1")
         file = apply(scene, tmp_path, DENY)  # the new one judges what the old one let through
-        await scene.until(
-            lambda: len(fast_records(scene, since)) >= 100, 10, lambda: scene.log("node1")[-1500:]
-        )
+        await scene.until(lambda: len(fast_records(scene, since)) >= 100, 20, lambda: scene.log("node1")[-1500:])
         manifests.delete(scene.stage.store, [file])
-    assert fate[0]["cut"] == 50
-    assert fate[0]["rounds"] > 50
+    assert flows.fate["cut"] == 50
+    assert flows.fate["rounds"] > 50
+    records = fast_records(scene, since)
+    assert 0 <= bytes_sent(records, "client-a") - flows.fate["sent"] <= 50 * 4000
 
 
 async def test_a_namespace_opts_out_by_annotation(scene: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import gcd
 from typing import NamedTuple
 
 from mesh import ports
-from mesh.addresses import SocketAddress, is_ipv4
+from mesh.addresses import OriginalDestination, SocketAddress, is_ipv4
 from mesh.balance import WeightedPool
 from mesh.model.workload import Workload
 from mesh.rbac import ConnectionFacts, PolicySet
@@ -23,6 +24,15 @@ class Standing(NamedTuple):
     """Sets are compared as objects: after any change that matters there is another one."""
     claimed: bool
     """Whether a service has one of the pod's addresses, so that dialling it means the service."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectService:
+    """A service that a pod may dial directly."""
+
+    pod: Pod
+    dialled: OriginalDestination
+    pool: WeightedPool[ToWorkload]
 
 
 def may_remember(source: Pod, destination: Pod, facts: ConnectionFacts) -> bool:

@@ -10,13 +10,15 @@ after it was read, so the table is read again a little later.
 
 Verdicts hold as long as this process says that it lives, a few seconds ahead. When it ends, live connections go on; the
 next ztunnel finds them in the kernel's table, judges them as soon as it knows their pods, and records their end. What
-ended while nobody was there waits in a table of its own.
+ended while nobody was there waits in a table of its own. While two run, verdicts hold of whichever has said a pod's
+generation last; both repeat it, and one that is told to stop does not, but goes on to judge.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Never
 
@@ -35,7 +37,7 @@ from mesh.state.routes import ToWorkload
 from mesh.state.store import Changes, MeshState
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import L4Metrics, ServiceLabels
-from ztunnel.fastpath.decisions import Standing, may_remember, slots_of
+from ztunnel.fastpath.decisions import DirectService, Standing, may_remember, slots_of
 from ztunnel.fastpath.records import Ends, FastConnectionRecords
 from ztunnel.fastpath.splicer import Splicer
 from ztunnel.pod import Pod
@@ -63,15 +65,6 @@ class _Serving:
     generation: int
     verdicts: set[tuple[int, SocketAddress]]
     """Source namespace and target of the verdicts that admit to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Service:
-    """A service that a pod may dial directly."""
-
-    pod: Pod
-    dialled: OriginalDestination
-    pool: WeightedPool[ToWorkload]
 
 
 class FastPath:
@@ -102,7 +95,7 @@ class FastPath:
         self._pods: dict[int, _Serving] = {}
         self._by_ip: dict[IpBytes, _Serving] = {}
         self._gone: OrderedDict[int, Pod] = OrderedDict()
-        self._services: dict[tuple[int, OriginalDestination], _Service] = {}
+        self._services: dict[tuple[int, OriginalDestination], DirectService] = {}
         self._generation = secrets.randbits(62)  # no verdict of another ztunnel may seem to be this one's
         self._recheck: set[int] = set()
         self._wake = trio.Event()
@@ -136,9 +129,10 @@ class FastPath:
         for ip in pod.addresses:
             if self._by_ip.get(ip) is serving:
                 del self._by_ip[ip]
-        self._maps.forget_generation(pod.cookie)
-        self._forget_verdicts(serving)
-        self._forget_source(pod.cookie)
+        if not self._stopped:
+            self._maps.forget_generation(pod.cookie)
+            self._forget_verdicts(serving)
+            self._forget_source(pod.cookie)
         self._gone[pod.cookie] = pod
         if len(self._gone) > _GONE_PODS:
             self._gone.popitem(last=False)
@@ -178,7 +172,7 @@ class FastPath:
             return
         slots = slots_of(pool, FAST_SLOTS)
         if slots is not None and self._maps.set_service(source.cookie, dialled, slots):
-            self._services[source.cookie, dialled] = _Service(source, dialled, pool)
+            self._services[source.cookie, dialled] = DirectService(source, dialled, pool)
 
     # -- changes -------------------------------------------------------------------------------------------------------
 
@@ -206,6 +200,8 @@ class FastPath:
     def _renew(self, serving: _Serving) -> None:
         """The pod's standing is another: void what was said about it and of it."""
         serving.standing = self._standing(serving.pod)
+        if self._stopped:
+            return  # what the maps say now is a successor's word
         serving.generation = self._next_generation()
         self._maps.set_generation(serving.pod.cookie, serving.generation)
         self._forget_verdicts(serving)
@@ -371,6 +367,9 @@ class FastPath:
         while True:
             if not self._stopped:
                 self._maps.stay_alive(ALIVE_SECONDS, splice=self._splice)
+                for cookie, serving in self._pods.items():  # a predecessor that still runs may have said another
+                    with suppress(MeshError):  # it was logged when the pod was started
+                        self._maps.set_generation(cookie, serving.generation)
             await trio.sleep(HEARTBEAT_SECONDS)
 
     async def _poll(self) -> Never:

@@ -18,8 +18,7 @@ from ebpf.fastpath.tables import FastPathMaps
 from ebpf.pods import FastPathUse, PodEntry, PodTable
 from ebpf.programs_driver import detach_all, load_programs
 from ebpf.reasons import Reason
-from ebpf.settings import MapSizes
-from mesh.testing.conversations import dial, echo, exactly
+from mesh.testing.conversations import dial, echo, exactly, serve
 
 pytestmark = pytest.mark.root
 
@@ -194,44 +193,138 @@ def test_a_pod_that_is_deleted_mid_flow_leaves_nothing(mesh: Any, maps: FastPath
 
 
 @pytest.fixture
-def cramped(node: Any) -> Iterator[Any]:
-    """The node with room for 16 fast connections."""
-    sizes = MapSizes(**{**vars_of(node.settings.map_sizes), "fast_connections": 16})
+def cramped(node: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The node with room for 16 in one of its maps."""
     detach_all(node.paths)
-    load_programs(settings_with(node.settings, sizes))
+    load_programs(replace(node.settings, map_sizes=replace(node.settings.map_sizes, **{request.param: 16})))
     yield node
     detach_all(node.paths)
     node.load()
 
 
-def vars_of(sizes: MapSizes) -> dict[str, int]:
-    return {name: getattr(sizes, name) for name in MapSizes.__dataclass_fields__}
-
-
-def settings_with(settings: Any, sizes: MapSizes) -> Any:
-    return replace(settings, map_sizes=sizes)
-
-
-def test_a_flood_that_fills_the_tables_takes_the_slow_path(
-    cramped: Any, mesh: Any, maps: FastPathMaps, fast: Any
-) -> None:
-    fast.serve(mesh.places["b"], echo)
+@pytest.mark.parametrize("cramped", ["fast_connections", "fast_sockets", "fast_closed"], indirect=True)
+def test_a_flood_that_fills_the_tables(cramped: Any, mesh: Any, maps: FastPathMaps, fast: Any, request: Any) -> None:
+    """A connection that finds no room takes the slow path, or stays on TCP, or leaves no record, which is counted; none
+    fails, none is admitted that has no verdict, and nothing is left in the tables.
+    """
+    full = request.node.callspec.params["cramped"]
 
     def client() -> int:
         socks = [dial(B, PORT) for _ in range(100)]
         answered = 0
-        for sock in socks:
-            sock.sendall(b"x")
-            answered += exactly(sock, 1) == b"x"
+        for _ in range(100):
+            for sock in socks:
+                sock.sendall(b"x")
+                answered += exactly(sock, 1) == b"x"
         for sock in socks:
             sock.close()
         return answered
 
-    before = fast.counted(mesh, Reason.FAST_DIALLED), fast.counted(mesh, Reason.OUTBOUND_CAPTURED)
-    assert mesh.places["a"].run(client) == 100
-    dialled = fast.counted(mesh, Reason.FAST_DIALLED) - before[0]
-    captured = fast.counted(mesh, Reason.OUTBOUND_CAPTURED) - before[1]
+    def unadmitted() -> int:
+        """None of these has a verdict: ztunnel takes them, and finds that nobody listens."""
+        return sum(ask(B, PORT + 1) == "x" for _ in range(50))
+
+    fast.serve(mesh.places["b"], echo)
+    counts = (Reason.FAST_DIALLED, Reason.OUTBOUND_CAPTURED, Reason.FAST_NO_ROOM, Reason.FAST_UNRECORDED)
+    before = [fast.counted(mesh, reason) for reason in counts]
+    assert mesh.places["a"].run(client) == 100 * 100
+    deadline = time.monotonic() + 10
+    while maps.live():
+        assert time.monotonic() < deadline, "never concluded"
+        time.sleep(0.05)
+    dialled, captured, no_room, unrecorded = (
+        fast.counted(mesh, reason) - earlier for reason, earlier in zip(counts, before, strict=True)
+    )
     assert dialled + captured == 100
-    assert 8 <= dialled <= 17
-    assert fast.counted(mesh, Reason.FAST_NO_ROOM) >= 100 - dialled
-    fast.closed(maps, dialled)
+    if full == "fast_connections":
+        assert 8 <= dialled <= 17
+        assert no_room >= captured
+    else:
+        assert dialled == 100
+    if full == "fast_sockets":
+        assert no_room > 0
+    recorded = fast.closed(maps, dialled - unrecorded)
+    assert (unrecorded > 0) == (full == "fast_closed")
+    assert all(record.sent == 100 for record in recorded if full != "fast_sockets")
+    before = [fast.counted(mesh, reason) for reason in counts]
+    assert mesh.places["a"].run(unadmitted) == 0
+    assert fast.counted(mesh, Reason.FAST_DIALLED) == before[0]
+
+
+def forged_syns(source: str, ports: range) -> int:
+    """SYNs with somebody else's source, from a raw socket; how many were sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        for port in ports:
+            addresses = socket.inet_aton(source) + socket.inet_aton(B)
+            segment = struct.pack("!HHIIBBHHH", port, PORT, 1, 0, 5 << 4, 2, 65535, 0, 0)
+            check = checksum(addresses + struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(segment)) + segment)
+            segment = segment[:16] + struct.pack("!H", check) + segment[18:]
+            head = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, socket.IPPROTO_TCP, 0) + addresses
+            raw.sendto(head + segment, (B, 0))
+    return len(ports)
+
+
+def checksum(data: bytes) -> int:
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+@pytest.mark.parametrize("forger", ["a", "c"])
+def test_forged_sources_meet_ztunnel_while_others_flow(splice: Any, maps: FastPathMaps, fast: Any, forger: str) -> None:
+    """Raw SYNs with a's address, by a itself past its own connect, or by c, while a dials and is spliced: each comes to
+    ztunnel's gate at most, and a's connections are unharmed.
+    """
+    node = splice.node
+    ports = range(20_000, 20_500)  # below those that a dials from
+    spliced = fast.counted(node, Reason.FAST_SPLICED)
+
+    def client(sock: socket.socket) -> int:
+        for number in range(2000):
+            sock.sendall(b"%04d" % number)
+            assert exactly(sock, 4) == b"%04d" % number
+        return 2000
+
+    splice.serve(echo)
+    counts = (Reason.INBOUND_TICKET, Reason.TICKET_DELIVERY, Reason.INBOUND_PLAINTEXT, Reason.FAST_FOREIGN_END)
+    before = [fast.counted(node, reason) for reason in counts]
+    actor = splice.start(client)
+    assert node.places[forger].run(forged_syns, "10.244.1.2", ports) == len(ports)
+    assert actor.join() == 2000
+    tickets, deliveries, plaintext, foreign = (
+        fast.counted(node, reason) - earlier for reason, earlier in zip(counts, before, strict=True)
+    )
+    assert plaintext >= len(ports)
+    assert tickets - deliveries == 1  # the one that a's own connection had
+    assert foreign == 0
+    assert fast.counted(node, Reason.FAST_SPLICED) == spliced + 1
+    assert len(fast.closed(maps, 1)) == 1
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (3, 1), (1, 7)])
+def test_a_service_is_dialled_by_weight(mesh: Any, maps: FastPathMaps, fast: Any, weights: tuple[int, int]) -> None:
+    """Of two ports of b; each connection is answered by the one that its record names."""
+    a, b = mesh.places["a"], mesh.places["b"]
+    endpoints = [fast.address(B, PORT), fast.address(b.ipv4, PORT + 1)]
+    maps.admit(a.namespace.cookie(), endpoints[1], b.namespace.cookie(), 7)
+    slots = [endpoint for endpoint, weight in zip(endpoints, weights, strict=True) for _ in range(weight)]
+    vip = fast.address("10.96.0.10", 80)
+    assert maps.set_service(a.namespace.cookie(), vip, slots)
+    for number in (0, 1):
+        fast.begin(b, serve, PORT + number, lambda sock, number=number: sock.sendall(b"%d" % number))
+    count = 2000
+
+    def client() -> list[int]:
+        drawn = [0, 0]
+        for _ in range(count):
+            with dial("10.96.0.10", 80) as sock:
+                drawn[int(sock.recv(1))] += 1
+        return drawn
+
+    drawn = a.run(client)
+    share = weights[0] / sum(weights)
+    assert abs(drawn[0] - count * share) < 6 * (count * share * (1 - share)) ** 0.5
+    records = fast.closed(maps, count)
+    assert [sum(record.destination == endpoint for record in records) for endpoint in endpoints] == drawn
+    assert {record.dialled for record in records} == {vip}

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import hashlib
 import os
 import select
-import signal
 import socket
 import struct
 import threading
@@ -22,7 +20,7 @@ from ebpf.fastpath.tables import FastPathMaps
 from ebpf.layout import TALKATIVE_SEGMENTS
 from ebpf.maps import PinnedMap
 from ebpf.reasons import Reason
-from mesh.testing.conversations import dial, digest_of, echo, exactly, report, say, swallow
+from mesh.testing.conversations import dial, echo, exactly
 
 pytestmark = pytest.mark.root
 
@@ -30,52 +28,7 @@ PORT = 8080
 VIP = "10.96.0.9"
 
 
-def send_and_compare(host: str, port: int, total: int) -> tuple[Any, Any]:
-    with dial(host, port) as client:
-        names = client.getpeername()[:2], client.getsockname()[:2]
-        digest = say(client, total, 1)
-        client.shutdown(socket.SHUT_WR)
-        assert exactly(client, 72) == struct.pack("=Q", total) + digest
-        assert client.recv(1) == b""
-    return names
-
-
 # -- whose payload goes past TCP ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("waits", ["neither", "server", "client", "client, later"])
-def test_only_sockets_that_do_not_wait_are_spliced(mesh: Any, maps: FastPathMaps, fast: Any, waits: str) -> None:
-    """Whoever waits at the moment that counts: what a socket was when it was connected is of no account."""
-
-    def decided() -> int:
-        return int(fast.counted(mesh, Reason.FAST_SPLICED) + fast.counted(mesh, Reason.FAST_NOT_SPLICED))
-
-    def server(sock: socket.socket) -> None:
-        if waits == "server":
-            sock.settimeout(None)
-        echo(sock)
-
-    def client() -> int:
-        before, number = decided(), 0
-        with dial("10.244.1.3", PORT) as sock:
-            if waits == "client":
-                sock.settimeout(None)
-            while decided() == before and number < 10_000:
-                if waits == "client, later" and number == TALKATIVE_SEGMENTS // 4:
-                    sock.settimeout(None)
-                sock.sendall(b"x")
-                assert exactly(sock, 1) == b"x"
-                number += 1
-        return number
-
-    fast.serve(mesh.places["b"], server)
-    before = fast.counted(mesh, Reason.FAST_SPLICED), fast.counted(mesh, Reason.FAST_NOT_SPLICED)
-    number = mesh.places["a"].run(client)
-    after = fast.counted(mesh, Reason.FAST_SPLICED), fast.counted(mesh, Reason.FAST_NOT_SPLICED)
-    spliced, direct = after[0] - before[0], after[1] - before[1]
-    assert (spliced, direct) == ((1, 0) if waits == "neither" else (0, 1))
-    record = fast.closed(maps)[0]
-    assert (record.sent, record.received) == (number, number)
 
 
 def test_a_short_connection_is_not_entered(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
@@ -98,147 +51,9 @@ def test_a_short_connection_is_not_entered(mesh: Any, maps: FastPathMaps, fast: 
 # -- what is carried ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("host", "port"), [("10.244.1.3", PORT), ("fd00:10:244:1::3", PORT), ("::ffff:10.244.1.3", PORT), (VIP, 80)]
-)
-def test_order_half_close_names_and_record(mesh: Any, maps: FastPathMaps, fast: Any, host: str, port: int) -> None:
-    fast.serve(mesh.places["b"], swallow)
-    before = fast.counted(mesh, Reason.FAST_SPLICED)
-    total = 300_000_000
-    peer, local = mesh.places["a"].run(send_and_compare, host, port, total)
-    assert peer == (host, port)
-    assert fast.counted(mesh, Reason.FAST_SPLICED) == before + 1
-    record = fast.closed(maps)[0]
-    assert (record.sent, record.received, record.failed) == (total, 72, False)
-    assert record.source == fast.address(local[0], local[1])
-    assert record.destination.port == PORT
-    assert record.dialled == fast.address(host, port)
-    assert maps.live() == []
-
-
-def both_ways(sock: socket.socket) -> None:
-    """Sends as much as it reads, at once; the digest of what was read goes last."""
-    sent: list[bytes] = []
-    sender = threading.Thread(target=lambda: sent.append(say(sock, 200_000_000, 2)))
-    sender.start()
-    digest = hashlib.blake2b(exactly(sock, 200_000_000))
-    sender.join()
-    sock.sendall(digest.digest() + sent[0])
-
-
-def test_both_directions_at_once(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
-    fast.serve(mesh.places["b"], both_ways)
-
-    def client() -> None:
-        with dial("10.244.1.3", PORT) as sock:
-            mine: list[bytes] = []
-            sender = threading.Thread(target=lambda: mine.append(say(sock, 200_000_000, 3)))
-            sender.start()
-            received = hashlib.blake2b(exactly(sock, 200_000_000)).digest()
-            sender.join()
-            assert exactly(sock, 128) == mine[0] + received
-
-    mesh.places["a"].run(client)
-    record = fast.closed(maps)[0]
-    assert (record.sent, record.received) == (200_000_000, 200_000_128)
-
-
-def test_a_reset_is_a_reset(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
-    def reset(sock: socket.socket) -> None:
-        sock.recv(1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-    def client() -> str:
-        with dial("10.244.1.3", PORT) as sock:
-            sock.sendall(b"x")
-            try:
-                sock.recv(1)
-            except OSError as error:
-                return errno.errorcode[error.errno or 0]
-            return "end"
-
-    fast.serve(mesh.places["b"], reset)
-    assert mesh.places["a"].run(client) == "ECONNRESET"
-    assert fast.closed(maps)[0].sent == 1
-
-
-def test_sending_to_a_closed_end_fails_as_tcp_does(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
-    def client() -> str:
-        with dial("10.244.1.3", PORT) as sock:
-            sock.sendall(b"x")
-            assert sock.recv(1) == b""
-            time.sleep(0.05)
-            try:
-                for _ in range(3):
-                    sock.sendall(b"y" * 1000)
-                    time.sleep(0.05)
-            except OSError as error:
-                return errno.errorcode[error.errno or 0]
-            return "nothing"
-
-    fast.serve(mesh.places["b"], lambda sock: exactly(sock, 1))
-    assert mesh.places["a"].run(client) in ("EPIPE", "ECONNRESET")
-    fast.closed(maps)
-
-
-def test_a_killed_server_ends_its_connections(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
-    server = fast.serve(mesh.places["b"], echo)
-
-    def client(tell: int) -> bytes:
-        with dial("10.244.1.3", PORT) as sock:
-            sock.sendall(b"x")
-            assert sock.recv(1) == b"x"
-            os.write(tell, b"r")
-            try:
-                return sock.recv(1)
-            except ConnectionResetError:
-                return b""
-
-    ready, tell = os.pipe()
-    actor = mesh.places["a"].start(client, tell)
-    os.close(tell)
-    with os.fdopen(ready, "rb") as pipe:
-        pipe.read(1)
-    os.kill(server.pid, signal.SIGKILL)
-    assert actor.join() == b""
-    fast.closed(maps)
-
-
-def test_a_reader_that_does_not_read_costs_bounded_memory(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
-    def lazy(sock: socket.socket) -> None:
-        exactly(sock, 1)
-        time.sleep(1.5)
-        report(sock, *digest_of(sock))
-
-    def client() -> int:
-        with dial("10.244.1.3", PORT) as sock:
-            sock.sendall(b"x")
-            sock.setblocking(False)
-            data, digest, accepted = os.urandom(1 << 16), hashlib.blake2b(), 0
-            deadline = time.monotonic() + 1
-            while time.monotonic() < deadline and accepted < 500_000_000:
-                try:
-                    size = sock.send(data)
-                except BlockingIOError:
-                    time.sleep(0.01)
-                    continue
-                accepted += size
-                digest.update(data[:size])
-            sock.settimeout(20)
-            rest = say(sock, 30_000_000, 4)
-            sock.shutdown(socket.SHUT_WR)
-            size = struct.unpack("=Q", exactly(sock, 72)[:8])[0]
-            assert size == accepted + 30_000_000
-            assert rest
-            return accepted
-
-    fast.serve(mesh.places["b"], lazy)
-    accepted = mesh.places["a"].run(client)
-    assert accepted < 64 << 20
-    assert fast.counted(mesh, Reason.FAST_FELL_BACK) > 0
-
-
 def test_edge_triggered_server(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
+    """On TCP; what it has to be told is the same."""
+
     def edge(sock: socket.socket) -> None:
         sock.setblocking(False)
         with select.epoll() as epoll:
@@ -267,26 +82,6 @@ def test_edge_triggered_server(mesh: Any, maps: FastPathMaps, fast: Any) -> None
     fast.serve(mesh.places["b"], edge)
     mesh.places["a"].run(client)
     fast.closed(maps)
-
-
-def test_thousands_of_connections(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
-    count = 3000
-
-    def server(sock: socket.socket) -> None:
-        echo(sock)
-
-    def client() -> None:
-        socks = [dial("10.244.1.3", PORT) for _ in range(count)]
-        for number, sock in enumerate(socks):
-            sock.sendall(b"%08d" % number)
-        for number, sock in enumerate(socks):
-            assert exactly(sock, 8) == b"%08d" % number
-        for sock in socks:
-            sock.close()
-
-    fast.serve(mesh.places["b"], server)
-    mesh.places["a"].run(client)
-    assert {(record.sent, record.received) for record in fast.closed(maps, count)} == {(8, 8)}
 
 
 def test_a_refused_dial_is_recorded_as_failed(mesh: Any, maps: FastPathMaps, fast: Any) -> None:

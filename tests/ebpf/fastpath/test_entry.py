@@ -6,11 +6,12 @@ import ctypes
 import hashlib
 import os
 import random
+import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -174,8 +175,10 @@ def test_a_reader_that_waits_since_before_the_entry_is_not_forgotten(
 class Named:
     """A connection that the programs have named, and that nobody has entered yet."""
 
-    def __init__(self, node: Any, told: FastPathMaps) -> None:
+    def __init__(self, node: Any, told: FastPathMaps, then: Callable[[socket.socket], object] | None = None) -> None:
         self.node = node
+        self.then = then
+        """What the client does with its socket once the connection is named."""
         self.told = told
         self.go, self._say_go = os.pipe()
         ready, tell = os.pipe()
@@ -192,9 +195,11 @@ class Named:
     def client(self, tell: int) -> str:
         with dial(B, PORT) as sock:
             talk(sock)
+            kept = self.then(sock) if self.then else None
             os.write(tell, b"r")
             os.read(self.go, 1)
             talk(sock)
+            del kept
         return "well"
 
     def end(self) -> str:
@@ -270,6 +275,21 @@ def test_a_pod_that_has_changed_its_mind(mesh: Any, named: Named) -> None:
     assert entered(mesh) == 0
 
 
+def test_a_socket_that_is_watched_for_edges_meanwhile(mesh: Any, told: FastPathMaps, fast: Any) -> None:
+    def watched(sock: socket.socket) -> select.epoll:
+        epoll = select.epoll()
+        epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLET)
+        return epoll
+
+    fast.serve(mesh.places["b"], echo)
+    named = Named(mesh, told, watched)
+    ends = named.connection.source, named.connection.destination
+    assert attempt(mesh, "a", named.cookie, *ends) is EntryOutcome.UNFIT
+    assert entered(mesh) == 0
+    assert named.end() == "well"
+    fast.closed(told)
+
+
 def test_a_malformed_request(mesh: Any) -> None:
     program = syscall.require_pin(mesh.paths.programs / "mesh_enter")
     data = ctypes.create_string_buffer(20)
@@ -318,33 +338,38 @@ def test_a_socket_that_is_closed_meanwhile(mesh: Any, told: FastPathMaps, fast: 
         os.close(descriptor)
 
 
-def test_connections_that_find_the_ring_full_stay_on_tcp(mesh: Any, told: FastPathMaps, fast: Any) -> None:
-    room = 4096 // 64
-    before = fast.counted(mesh, Reason.FAST_NO_ROOM)
+def test_connections_that_find_the_ring_full_ask_again(mesh: Any, told: FastPathMaps, fast: Any) -> None:
+    """More become talkative together than the ring holds; once somebody reads it, all are spliced."""
+    room, count = 4096 // 64 - 1, 100  # a ring is never quite full
+    reading, writing = os.pipe()
+    go, say_go = os.pipe()
 
-    def client() -> None:
-        for _ in range(room + 20):
-            with dial(B, PORT) as sock:
-                talk(sock, TALKATIVE_SEGMENTS // 2 + 4)
+    def client() -> int:
+        socks = [dial(B, PORT) for _ in range(count)]
+        for sock in socks:
+            talk(sock)
+        os.write(writing, b"r")
+        os.read(go, 1)
+        deadline = time.monotonic() + 20
+        while fast.counted(mesh, Reason.FAST_SPLICED) < before + count and time.monotonic() < deadline:
+            for sock in socks:
+                talk(sock, 10)
+        for sock in socks:
+            sock.close()
+        return int(fast.counted(mesh, Reason.FAST_SPLICED) - before)
 
     fast.serve(mesh.places["b"], echo)
-    mesh.places["a"].run(client)
-    taken = told.talkers.take()
-    assert len(taken) == len(set(taken)) == room - 1  # a ring is never quite full
-    assert fast.counted(mesh, Reason.FAST_NO_ROOM) == before + 21
-    assert len(fast.closed(told, room + 20)) == room + 20
+    before, refused = fast.counted(mesh, Reason.FAST_SPLICED), fast.counted(mesh, Reason.FAST_NO_ROOM)
+    actor = mesh.places["a"].start(client)
+    assert os.read(reading, 1) == b"r"
+    assert fast.counted(mesh, Reason.FAST_NO_ROOM) == refused + count - room  # once for each
     with Actor(mesh.cgroup / "ztunnel", None, fast.enter_all, told, mesh.places):
-        before = fast.counted(mesh, Reason.FAST_SPLICED)
-        mesh.places["a"].run(lambda: talk_until(mesh, fast, before))  # there is room again
-    assert fast.counted(mesh, Reason.FAST_SPLICED) == before + 1
-    fast.closed(told)
-
-
-def talk_until(node: Any, fast: Any, before: int) -> None:
-    with dial(B, PORT) as sock:
-        deadline = time.monotonic() + 10
-        while fast.counted(node, Reason.FAST_SPLICED) == before and time.monotonic() < deadline:
-            talk(sock, 10)
+        os.write(say_go, b"g")
+        assert actor.join() == count
+    assert fast.counted(mesh, Reason.FAST_NO_ROOM) == refused + count - room
+    fast.closed(told, count)
+    for descriptor in (reading, writing, go, say_go):
+        os.close(descriptor)
 
 
 def test_a_closed_program_and_ring_are_no_other_file(mesh: Any) -> None:

@@ -1,4 +1,4 @@
-"""Calls that ask more of TCP than bytes in order, on fast connections."""
+"""Calls that ask more of TCP than bytes in order: kept on the splice, or refused there, or kept by staying on TCP."""
 
 from __future__ import annotations
 
@@ -7,143 +7,190 @@ import hashlib
 import os
 import select
 import socket
-import struct
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
-from ebpf.fastpath.tables import FastPathMaps
-from ebpf.layout import TALKATIVE_SEGMENTS
-from ebpf.pods import FastPathUse, PodEntry, PodTable
-from ebpf.reasons import Reason
-from mesh.testing.conversations import dial, exactly, swallow
+from mesh.testing.conversations import SECONDS, digest_of, exactly
 
 pytestmark = pytest.mark.root
 
 PORT = 8080
+B = "10.244.1.3"
+TOTAL = 20_000_000
 SO_ZEROCOPY = 60
 MSG_ZEROCOPY = 0x4000000
 MSG_ERRQUEUE = 0x2000
+ULP = 31
 
 
-@pytest.mark.parametrize("how", ["sendfile", "splice", "zerocopy", "zerocopy before"])
-def test_senders_that_do_not_copy(mesh: Any, maps: FastPathMaps, fast: Any, how: str, tmp_path: Any) -> None:
-    fast.serve(mesh.places["b"], swallow)
-    total = 20_000_000
+@pytest.fixture
+def payload(tmp_path: Path) -> Path:
     path = tmp_path / "payload"
-    path.write_bytes(os.urandom(total))
-    expected = hashlib.blake2b(path.read_bytes()).digest()
-
-    def client() -> int:
-        completions = 0
-        with socket.socket() as sock, path.open("rb") as payload:
-            sock.settimeout(30)
-            if how == "zerocopy before":
-                sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
-            sock.connect(("10.244.1.3", PORT))
-            if how == "sendfile":
-                sock.sendfile(payload)
-            elif how == "splice":
-                read, write = os.pipe()
-                sock.settimeout(None)
-                left = total
-                while left:
-                    piped = os.splice(payload.fileno(), write, min(left, 65536))
-                    while piped:
-                        moved = os.splice(read, sock.fileno(), piped)
-                        piped -= moved
-                        left -= moved
-            else:
-                completions = zerocopy(sock, payload.read())
-            sock.settimeout(30)
-            sock.shutdown(socket.SHUT_WR)
-            assert exactly(sock, 72) == struct.pack("=Q", total) + expected
-        return completions
-
-    completions = mesh.places["a"].run(client)
-    assert completions == (20 if "zerocopy" in how else 0)
-    assert fast.closed(maps)[0].sent == total
+    path.write_bytes(os.urandom(TOTAL))
+    return path
 
 
-def zerocopy(sock: socket.socket, data: bytes) -> int:
-    """Sends with MSG_ZEROCOPY and waits for the kernel to let go of every buffer; how many it named."""
+def by_sendfile(sock: socket.socket, file: BinaryIO) -> None:
+    sock.sendfile(file)
+
+
+def by_splice(sock: socket.socket, file: BinaryIO) -> None:
+    read, write = os.pipe()
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    while piped := os.splice(file.fileno(), write, 65536):
+        while piped:
+            try:
+                piped -= os.splice(read, sock.fileno(), piped)
+            except BlockingIOError:
+                assert poller.poll(SECONDS * 1000)
+    os.close(read)
+    os.close(write)
+
+
+def by_zerocopy(sock: socket.socket, file: BinaryIO) -> None:
+    """With MSG_ZEROCOPY, until the kernel has let go of every buffer; as any other, where the kernel says it cannot."""
+    data = file.read()
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
     except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:  # said, so that applications copy instead
+        if error.errno != errno.EOPNOTSUPP:
             raise
         sock.sendall(data)
-        return 20
+        return
     sent = named = 0
     view = memoryview(data)
     while view:
         view = view[sock.send(view[:1_000_000], MSG_ZEROCOPY) :]
         sent += 1
+    poller = select.poll()
+    poller.register(sock, 0)  # POLLERR
     while named < sent:
-        select.select([], [], [sock], 5)
+        assert poller.poll(SECONDS * 1000)
         _, ancillary, _, _ = sock.recvmsg(0, 512, MSG_ERRQUEUE)
         for _level, _kind, content in ancillary:
-            low, high = struct.unpack_from("=II", content, 8)
+            low, high = (int.from_bytes(content[at : at + 4], "little") for at in (8, 12))
             named += high - low + 1
-    return 20 if named == sent else named
+    assert named == sent
 
 
-def test_low_water_mark_is_kept(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
-    def server(sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000)
-        sock.sendall(b"g")
-        poller = select.poll()
-        poller.register(sock, select.POLLIN)
-        early = poller.poll(300)
-        sock.sendall(b"w")
-        late = poller.poll(5000)
-        sock.sendall(b"%d%d" % (len(early), len(late)))
+@pytest.mark.parametrize("how", [by_sendfile, by_splice, by_zerocopy])
+def test_senders_that_do_not_copy(wire: Any, payload: Path, how: Any) -> None:
+    def client(sock: socket.socket) -> int:
+        before = wire.sent(sock).spliced
+        with payload.open("rb") as file:
+            how(sock, file)
+        sock.settimeout(SECONDS)
+        spliced = int(wire.sent(sock).spliced - before)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+        return spliced
 
-    def client() -> bytes:
-        with dial("10.244.1.3", PORT) as sock:
-            assert exactly(sock, 1) == b"g"
-            sock.sendall(b"x" * 600)
-            assert exactly(sock, 1) == b"w"
-            sock.sendall(b"x" * 600)
-            return exactly(sock, 2)
-
-    fast.serve(mesh.places["b"], server)
-    assert mesh.places["a"].run(client) == b"01"
+    wire.serve(digest_of)
+    spliced = wire.call(client)
+    assert wire.outcome() == (TOTAL, hashlib.blake2b(payload.read_bytes()).digest())
+    assert (spliced > 0) == wire.spliced
 
 
-def test_urgent_data_and_waiting_for_all_on_a_pod_that_asks_for_tcp(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
-    def server(sock: socket.socket) -> None:
-        for _ in range(TALKATIVE_SEGMENTS):
-            sock.sendall(exactly(sock, 1))
-        sock.settimeout(None)
-        sock.sendall(b"g")
-        whole = sock.recv(5000, socket.MSG_WAITALL)
+def test_a_socket_that_has_asked_for_zerocopy_stays_on_tcp(fast: Any, splice: Any, payload: Path) -> None:
+    """The splice cannot tell when a buffer is free again."""
+    plain = fast.wire(splice.node, spliced=False)
+
+    def client() -> None:
+        with socket.socket() as sock, payload.open("rb") as file:
+            sock.settimeout(SECONDS)
+            sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+            sock.connect((B, PORT))
+            plain.settle(sock)
+            by_zerocopy(sock, file)
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(1) == b""
+
+    plain.serve(digest_of)
+    splice.node.places["a"].run(client)
+    assert plain.outcome() == (TOTAL, hashlib.blake2b(payload.read_bytes()).digest())
+    plain.close()
+
+
+def test_a_protocol_upon_a_spliced_socket_is_refused(splice: Any) -> None:
+    """kTLS on top of the splice would hand plaintext to the other application: programs then do without kTLS."""
+
+    def client(sock: socket.socket) -> int | None:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, ULP, b"tls")
+        except OSError as error:
+            return error.errno
+        return None
+
+    splice.serve(lambda sock: sock.recv(1))
+    assert splice.call(client) == errno.EOPNOTSUPP
+
+
+# -- what only TCP can do: pods annotated ``ambimesh.dev/fast-path: direct`` -------------------------------------------
+
+
+def test_urgent_data(direct: Any) -> None:
+    def server(sock: socket.socket) -> list[bytes]:
         poller = select.poll()
         poller.register(sock, select.POLLPRI)
-        poller.poll(5000)
-        urgent = sock.recv(1, socket.MSG_OOB)
-        sock.sendall(b"%d%s" % (len(whole), urgent))
+        assert poller.poll(SECONDS * 1000)
+        heard = [sock.recv(1, socket.MSG_OOB), sock.recv(100)]
+        sock.sendall(b"k")
+        return [*heard, exactly(sock, 2)]
 
-    def client() -> bytes:
-        with dial("10.244.1.3", PORT) as sock:
-            for _ in range(TALKATIVE_SEGMENTS):
-                sock.sendall(b"t")
-                assert exactly(sock, 1) == b"t"
-            assert exactly(sock, 1) == b"g"
-            for _ in range(5):
-                sock.sendall(b"x" * 1000)
-                time.sleep(0.02)
-            sock.send(b"!", socket.MSG_OOB)
-            return exactly(sock, 5)
+    def client(sock: socket.socket) -> None:
+        sock.sendall(b"ab")
+        sock.send(b"!", socket.MSG_OOB)
+        assert exactly(sock, 1) == b"k"
+        sock.sendall(b"cd")
+        assert sock.recv(1) == b""
 
-    b = mesh.places["b"]
-    with PodTable(mesh.paths) as table:
-        entry = PodEntry(b.addresses, fast_path=FastPathUse.DIRECT)
-        table.enrol(b.namespace.cookie(), entry, b.namespace, b.uid)
-    fast.serve(b, server)
-    before = fast.counted(mesh, Reason.FAST_NOT_SPLICED)
-    assert mesh.places["a"].run(client) == b"5000!"
-    assert fast.counted(mesh, Reason.FAST_NOT_SPLICED) == before + 1
-    record = fast.closed(maps)[0]
-    assert (record.sent, record.received) == (5001 + TALKATIVE_SEGMENTS, 6 + TALKATIVE_SEGMENTS)
+    direct.serve(server)
+    direct.call(client)
+    assert direct.outcome() == [b"!", b"ab", b"cd"]
+
+
+def test_a_socket_that_is_made_to_block_waits_for_all(direct: Any) -> None:
+    def server(sock: socket.socket) -> int:
+        sock.settimeout(None)
+        return len(sock.recv(5000, socket.MSG_WAITALL))
+
+    def client(sock: socket.socket) -> None:
+        for _ in range(5):
+            sock.sendall(b"x" * 1000)
+            time.sleep(0.02)
+        assert sock.recv(1) == b""
+
+    direct.serve(server)
+    direct.call(client)
+    assert direct.outcome() == 5000
+
+
+def test_splice_as_the_reader(direct: Any, payload: Path) -> None:
+    """From the socket into a pipe, and from the pipe back into the socket, as proxies do."""
+
+    def server(sock: socket.socket) -> int:
+        read, write = os.pipe()
+        poller, moved = select.poll(), 0
+        poller.register(sock, select.POLLIN)
+        while poller.poll(SECONDS * 1000):
+            piped = os.splice(sock.fileno(), write, 65536)
+            if not piped:
+                break
+            moved += piped
+            while piped:
+                piped -= os.splice(read, sock.fileno(), piped)
+        return moved
+
+    def client(sock: socket.socket) -> None:
+        data = payload.read_bytes()[:1_000_000]
+        for at in range(0, len(data), 50_000):
+            sock.sendall(data[at : at + 50_000])
+            assert exactly(sock, 50_000) == data[at : at + 50_000]
+
+    direct.serve(server)
+    direct.call(client)
+    assert direct.outcome() == 1_000_000

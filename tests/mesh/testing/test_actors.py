@@ -75,3 +75,14 @@ def test_closing_ends_it(cgroup: Path) -> None:
     actor.close()
     with pytest.raises(ProcessLookupError):
         os.kill(actor.pid, 0)
+
+
+def test_it_is_known_when_it_has_finished(cgroup: Path) -> None:
+    reading, writing = os.pipe()
+    with Actor(cgroup, None, os.read, reading, 1) as actor:
+        assert not actor.finished(0.05)
+        os.write(writing, b"x")
+        assert actor.finished(10)
+        assert actor.join() == b"x"
+    os.close(reading)
+    os.close(writing)

@@ -78,9 +78,7 @@ class Mesh:
     def policy(self, principal: str, action: PolicyAction = PolicyAction.ALLOW) -> None:
         match = Match(principals=(StringMatch(StringMatchKind.EXACT, principal),))
         policy = make_policy("rule", match, action=action)
-        self.apply(
-            AUTHORIZATION_TYPE, Resource(policy.key, str(next(self.versions)), (), encode_authorization(policy))
-        )
+        self.apply(AUTHORIZATION_TYPE, Resource(policy.key, str(next(self.versions)), (), encode_authorization(policy)))
 
     def admit(self) -> None:
         self.fast.admitted(self.serving, ConnectionFacts(CLIENT, self.client.identity, SERVER, FACTS_PORT))
@@ -252,3 +250,33 @@ def test_a_stopping_ztunnel_leaves_no_new_verdict(mesh: Mesh) -> None:
     mesh.admit()
     assert mesh.maps.verdicts == {}
     assert mesh.maps.alive == 0
+
+
+def successor(mesh: Mesh) -> Mesh:
+    """Another ztunnel beside the first, with the same maps."""
+    return Mesh(mesh.maps)
+
+
+def test_a_stopping_ztunnel_leaves_its_successors_word_alone(mesh: Mesh) -> None:
+    """It goes on to follow the mesh until it has drained, and to be told of pods that end; the maps are not its own."""
+    mesh.fast.stop()
+    other = successor(mesh)
+    other.admit()
+    assert mesh.maps.valid(11, TARGET)
+    mesh.policy("spiffe://cluster.local/ns/default/sa/somebody")
+    mesh.fast.pod_stopped(mesh.serving)
+    assert mesh.maps.valid(11, TARGET)
+
+
+async def test_a_predecessors_last_word_does_not_last(mesh: Mesh, autojump_clock: MockClock) -> None:
+    """While both run, either may renew a pod's generation last; the one that stays says its own again."""
+    other = successor(mesh)
+    other.admit()
+    mesh.fast.stop()
+    mesh.maps.generations[12] = 1
+    assert not other.maps.valid(11, TARGET)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other.fast.run)
+        await trio.sleep(2)
+        assert other.maps.valid(11, TARGET)
+        nursery.cancel_scope.cancel()
