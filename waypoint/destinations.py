@@ -13,8 +13,9 @@ from typing import Generic, TypeVar
 
 from mesh.errors import InvalidMessage, MeshError
 from mesh.model.waypoint import Destination
-from mesh.xds.codec import DESTINATION_TYPE, LABELS_TYPE, decode_destination, decode_labels
+from mesh.xds.codec import DESTINATION_TYPE, LABELS_TYPE
 from mesh.xds.discovery_codec import Rejected, Resource
+from mesh.xds.waypoint_codec import decode_destination, decode_labels
 
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 

@@ -1,10 +1,12 @@
-"""Resources of the mesh as bytes: the one module others import to read or write them."""
+"""Resources that every proxy asks for, as bytes: the one module others import to read or write them.
+
+Those of waypoints are in ``waypoint_codec``, so that ztunnels do not carry the models of layer 7: 1 MB on every node.
+"""
 
 from __future__ import annotations
 
 from mesh.xds.address_codec import decode_address, encode_address
 from mesh.xds.authorization_codec import decode_authorization, encode_authorization
-from mesh.xds.waypoint_codec import decode_destination, decode_labels, encode_destination, encode_labels
 
 ADDRESS_TYPE = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION_TYPE = "type.googleapis.com/istio.security.Authorization"
@@ -18,10 +20,6 @@ __all__ = [
     "LABELS_TYPE",
     "decode_address",
     "decode_authorization",
-    "decode_destination",
-    "decode_labels",
     "encode_address",
     "encode_authorization",
-    "encode_destination",
-    "encode_labels",
 ]

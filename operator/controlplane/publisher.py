@@ -24,11 +24,10 @@ from mesh.xds.codec import (
     LABELS_TYPE,
     encode_address,
     encode_authorization,
-    encode_destination,
-    encode_labels,
 )
 from mesh.xds.server_driver import SnapshotStore
 from mesh.xds.snapshot import Entry, entry
+from mesh.xds.waypoint_codec import encode_destination, encode_labels
 
 WITHDRAWAL_SECONDS = 1.0
 """How long a policy outlives the last address that named it."""

@@ -11,16 +11,9 @@ from mesh.addresses import parse_ip
 from mesh.model.policy import Policy, PolicyAction, PolicyScope
 from mesh.model.waypoint import Destination, WorkloadLabels
 from mesh.model.workload import Workload
-from mesh.xds.codec import (
-    ADDRESS_TYPE,
-    AUTHORIZATION_TYPE,
-    DESTINATION_TYPE,
-    LABELS_TYPE,
-    decode_address,
-    decode_destination,
-    decode_labels,
-)
+from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, DESTINATION_TYPE, LABELS_TYPE, decode_address
 from mesh.xds.server_driver import SnapshotStore
+from mesh.xds.waypoint_codec import decode_destination, decode_labels
 
 SERVICE = "n/s.n.svc.cluster.local"
 

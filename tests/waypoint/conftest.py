@@ -32,17 +32,10 @@ from mesh.testing.grpc import serving
 from mesh.tls.context import control_plane_server_context
 from mesh.tls.credentials import Credentials
 from mesh.xds.client_driver import METHOD
-from mesh.xds.codec import (
-    ADDRESS_TYPE,
-    AUTHORIZATION_TYPE,
-    DESTINATION_TYPE,
-    LABELS_TYPE,
-    encode_address,
-    encode_destination,
-    encode_labels,
-)
+from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, DESTINATION_TYPE, LABELS_TYPE, encode_address
 from mesh.xds.server_driver import SnapshotStore, XdsServer
 from mesh.xds.snapshot import entry
+from mesh.xds.waypoint_codec import encode_destination, encode_labels
 from waypoint import app
 from waypoint.config import GatewayGroup, ListenGroup, LogGroup, WaypointSettings
 from waypoint.host import OwnNamespace, WaypointHost

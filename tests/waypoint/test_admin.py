@@ -14,8 +14,9 @@ from mesh.state.store import MeshState
 from mesh.telemetry.http_endpoint import HttpRequest
 from mesh.testing.ca import TestAuthority
 from mesh.tls.credentials import Credentials
-from mesh.xds.codec import ADDRESS_TYPE, DESTINATION_TYPE, LABELS_TYPE, encode_destination
+from mesh.xds.codec import ADDRESS_TYPE, DESTINATION_TYPE, LABELS_TYPE
 from mesh.xds.discovery_codec import Resource
+from mesh.xds.waypoint_codec import encode_destination
 from waypoint.admin import Readiness, admin_routes, dump, readiness_routes
 from waypoint.destinations import Destinations
 

@@ -2,13 +2,9 @@ from __future__ import annotations
 
 from mesh.errors import ConfigurationError
 from mesh.model.waypoint import Destination, WorkloadLabels
-from mesh.xds.codec import (
-    DESTINATION_TYPE,
-    LABELS_TYPE,
-    encode_destination,
-    encode_labels,
-)
+from mesh.xds.codec import DESTINATION_TYPE, LABELS_TYPE
 from mesh.xds.discovery_codec import Resource
+from mesh.xds.waypoint_codec import encode_destination, encode_labels
 from waypoint.destinations import Destinations
 
 WEB = Destination(key="demo/web", waypoint="demo/waypoint", hosts=("web", "web.demo"))

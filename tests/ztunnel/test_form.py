@@ -14,9 +14,11 @@ from mesh import compiled
 @pytest.mark.lab
 async def test_the_ztunnels_of_a_lab_run_the_compiled_form(scene: Any) -> None:
     for node in ("node1", "node2"):
-        (process,) = (await fetch(scene.lab, node))["process"]
-        assert (process["form"], process["formDetail"]) == ("compiled", str(compiled.FOLDER))
-        loaded = await trio.Path(f"/proc/{process['pid']}/maps").read_text()
-        # The library that holds the code of all modules; it imports most of them itself, without their own small files.
-        (library,) = [file for file in compiled.read_manifest(compiled.FOLDER).files.values() if "__mypyc" in file]
-        assert str(compiled.FOLDER / library) in loaded
+        processes = (await fetch(scene.lab, node))["processes"]
+        assert processes
+        for process in processes:
+            assert (process["form"], process["formDetail"]) == ("compiled", str(compiled.FOLDER))
+            loaded = await trio.Path(f"/proc/{process['pid']}/maps").read_text()
+            # The library with the code of all modules; it imports most of them itself, without their own small files.
+            (library,) = [file for file in compiled.read_manifest(compiled.FOLDER).files.values() if "__mypyc" in file]
+            assert str(compiled.FOLDER / library) in loaded

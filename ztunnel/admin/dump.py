@@ -43,7 +43,7 @@ def dump_traffic(
         "certificates": [_certificate(report) for report in identities.report()],
         "connections": [_connection(connection) for connection in connections],
         "pods": _pods(pods),
-        "process": [_process(compiled.current())],
+        "processes": [_process(compiled.current())],
     }
 
 

@@ -14,23 +14,30 @@ _words = msgspec.msgpack.Decoder(list[str])
 
 
 def merge_dumps(reports: dict[int, bytes]) -> Tables:
-    """Certificates and connections of all workers, each with its worker's number; pods once, with their sums.
+    """Certificates, connections and processes of all workers, each with its number; pods once, with their sums.
 
     Args:
         reports: ``ztunnel.admin.dump.dump_traffic`` as MessagePack, by worker.
     """
     certificates: list[Flat] = []
     connections: list[Flat] = []
+    processes: list[Flat] = []
     pods: dict[str, Flat] = {}
     for worker, content in sorted(reports.items()):
         tables = _tables.decode(content)
         certificates += [{**row, "worker": worker} for row in tables["certificates"]]
         connections += [{**row, "worker": worker} for row in tables["connections"]]
+        processes += [{**row, "worker": worker} for row in tables["processes"]]
         for row in tables["pods"]:
             former = pods.get(row["uid"])
             pods[row["uid"]] = row if former is None else _joined(former, row)
     certificates.sort(key=lambda row: (row["name"], row["worker"]))
-    return {"certificates": certificates, "connections": connections, "pods": list(pods.values())}
+    return {
+        "certificates": certificates,
+        "connections": connections,
+        "processes": processes,
+        "pods": list(pods.values()),
+    }
 
 
 def _joined(one: Flat, other: Flat) -> Flat:

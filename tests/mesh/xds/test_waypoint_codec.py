@@ -59,12 +59,7 @@ from mesh.model.upstream_policy import (
 )
 from mesh.model.waypoint import Destination, DestinationPort, LogFormat, StreamRoute, Telemetry, WorkloadLabels
 from mesh.model.workload import AppProtocol
-from mesh.xds.codec import (
-    decode_destination,
-    decode_labels,
-    encode_destination,
-    encode_labels,
-)
+from mesh.xds.waypoint_codec import decode_destination, decode_labels, encode_destination, encode_labels
 
 KEY = "demo/web.demo.svc.cluster.local"
 TEXT = TextMatch(TextMatchKind.REGEX, "v[0-9]+", ignore_case=True, inverted=True)

@@ -102,7 +102,7 @@ def test_the_dump_is_flat_and_can_be_written_as_json() -> None:
     table.begin(pod, "inbound", parse_socket_address("10.0.0.3:9"), parse_socket_address("10.0.0.1:80"))
 
     found = json.loads(json.dumps(dump(described(), identities, table, pods)))
-    assert set(found) == {"workloads", "services", "policies", "certificates", "connections", "pods", "process"}
+    assert set(found) == {"workloads", "services", "policies", "certificates", "connections", "pods", "processes"}
     a, b = found["workloads"]
     assert (a["name"], a["protocol"], a["status"], a["waypoint"]) == ("a", "HBONE", "Healthy", "None")
     assert (b["protocol"], b["status"], b["waypoint"]) == ("TCP", "Unhealthy", "net/10.9.9.9")

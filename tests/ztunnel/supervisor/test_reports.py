@@ -10,6 +10,7 @@ def report(serial: str, connections: int, pods: list[dict[str, object]]) -> byte
         {
             "certificates": [{"name": "spiffe://a", "serialNumber": serial}],
             "connections": [{"workload": "demo/a", "direction": "Inbound"}] * connections,
+            "processes": [{"form": "compiled"}],
             "pods": pods,
         }
     )
@@ -28,13 +29,14 @@ def test_rows_name_their_worker_and_pods_are_summed() -> None:
     )
     assert [(row["serialNumber"], row["worker"]) for row in merged["certificates"]] == [("a", 0), ("b", 1)]
     assert [row["worker"] for row in merged["connections"]] == [0, 0, 1]
+    assert merged["processes"] == [{"form": "compiled", "worker": 0}, {"form": "compiled", "worker": 1}]
     first, second = merged["pods"]
     assert (first["tunnelsOut"], first["tunnelsIn"], first["described"]) == (5, 2, False)
     assert second == {"uid": "u2", "pending": True}
 
 
 def test_no_worker_is_an_empty_dump() -> None:
-    assert merge_dumps({}) == {"certificates": [], "connections": [], "pods": []}
+    assert merge_dumps({}) == {"certificates": [], "connections": [], "processes": [], "pods": []}
 
 
 def test_readiness_names_the_worker() -> None:
