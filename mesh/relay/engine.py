@@ -16,7 +16,8 @@ delayed by that much at most.
 
 The first :data:`SPIN` of that millisecond is spent looking, with other processes let run in between: falling asleep and
 being woken takes longer than much of what is waited for, on virtual machines above all. Looking in vain halves the
-time, down to none, and a wake-up that came soon restores it, as in the kernel's own halt polling.
+time, down to none, and a wake-up that came soon restores it, as in the kernel's own halt polling. Where others want
+the core, looking would only make them wait, and whoever yields comes back late: then the loop sleeps at once.
 
 Everything runs in trio's thread. Handlers must not block and must not raise what they can handle; a handler that fails
 is a bug of ours, is logged with its traceback, and costs its own connection only.
@@ -46,6 +47,12 @@ SPIN: Final = 0.00005
 
 _SHORTEST_SPIN: Final = 0.000005
 """Below this looking is given up."""
+
+_LONG_YIELD: Final = 0.00007
+"""When letting others run took longer, somebody wanted the core."""
+
+_NO_SPIN: Final = 0.05
+"""Seconds without looking after that."""
 
 BATCH: Final = 512
 """Ready sockets handled in one turn."""
@@ -96,6 +103,7 @@ class Engine:
         self._in_turn = False
         self._handed_over = False
         self._spin = SPIN
+        self._no_spin_before = 0.0
         self._token: trio.lowlevel.TrioToken | None = None
         self.read_buffer = bytearray(FRAME_ROOM + READ_SIZE)
         self.read_view = memoryview(self.read_buffer)
@@ -220,15 +228,24 @@ class Engine:
         ready = poll(0, BATCH)
         if not ready and self._spin:
             until = self.now + self._spin
-            while not ready and time.monotonic() < until:
+            started = self.now
+            while not ready and started < until:
                 os.sched_yield()
                 ready = poll(0, BATCH)
-            if not ready:
-                self._spin = self._spin / 2 if self._spin > 2 * _SHORTEST_SPIN else 0.0
+                ended = time.monotonic()
+                if ended - started > _LONG_YIELD:
+                    self._spin, self._no_spin_before = 0.0, ended + _NO_SPIN
+                    break
+                started = ended
+            else:
+                if not ready:
+                    self._spin = self._spin / 2 if self._spin > 2 * _SHORTEST_SPIN else 0.0
         if not ready:
             ready = poll(LINGER, BATCH)
-            if ready and time.monotonic() < self.now + SPIN:
-                self._spin = SPIN
+            if ready:
+                woken = time.monotonic()
+                if woken < self.now + SPIN and woken > self._no_spin_before:
+                    self._spin = SPIN
         return ready
 
     def _handle(self, ready: list[tuple[int, int]], flush_at: float) -> float:
