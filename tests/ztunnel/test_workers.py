@@ -267,9 +267,14 @@ async def test_the_fast_path_remembers_what_workers_admit_and_forgets_with_the_p
             return not await stage.reaches("client-b", url)
 
         await scene.until(refused, 10, lambda: "client-b is admitted")
+        refused_since = scene.position("node1")
+        # Records come in order: with this one, those of calls of client-b that the policy was too late for are written.
+        await scene.until(
+            lambda: called("client-a", refused_since), 10, lambda: scene.records("node1", refused_since)[-4:]
+        )
+        later = scene.position("node1")
         for _ in range(4):
             assert await refused()
-        later = scene.position("node1")
         await scene.until(lambda: called("client-a", later), 10, lambda: scene.records("node1", later)[-4:])
         assert not direct("client-b", later)
     finally:

@@ -111,7 +111,7 @@ class Issuer:
             _check_key(key)
             valid = request.is_signature_valid
             names = list(request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-        except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
             raise InvalidMessage(f"the certificate signing request is unreadable: {error}") from error
         except x509.ExtensionNotFound as error:
             raise InvalidMessage("the certificate signing request has no subject alternative name") from error
