@@ -224,29 +224,33 @@ class Engine:
 
     def _wait_for_more(self) -> list[tuple[int, int]]:
         """What is ready next; nothing after :data:`LINGER`."""
-        poll = self._epoll.poll
-        ready = poll(0, BATCH)
-        if not ready and self._spin:
-            until = self.now + self._spin
-            started = self.now
-            while not ready and started < until:
-                os.sched_yield()
-                ready = poll(0, BATCH)
-                ended = time.monotonic()
-                if ended - started > _LONG_YIELD:
-                    self._spin, self._no_spin_before = 0.0, ended + _NO_SPIN
-                    break
-                started = ended
-            else:
-                if not ready:
-                    self._spin = self._spin / 2 if self._spin > 2 * _SHORTEST_SPIN else 0.0
+        ready = self._look() if self._spin else []
         if not ready:
-            ready = poll(LINGER, BATCH)
+            ready = self._epoll.poll(LINGER, BATCH)
             if ready:
                 woken = time.monotonic()
                 if woken < self.now + SPIN and woken > self._no_spin_before:
                     self._spin = SPIN
         return ready
+
+    def _look(self) -> list[tuple[int, int]]:
+        """What becomes ready while this looks for it; how long it will look next time is decided here, too."""
+        poll = self._epoll.poll
+        started = self.now
+        until = started + self._spin
+        while True:
+            ready = poll(0, BATCH)
+            if ready:
+                return ready
+            if started >= until:
+                self._spin = self._spin / 2 if self._spin > 2 * _SHORTEST_SPIN else 0.0
+                return ready
+            os.sched_yield()
+            ended = time.monotonic()
+            if ended - started > _LONG_YIELD:
+                self._spin, self._no_spin_before = 0.0, ended + _NO_SPIN
+                return ready
+            started = ended
 
     def _handle(self, ready: list[tuple[int, int]], flush_at: float) -> float:
         """Run the handlers of one batch; flush on the way when it is time, and say when it is time again."""

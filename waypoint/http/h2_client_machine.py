@@ -176,7 +176,7 @@ class H2ClientMachine(H2Link):
     """One connection to an endpoint."""
 
     __slots__ = (
-        *("_freed", "_gone", "_leftover", "_owner", "_receiving", "_refill_at", "_retired", "_timers"),
+        *("_freed", "_gone", "_leftover", "_owner", "_refill_at", "_retired", "_timers"),
         *("calls", "idle_since", "limits", "requests"),
     )
 
@@ -187,7 +187,6 @@ class H2ClientMachine(H2Link):
         self.limits = limits
         self._owner = owner
         self._leftover = b""
-        self._receiving = False
         self._refill_at = 0.0
         self._freed = False
         """Requests have ended while the bytes at hand were read."""
@@ -313,24 +312,8 @@ class H2ClientMachine(H2Link):
         """Requests come to servers only."""
         raise NotImplementedError
 
-    def stream_requested(self, stream: HboneStream, headers: list[tuple[str, str]]) -> None:
-        """Requests come to servers only."""
-        raise NotImplementedError
-
     def going_away(self, last_stream: int, code: int) -> None:
         """The endpoint takes no new requests; those under way go on."""
         if not self._retired:
             self._retired = True
             self._owner.h2_connection_gone(self)
-
-    def ping_answered(self, payload: bytes) -> None:
-        """None is sent."""
-
-    def output_ready(self) -> None:
-        """The machine has something to send."""
-        if not self._receiving:
-            self.output()
-
-    def output_can_wait(self) -> None:
-        """The machine has something to send that nobody waits for."""
-        self.output_ready()

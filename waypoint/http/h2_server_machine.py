@@ -198,7 +198,6 @@ class H2ServerMachine(H2Link):
             "_look_timer",
             "_moved_before",
             "_over",
-            "_receiving",
         ),
         *("_refill_at", "_timers", "limits", "owner"),
     )
@@ -210,7 +209,6 @@ class H2ServerMachine(H2Link):
         self.limits = limits
         self.owner = owner
         self._leftover = b""
-        self._receiving = False
         self._draining = False
         self._over = False
         self._refill_at = 0.0
@@ -299,25 +297,9 @@ class H2ServerMachine(H2Link):
         stream.owner = responder
         responder.begin(fields, end=end)
 
-    def stream_requested(self, stream: HboneStream, headers: list[tuple[str, str]]) -> None:
-        """HBONE's form of a request: does not come."""
-        raise NotImplementedError
-
     def going_away(self, last_stream: int, code: int) -> None:
         """The client opens no more streams."""
         self._draining = True
-
-    def ping_answered(self, payload: bytes) -> None:
-        """None is sent."""
-
-    def output_ready(self) -> None:
-        """The machine has something to send."""
-        if not self._receiving:
-            self.output()
-
-    def output_can_wait(self) -> None:
-        """The machine has something to send that nobody waits for."""
-        self.output_ready()
 
     # -- deadlines and the end ---------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ _NO_PSEUDO: frozenset[bytes] = frozenset()
 class H2Link:
     """A connection, as its streams see it."""
 
-    __slots__ = ("dirty", "machine", "moved", "touched", "wire")
+    __slots__ = ("_receiving", "dirty", "machine", "moved", "touched", "wire")
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
@@ -24,6 +24,7 @@ class H2Link:
         self.moved = 0
         self.touched: list[H2Stream] = []
         """Streams that were told something while the bytes at hand were read."""
+        self._receiving = False
 
     def output(self) -> None:
         """There is something to write: at the end of the turn, together with what others have to say."""
@@ -46,6 +47,24 @@ class H2Link:
             self.moved += 1
             self.wire.write(outgoing)
             outgoing.clear()
+
+    # -- the machine (ConnectionOwner), as far as both roles are alike -----------------------------------------------
+
+    def stream_requested(self, stream: HboneStream, headers: list[tuple[str, str]]) -> None:
+        """HBONE's form of a request: does not come."""
+        raise NotImplementedError
+
+    def ping_answered(self, payload: bytes) -> None:
+        """None is sent."""
+
+    def output_ready(self) -> None:
+        """The machine has something to send."""
+        if not self._receiving:
+            self.output()
+
+    def output_can_wait(self) -> None:
+        """The machine has something to send that nobody waits for."""
+        self.output_ready()
 
 
 class H2Stream(StreamParty):
