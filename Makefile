@@ -5,10 +5,10 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 GENERATED := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo lab check test test-unit test-compiled test-root test-lab test-scale bench bench-quick proto lock clean
+.PHONY: help setup demo lab check test kubernetes test-unit test-compiled test-kubernetes test-root test-lab test-scale bench bench-quick proto lock clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what the project needs (Debian packages as root; the rest into .venv and .build)
 	@scripts/setup.sh
@@ -21,7 +21,8 @@ lab: setup ## Bring the lab up and leave it running (root); .venv/bin/ambimesh l
 
 # Each of check and test does all it has to do, and fails at the end if a part failed: the first fault hides no other.
 CHECKS := "$(PYTHON) -m ruff check" "$(PYTHON) -m mypy" ".venv/bin/lint-imports --no-logo"
-TIERS := unit compiled root lab
+TIERS := unit compiled kubernetes root lab
+UNPRIVILEGED := not root and not lab and not kubernetes and not e2e
 # Where the modules of scripts/compile_hot.py are tested.
 COMPILED := tests/mesh/hbone tests/mesh/relay tests/mesh/state tests/mesh/telemetry tests/ztunnel \
     tests/mesh/test_addresses.py tests/mesh/test_compiled.py tests/mesh/test_rbac.py
@@ -39,13 +40,20 @@ test: setup ## Every test tier, in order of cost
 	[[ $${#failed[@]} == 0 ]] || { printf 'test: failed tier: %s\n' "$${failed[@]}" >&2; exit 1; }
 
 test-unit: setup ## Tests that need no privilege
-	$(PYTEST) -m "not root and not lab"
+	$(PYTEST) -m "$(UNPRIVILEGED)"
 
 test-compiled: setup ## The tests of ztunnel's hot modules once more, on their compiled form
-	AMBIMESH_TEST_FORM=compiled $(PYTEST) -m "not root and not lab" $(COMPILED)
+	AMBIMESH_TEST_FORM=compiled $(PYTEST) -m "$(UNPRIVILEGED)" $(COMPILED)
+
+kubernetes: setup ## Build a Kubernetes for tests, once per version: some 6 minutes, kept in ~/.cache/ambimesh (needs Go)
+	@$(PYTHON) -m tests.e2e.kit.build
+
+test-kubernetes: setup ## Tests against a real API server and etcd, built when they are not there
+	@$(PYTHON) -m tests.e2e.kit.build kubernetes
+	$(PYTEST) -m kubernetes
 
 test-root: setup ## Tests in network namespaces, with BPF (root)
-	$(PYTEST) -m "root and not lab"
+	$(PYTEST) -m "root and not lab and not e2e"
 
 test-lab: setup ## Tests that bring a lab up (root)
 	$(PYTEST) -m lab

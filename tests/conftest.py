@@ -15,6 +15,10 @@ from hypothesis import HealthCheck, settings
 
 from mesh import compiled
 from mesh.testing.leftovers import Inventory, children, take_inventory
+from tests.e2e.kit.fixtures import kubernetes_api, kubernetes_controllers, kubernetes_namespace
+
+# Here rather than where they are used: a session has one API server, whoever asks for it.
+__all__ = ["kubernetes_api", "kubernetes_controllers", "kubernetes_namespace"]
 
 REQUIRE_ALL = os.environ.get("CI") == "true" or os.environ.get("AMBIMESH_REQUIRE_ALL") == "1"
 # Sweeps say what is right, not how fast it is: a busy machine must fail none. Where everything must run they take the

@@ -53,8 +53,13 @@ def test_operator_is_no_package() -> None:
     assert operator.add(1, 1) == 2
 
 
+KIT = "tests/e2e/kit"
+"""What tests of several components import; it holds no tests."""
+
+
 def test_tests_are_no_package() -> None:
-    assert [_relative(folder) for folder in _packages() if "tests" in folder.relative_to(ROOT).parts] == []
+    assert [_relative(folder) for folder in _packages() if "tests" in folder.relative_to(ROOT).parts] == [KIT]
+    assert list((ROOT / KIT).rglob("test_*.py")) == []
 
 
 def test_every_package_is_shipped_linted_and_typed() -> None:
@@ -135,7 +140,7 @@ def test_no_other_binary_is_committed() -> None:
 # -- locked requirements ----------------------------------------------------------------------------------------------
 
 LOCKS = ("runtime.txt", "dev.txt")
-"""Of the checkout's environment; `envoy.txt` belongs to one that the benchmarks make."""
+"""Of the checkout's environment; `envoy.txt` and `go.txt` belong to those that benchmarks and the tests' kit make."""
 _PIN = re.compile(r"([a-z0-9-]+)==([^ ;]+)(?: ; [^\\]+)? \\")
 _HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}(?: \\)?")
 
