@@ -115,7 +115,7 @@ class PortDecider:
             return self._route(head, client, facts)
         return self._guard.check(head, peer, facts, lambda: self._route(head, client, facts))
 
-    def _route(self, head: RequestHead, client: Client, facts: Facts) -> Answer | Forward:
+    def _route(self, head: RequestHead, client: Client, facts: Facts) -> Decision:
         match = self._routes.select(head, client)
         if match is None:
             return Answer(404, [], b"no route matches", flag="NR", details="route_not_found")

@@ -1,13 +1,14 @@
 """Who may make a request: tokens, then policies, and whoever has to be asked.
 
-Nearly every request is decided at once. What must wait (keys that have to be fetched) becomes a task, and the exchange
-holds the client's body back until it ends.
+Nearly every request is decided at once. What must wait (keys that have to be fetched, external authorizers) is a
+:class:`Wait`, and the exchange holds the client's body back until it ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -15,24 +16,28 @@ from mesh.clock import SystemClock
 from mesh.model.request_policy import Attribute, RequestAction, RequestClause, RequestPolicy, RequestRule
 from mesh.model.waypoint import Destination
 from mesh.relay.owned_tasks import OwnedTasks
-from waypoint.exchange.decision import Answer, Forward, Resume, Wait
+from waypoint.consenting import ConsentWait
+from waypoint.exchange.decision import Answer, Decision, Resume
 from waypoint.exchange.facts import Facts
 from waypoint.http.message import RequestHead
 from waypoint.security.authorization import PolicyTable, Verdict
+from waypoint.security.external_authorizers import ExternalAuthorizers
 from waypoint.security.key_store_driver import KeyStore
 from waypoint.security.subject import Peer, Subject, VerifiedToken
 from waypoint.security.tokens import KeysWanted, TokenRefused, TokenVerifier
 
 _log = structlog.get_logger("authorization")
 
-Continue = Callable[[], Answer | Forward]
+Continue = Callable[[], Decision]
 """What happens to a request once it is admitted."""
 
 
 class Guard:
     """One destination's tokens and policies."""
 
-    def __init__(self, value: Destination, keys: KeyStore, tasks: OwnedTasks) -> None:
+    def __init__(
+        self, value: Destination, keys: KeyStore, authorizers: ExternalAuthorizers, tasks: OwnedTasks
+    ) -> None:
         """Compile.
 
         Raises:
@@ -43,6 +48,7 @@ class Guard:
         self._streams = PolicyTable(map(for_streams, value.policies), value.authorizers)
         self._tokens = TokenVerifier(value.authentication, keys.keys)
         self._keys = keys
+        self._authorizers = authorizers
         self._tasks = tasks
         self._wall = SystemClock().wall
         self.problems = (*self._policies.problems, *self._tokens.problems)
@@ -69,7 +75,7 @@ class Guard:
         verdict = self._streams.decide(subject)
         return None if verdict.allowed else verdict.details
 
-    def check(self, head: RequestHead, peer: Peer, facts: Facts, go_on: Continue) -> Answer | Forward | Wait:
+    def check(self, head: RequestHead, peer: Peer, facts: Facts, go_on: Continue) -> Decision:
         """Judge one request.
 
         Args:
@@ -86,25 +92,22 @@ class Guard:
             if isinstance(judged, TokenRefused):
                 return _unauthorized(judged)
             token = judged
-        return self._authorize(head, peer, token, go_on)
-
-    def _authorize(
-        self, head: RequestHead, peer: Peer, token: VerifiedToken | None, go_on: Continue
-    ) -> Answer | Forward:
+            if token is not None and token.principal is not None:
+                facts.request_principal = token.principal.decode()
         policies = self._policies
         if policies.empty:
             return go_on()
-        subject = Subject(peer, head, token)
         if policies.asks:
-            wanted = policies.to_ask(subject)
+            wanted = policies.to_ask(Subject(peer, head, token))
             if isinstance(wanted, Verdict):
                 return _forbidden(wanted)
             if wanted:
-                return Answer(
-                    wanted[0].status_on_error, [], b"external authorization is not available", flag="UAEX",
-                    details="ext_authz_error",
-                )
-        verdict = policies.decide(subject)
+                admit = partial(self._decide, head, peer, token, go_on)
+                return ConsentWait(self._authorizers, wanted, head, facts.client, facts, admit)
+        return self._decide(head, peer, token, go_on)
+
+    def _decide(self, head: RequestHead, peer: Peer, token: VerifiedToken | None, go_on: Continue) -> Decision:
+        verdict = self._policies.decide(Subject(peer, head, token))
         for report in verdict.reports:
             if report.matched:
                 _log.info(
@@ -147,6 +150,8 @@ def _of_connection(clause: RequestClause) -> RequestClause:
 class _KeyWait:
     """A token whose key must be fetched first (``waypoint.exchange.decision.Wait``)."""
 
+    body_bytes = 0
+
     def __init__(
         self, guard: Guard, wanted: KeysWanted, head: RequestHead, peer: Peer, facts: Facts, go_on: Continue
     ) -> None:
@@ -155,7 +160,7 @@ class _KeyWait:
         self._arguments = (head, peer, facts, go_on)
         self._resume: Resume | None = None
 
-    def start(self, resume: Resume) -> None:
+    def start(self, resume: Resume, body: bytes, *, whole: bool) -> None:
         self._resume = resume
         self._guard.start(self)
 
@@ -168,11 +173,10 @@ class _KeyWait:
         if resume is None:
             return
         decision = self._guard.check(*self._arguments) if found else None
-        if isinstance(decision, Answer | Forward):
-            resume(decision)
-        else:
+        if decision is None or isinstance(decision, _KeyWait):
             # No keys, or still not this one: whoever made the token is not known here.
-            resume(_unauthorized(TokenRefused("Jwks doesn't have key to match kid or alg from Jwt")))
+            decision = _unauthorized(TokenRefused("Jwks doesn't have key to match kid or alg from Jwt"))
+        resume(decision)
 
 
 def _unauthorized(refused: TokenRefused) -> Answer:

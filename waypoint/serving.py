@@ -29,6 +29,7 @@ from waypoint.inbound import Begin, ConnectionServer
 from waypoint.limiting import Limiter
 from waypoint.requests import DestinationRequests, Requests
 from waypoint.routing.port import PortRoutes
+from waypoint.security.external_authorizers import ExternalAuthorizers
 from waypoint.security.key_store_driver import KeyStore
 from waypoint.streaming import StreamServer
 from waypoint.upstream.endpoint import LabelsOf
@@ -68,6 +69,7 @@ class Serving:
         self.services = Services(
             engine, timers, host, tunnels, state, gateway, self.draw, self.limits, labels_of
         )
+        self.authorizers = ExternalAuthorizers(timers, self.services, gateway.identity, registry)
         self.stream_servers: WeakSet[StreamServer] = WeakSet()
         """Those whose connections may live; a destination's former ones too."""
         self.observer = Requests(registry, output)
@@ -129,7 +131,7 @@ class ServedDestination:
         self.problems: list[str] = []
         self._serving = serving
         self._ports: dict[int, _ServedPort] = {}
-        guard = Guard(value, serving.keys, serving.tasks)
+        guard = Guard(value, serving.keys, serving.authorizers, serving.tasks)
         observer = serving.observer.of(value)
         self.problems += (*guard.problems, *observer.problems)
         for port in value.ports:

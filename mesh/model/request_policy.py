@@ -164,8 +164,21 @@ class ExternalAuthorizer:
     fail_open: bool = False
     status_on_error: int = 403
     path_prefix: str = ""
+    """Put before the path of the HTTP form."""
     include_headers: tuple[str, ...] = ()
+    """Of the request that are shown, in lower case; ``*`` at one end stands for any text. HTTP: these and
+    ``authorization``. gRPC: these only, or all if there are none."""
+    additional_headers: tuple[tuple[str, str], ...] = ()
+    """Added to the question in the HTTP form."""
     headers_to_upstream: tuple[str, ...] = ()
+    """Of the HTTP form's consent that the application is sent; the same patterns."""
     headers_to_downstream: tuple[str, ...] = ()
+    """Of its refusal that the client is sent; empty: all."""
+    headers_to_downstream_on_allow: tuple[str, ...] = ()
+    """Of its consent that the client is sent with the application's answer."""
     max_body_bytes: int = 0
     """How much of the body is sent along; 0: none."""
+    allow_partial_body: bool = False
+    """Of a longer body that much is shown; otherwise a request with one is answered 413."""
+    body_as_bytes: bool = False
+    """gRPC: the body as ``raw_body`` rather than as text."""

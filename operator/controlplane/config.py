@@ -104,13 +104,22 @@ class AuthorizerGroup(Settings, frozen=True, kw_only=True):
     path_prefix: str = ""
     """Put before the request's path, for ``http``."""
     include_headers: list[str] = msgspec.field(default_factory=list)
-    """Of the request, that are shown to it, for ``http``."""
+    """Of the request, that are shown to it; ``*`` at one end stands for any text. ``http``: these and
+    ``authorization``. ``grpc``: these only, or all if there are none."""
+    additional_headers: dict[str, str] = msgspec.field(default_factory=dict)
+    """Added to what it is asked, for ``http``."""
     headers_to_upstream: list[str] = msgspec.field(default_factory=list)
-    """Of its answer, that the application is sent."""
+    """Of its consent, that the application is sent, for ``http``; ``*`` as above."""
     headers_to_downstream: list[str] = msgspec.field(default_factory=list)
-    """Of its refusal, that the client is sent."""
+    """Of its refusal, that the client is sent, for ``http``; all if there are none."""
+    headers_to_downstream_on_allow: list[str] = msgspec.field(default_factory=list)
+    """Of its consent, that the client is sent with the application's answer, for ``http``."""
     max_body_bytes: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
-    """How much of the body it is shown."""
+    """How much of the body it is shown; requests wait until that much is there, or all. 0: none."""
+    allow_partial_body: bool = False
+    """Whether of a longer body the beginning is shown. Otherwise such requests are answered 413."""
+    body_as_bytes: bool = False
+    """For ``grpc``: the body as bytes (``raw_body``) rather than as text."""
 
 
 class LogGroup(Settings, frozen=True, kw_only=True):
@@ -183,5 +192,9 @@ def _authorizer(group: AuthorizerGroup) -> ExternalAuthorizer:
         include_headers=tuple(name.lower() for name in group.include_headers),
         headers_to_upstream=tuple(name.lower() for name in group.headers_to_upstream),
         headers_to_downstream=tuple(name.lower() for name in group.headers_to_downstream),
+        headers_to_downstream_on_allow=tuple(name.lower() for name in group.headers_to_downstream_on_allow),
+        additional_headers=tuple((name.lower(), value) for name, value in group.additional_headers.items()),
+        allow_partial_body=group.allow_partial_body,
+        body_as_bytes=group.body_as_bytes,
         max_body_bytes=group.max_body_bytes,
     )

@@ -21,7 +21,9 @@ def test_names_and_authorizers_reach_the_translation() -> None:
         "mesh: {trust_domain: td, cluster_domain: c.test, root_namespace: root}\n"
         "authorizers:\n"
         "- {name: asker, service: auth/asker.auth.svc.c.test, port: 9000, protocol: grpc, fail_open: true}\n"
-        "- {name: web, service: auth/web, port: 80, protocol: http, include_headers: [X-User], path_prefix: /check}\n"
+        "- {name: web, service: auth/web, port: 80, protocol: http, include_headers: [X-User], path_prefix: /check,\n"
+        "  additional_headers: {X-Mesh: demo}, headers_to_downstream_on_allow: [X-Said], max_body_bytes: 8192,\n"
+        "  allow_partial_body: true}\n"
     ).translation()
     assert (settings.trust_domain, settings.cluster_domain, settings.root_namespace) == ("td", "c.test", "root")
     assert settings.authorizers == (
@@ -29,7 +31,16 @@ def test_names_and_authorizers_reach_the_translation() -> None:
             name="asker", service="auth/asker.auth.svc.c.test", port=9000, grpc=True, fail_open=True
         ),
         ExternalAuthorizer(
-            name="web", service="auth/web", port=80, grpc=False, include_headers=("x-user",), path_prefix="/check"
+            name="web",
+            service="auth/web",
+            port=80,
+            grpc=False,
+            include_headers=("x-user",),
+            path_prefix="/check",
+            additional_headers=(("x-mesh", "demo"),),
+            headers_to_downstream_on_allow=("x-said",),
+            max_body_bytes=8192,
+            allow_partial_body=True,
         ),
     )
 

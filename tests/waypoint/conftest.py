@@ -7,11 +7,13 @@ servers (workloads outside of the mesh), so that no second proxy is needed.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import trio
 from prometheus_client import CollectorRegistry
@@ -19,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from mesh.addresses import SocketAddress, parse_ip
 from mesh.certificates.contexts import ContextCache
 from mesh.control_plane import ControlPlaneGroup
+from mesh.errors import TunnelRefused
 from mesh.hbone.codec import encode_connect
 from mesh.identity import SpiffeId
 from mesh.model.service import Service
@@ -31,6 +34,7 @@ from mesh.testing.ca import TestAuthority
 from mesh.testing.grpc import serving
 from mesh.tls.context import control_plane_server_context
 from mesh.tls.credentials import Credentials
+from mesh.wire import external_authorization_pb2 as authorization
 from mesh.xds.client_driver import METHOD
 from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, DESTINATION_TYPE, LABELS_TYPE, encode_address
 from mesh.xds.server_driver import SnapshotStore, XdsServer
@@ -113,6 +117,18 @@ class Mesh:
 
     def withdraw(self, value: Destination) -> None:
         self.store.update(DESTINATION_TYPE, [], [value.name])
+
+    async def served(self, authority: str) -> None:
+        """Wait until something is served."""
+        with trio.fail_after(10):
+            while True:
+                try:
+                    wire, _ = await self.connect(authority)
+                except TunnelRefused:
+                    await trio.sleep(0.02)
+                else:
+                    wire.reset()
+                    return
 
     async def fetch(self, identity: SpiffeId) -> Credentials:
         """See ``mesh.certificates.ca_client.CaClient``."""
@@ -227,3 +243,39 @@ class ClientContexts:
     async def client(self, identity: SpiffeId) -> Any:
         credentials = self._credentials.setdefault(identity, self._authority.issue(identity))
         return self._cache.client(credentials)
+
+
+Judge = Callable[[authorization.CheckRequest], authorization.CheckResponse]
+
+
+class _Authorization(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        if details.method != "/envoy.service.auth.v3.Authorization/Check":
+            return None
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, _context: self._judge(request),
+            request_deserializer=authorization.CheckRequest.FromString,
+            response_serializer=authorization.CheckResponse.SerializeToString,
+        )
+
+
+@pytest.fixture
+def grpc_authorizer() -> Iterator[Callable[[Judge], int]]:
+    """Makes a gRPC server (grpcio's) of a function; gives its port at 127.0.0.9."""
+    servers = []
+    with ThreadPoolExecutor(4) as threads:
+
+        def start(judge: Judge) -> int:
+            server = grpc.server(threads)
+            server.add_generic_rpc_handlers((_Authorization(judge),))
+            port: int = server.add_insecure_port("127.0.0.9:0")
+            server.start()
+            servers.append(server)
+            return port
+
+        yield start
+        for server in servers:
+            server.stop(None).wait()

@@ -58,7 +58,7 @@ def decide(
 ) -> tuple[Decision, RequestHead, Facts]:
     port = DestinationPort(number=80, routes=routes)
     tasks: Any = None
-    guard = Guard(Destination(key=WEB, waypoint="demo/waypoint", policies=policies), KeyStore(), tasks)
+    guard = Guard(Destination(key=WEB, waypoint="demo/waypoint", policies=policies), KeyStore(), tasks, tasks)
     limiter = Limiter(lambda: 0.0)
     decider = PortDecider(
         WEB, guard, limiter, PortRoutes(WEB, port, b"k" * 32), found or Found(), {}, lambda: 0.5, lambda: b"new-id"

@@ -17,7 +17,8 @@ from mesh.model.request_policy import (
     RequestRule,
 )
 from mesh.model.waypoint import Destination
-from waypoint.exchange.decision import Answer, Forward, Wait
+from waypoint.consenting import ConsentWait
+from waypoint.exchange.decision import Answer, Decision, Forward
 from waypoint.exchange.facts import Facts
 from waypoint.guarding import Guard, for_streams
 from waypoint.http.message import RequestHead
@@ -40,10 +41,12 @@ class Tasks:
 
 def guard(tasks: Tasks | None = None, keys: KeyStore | None = None, **fields: Any) -> Guard:
     made: Any = tasks or Tasks()
-    return Guard(Destination(key="demo/web", waypoint="demo/waypoint", **fields), keys or KeyStore(), made)
+    destination = Destination(key="demo/web", waypoint="demo/waypoint", **fields)
+    nobody: Any = None
+    return Guard(destination, keys or KeyStore(), nobody, made)
 
 
-def check(guarding: Guard, method: bytes = b"GET", *headers: tuple[bytes, bytes]) -> Answer | Forward | Wait:
+def check(guarding: Guard, method: bytes = b"GET", *headers: tuple[bytes, bytes]) -> Decision:
     head = RequestHead(method=method, path=b"/", authority=b"web", headers=list(headers))
     return guarding.check(head, Peer(CLIENT), Facts(head, CLIENT, "1.1", 0.0), lambda: PASSED)
 
@@ -60,7 +63,7 @@ def policy(action: RequestAction, *conditions: Condition, **fields: Any) -> Requ
 GET = condition(Attribute.METHOD, "GET")
 
 
-def status_of(decision: Answer | Forward | Wait) -> int:
+def status_of(decision: Decision) -> int:
     assert isinstance(decision, Answer)
     return decision.status
 
@@ -74,14 +77,15 @@ async def test_policies_are_asked_per_request() -> None:
     assert status_of(check(guard(policies=(policy(RequestAction.DENY, GET),)))) == 403
 
 
-async def test_who_would_have_to_be_asked_and_is_not_refuses() -> None:
-    authorizer = ExternalAuthorizer(name="a", service="demo/a", port=9000, grpc=True)
+async def test_who_is_to_be_asked_is_waited_for() -> None:
+    authorizer = ExternalAuthorizer(name="a", service="demo/a", port=9000, grpc=True, max_body_bytes=7)
     custom = policy(RequestAction.CUSTOM, GET, authorizer="a")
     guarding = guard(policies=(custom,), authorizers=(authorizer,))
     decision = check(guarding)
-    assert isinstance(decision, Answer)
-    assert (decision.status >= 400, decision.flag) == (True, "UAEX")
+    assert isinstance(decision, ConsentWait)
+    assert decision.body_bytes == 7
     assert check(guarding, b"POST") is PASSED
+    assert status_of(check(guard(policies=(custom,)))) == 403, "nobody of that name"
 
 
 async def test_tokens_are_judged_and_missing_keys_waited_for() -> None:
@@ -97,8 +101,8 @@ async def test_tokens_are_judged_and_missing_keys_waited_for() -> None:
     token = b"Bearer eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJodHRwczovL2lzc3VlciJ9.c2ln"
     waits: Any = check(guarding, b"GET", (b"authorization", token))
     assert not isinstance(waits, Answer | Forward)
-    answers: list[Answer | Forward] = []
-    waits.start(answers.append)
+    answers: list[Decision] = []
+    waits.start(answers.append, b"", whole=True)
     assert len(tasks.started) == 1
 
     class NoKeys:
@@ -107,7 +111,7 @@ async def test_tokens_are_judged_and_missing_keys_waited_for() -> None:
 
     await waits.run(NoKeys())
     assert [status_of(answer) for answer in answers] == [401]
-    waits.start(answers.append)
+    waits.start(answers.append, b"", whole=True)
     waits.cancel()
     await waits.run(NoKeys())
     assert len(answers) == 1

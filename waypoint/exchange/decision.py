@@ -99,20 +99,31 @@ class Forward:
         """Bytes of body kept for retries and mirrors; a request with more has neither."""
 
 
-Resume: TypeAlias = Callable[["Answer | Forward"], None]
+Resume: TypeAlias = Callable[["Decision"], None]
 
 
 class Wait(Protocol):
     """The decision takes time: somebody else is asked. The request's body is held back meanwhile."""
 
-    def start(self, resume: Resume) -> None:
-        """Call ``resume`` once, in the engine's thread, now or later."""
+    body_bytes: int
+    """How much of the body is to be there first, or all of it; 0: none. The client must be sending it without waiting
+    for anything but ``100 Continue``."""
+
+    def start(self, resume: Resume, body: bytes, *, whole: bool) -> None:
+        """Call ``resume`` once, in the engine's thread, now or later; with another wait, if one follows.
+
+        Args:
+            resume: told the decision.
+            body: what has arrived of the request's; more than ``body_bytes`` if there is more, or nearly nothing where
+                none is asked for.
+            whole: no more follows.
+        """
 
     def cancel(self) -> None:
         """The client has gone: ``resume`` is not wanted any more."""
 
 
-Decision: TypeAlias = Answer | Forward | Wait
+Decision: TypeAlias = "Answer | Forward | Wait"
 
 
 class Decider(Protocol):

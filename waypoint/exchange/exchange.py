@@ -32,7 +32,7 @@ _log = structlog.get_logger("waypoint")
 class Exchange(Attempts):
     """See the module's docstring."""
 
-    __slots__ = ("_kept_size", "_wait")
+    __slots__ = ("_collecting", "_kept_size", "_wait")
 
     def __init__(
         self, context: Context, client: Client, responder: Responder, head: RequestHead, *, end: bool, version: str
@@ -40,6 +40,8 @@ class Exchange(Attempts):
         super().__init__(context, client, responder, head, end=end, version=version)
         self._kept_size = 0
         self._wait: Wait | None = None
+        self._collecting = 0
+        """Bytes of body that ``_wait`` needs before it starts; 0: it has started."""
         if is_grpc(head):
             self.grpc = GrpcMessages()
 
@@ -63,10 +65,33 @@ class Exchange(Attempts):
             self._answer(decision.status, decision.headers, decision.body, decision.flag, decision.details)
         else:
             self._wait = decision
-            self._hold()
-            decision.start(self._decided)
+            self._collecting = decision.body_bytes
+            if not self._collecting or self._request_ended or self._kept_size > self._collecting:
+                self._start_wait()
+            else:
+                self._collect()
 
-    def _decided(self, decision: Answer | Forward) -> None:
+    def _collect(self) -> None:
+        """Let some of the body come before anybody is asked."""
+        if self.head.method == b"CONNECT":
+            self._start_wait()  # what follows is no body
+            return
+        if self._held:
+            self._held = False
+            self._responder.resume()
+        headers = self.head.headers
+        if any(name == b"expect" for name, _ in headers):
+            # Whoever waits for leave to send its body has it from here, for the endpoint has not been asked.
+            self.head.headers = [field for field in headers if field[0] != b"expect"]
+            self._responder.informational(ResponseHead(status=100))
+
+    def _start_wait(self) -> None:
+        self._collecting = 0
+        self._hold()
+        if self._wait is not None:
+            self._wait.start(self._decided, b"".join(self._body or ()), whole=self._request_ended)
+
+    def _decided(self, decision: Decision) -> None:
         if self._wait is not None and not self._over:
             self._wait = None
             self._act(decision)
@@ -104,6 +129,8 @@ class Exchange(Attempts):
         call = self._call
         if (self._keep and not self._tunnel) or call is None:
             self._keep_data(data)
+            if self._collecting and self._kept_size > self._collecting:
+                self._start_wait()
         if call is not None:
             call.send_data(data)
 
@@ -132,6 +159,8 @@ class Exchange(Attempts):
             self._mirror()
         if self._call is not None:
             self._call.send_end(trailers)
+        elif self._collecting:
+            self._start_wait()
         if self._tunnel and self._response_ended:
             self._finish()
 
@@ -142,7 +171,7 @@ class Exchange(Attempts):
             call.flush()
             if call.congested:
                 self._hold()
-        elif not self._over:
+        elif not self._over and not self._collecting:
             self._hold()
 
     def client_gone(self, reason: str, *, violation: bool) -> None:

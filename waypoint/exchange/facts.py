@@ -20,8 +20,9 @@ class Facts:
 
     __slots__ = (
         *("answered_at", "attempts", "authority", "chooser", "client", "details", "ended_at", "endpoint", "flags"),
-        *("grpc", "head", "method", "path", "received", "received_at", "request_trailers", "response"),
-        *("response_trailers", "route", "sent", "sent_at", "started_at", "status", "upstream_failure", "version"),
+        *("grpc", "head", "method", "path", "received", "received_at", "request_principal", "request_trailers"),
+        *("response", "response_trailers", "route", "sent", "sent_at", "started_at", "status", "upstream_failure"),
+        "version",
     )
 
     def __init__(self, head: RequestHead, client: Client, version: str, started_at: float) -> None:
@@ -54,6 +55,8 @@ class Facts:
         self.endpoint = ""
         """The name of the last attempt's endpoint."""
         self.attempts = 0
+        self.request_principal = ""
+        """``issuer/subject`` of the verified token; empty without one."""
         self.upstream_failure = ""
         """Why the last attempt failed."""
         self.received = 0

@@ -1,16 +1,17 @@
 """What an external authorizer is asked and answers: Envoy's ``envoy.service.auth.v3.Authorization`` over gRPC, and its
 HTTP form.
 
-In the HTTP form the request itself is repeated to the authorizer, without body, with the headers that are to be
-included; status 200 is consent, another one below 500 becomes the client's answer.
+In the HTTP form the request itself is repeated to the authorizer, with the headers that are to be included and as much
+of the body as it asks for; status 200 is consent, another one below 500 becomes the client's answer.
 
 An authorizer may change a request's headers, but nothing that frames the message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from google.protobuf.message import DecodeError
@@ -25,7 +26,9 @@ from waypoint.http.message import Headers, RequestHead
 from waypoint.routing.text import header_value
 from waypoint.telemetry.record import HttpVersion
 
-METHOD: Final = "/envoy.service.auth.v3.Authorization/Check"
+METHOD: Final = b"/envoy.service.auth.v3.Authorization/Check"
+PARTIAL: Final = b"x-envoy-auth-partial-body"
+"""Tells an authorizer that is shown bodies whether this one goes on; Envoy's."""
 MAX_ANSWER_BYTES: Final = 64 << 10
 _MAX_HEADERS: Final = 100
 _NEVER: Final = frozenset(
@@ -48,7 +51,20 @@ class Consent:
     add: Fields = ()
     add_if_absent: Fields = ()
     remove: frozenset[bytes] = frozenset()
+    response_set: Fields = ()
+    """For the client's answer, in place of the application's headers of these names."""
     response_add: Fields = ()
+
+    @property
+    def changes_answer(self) -> bool:
+        """Whether there is anything to be said to the client."""
+        return bool(self.response_set or self.response_add)
+
+    def apply_to_answer(self, headers: Headers) -> None:
+        """Change the answer's headers in place."""
+        gone = {name for name, _ in self.response_set}
+        headers[:] = [field for field in headers if field[0] not in gone]
+        headers += [*self.response_set, *self.response_add]
 
     def apply(self, headers: Headers) -> None:
         """Change the request's headers in place."""
@@ -70,6 +86,30 @@ class Refusal:
     body: bytes = b""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownBody:
+    """What an authorizer is shown of a body."""
+
+    data: bytes = b""
+    partial: bool = False
+    """It goes on."""
+
+
+NO_BODY: Final = ShownBody()
+
+
+@lru_cache(maxsize=256)
+def _names(patterns: tuple[str, ...]) -> Callable[[bytes], bool]:
+    """Whether a header's name, in lower case, is one of those that a configuration lists."""
+    listed = [pattern.lower().encode(errors="replace") for pattern in patterns]
+    exact = frozenset(listed)
+    prefixes = tuple(pattern[:-1] for pattern in listed if pattern.endswith(b"*"))
+    suffixes = tuple(pattern[1:] for pattern in listed if pattern.startswith(b"*"))
+    if not prefixes and not suffixes:
+        return exact.__contains__
+    return lambda name: name in exact or name.startswith(prefixes) or name.endswith(suffixes)
+
+
 def encode_check(
     head: RequestHead,
     client: Client,
@@ -77,7 +117,7 @@ def encode_check(
     version: HttpVersion,
     request_id: bytes,
     authorizer: ExternalAuthorizer,
-    body: bytes = b"",
+    body: ShownBody = NO_BODY,
 ) -> bytes:
     """A ``CheckRequest``.
 
@@ -103,12 +143,16 @@ def encode_check(
     http.protocol = version.value
     length = header_value(head.headers, b"content-length")
     http.size = int(length) if length is not None and length.isdigit() and len(length) < 19 else -1
-    http.raw_body = body
-    included = frozenset(name.lower().encode() for name in authorizer.include_headers)
-    names = {name for name, _ in head.headers if not included or name in included}
-    for name in names:
+    if authorizer.body_as_bytes:
+        http.raw_body = body.data
+    else:
+        http.body = body.data.decode(errors="replace")
+    included = _names(authorizer.include_headers or ("*",))
+    for name in {name for name, _ in head.headers if included(name)}:
         value = header_value(head.headers, name) or b""
         http.headers[name.decode(errors="replace")] = value.decode(errors="replace")
+    if authorizer.max_body_bytes:
+        http.headers[PARTIAL.decode()] = "true" if body.partial else "false"
     return request.SerializeToString()
 
 
@@ -177,11 +221,24 @@ def _safe(name: bytes, value: bytes) -> tuple[bytes, bytes] | None:
     return name, value
 
 
-def http_check_headers(head: RequestHead, authorizer: ExternalAuthorizer) -> Headers:
-    """The headers of the HTTP form's request: ``authorization`` and those that are to be included."""
-    names = {b"authorization", *(name.lower().encode() for name in authorizer.include_headers)} - _NEVER
-    headers = [field for field in head.headers if field[0] in names]
-    return [*headers, (b"x-forwarded-host", head.authority)]
+def encode_http_check(head: RequestHead, authorizer: ExternalAuthorizer, body: ShownBody = NO_BODY) -> RequestHead:
+    """The HTTP form's question: the request's own method, host and path, and the headers that are to be included."""
+    included = _names((*authorizer.include_headers, "authorization"))
+    additional = [
+        field for name, value in authorizer.additional_headers if (field := _safe(name.encode(), value.encode()))
+    ]
+    replaced = {name for name, _ in additional} | {PARTIAL}
+    headers = [
+        field for field in head.headers if included(field[0]) and field[0] not in _NEVER and field[0] not in replaced
+    ]
+    headers += additional
+    if authorizer.max_body_bytes:
+        headers.append((PARTIAL, b"true" if body.partial else b"false"))
+    headers.append((b"content-length", b"%d" % len(body.data)))
+    path = authorizer.path_prefix.encode() + head.path
+    return RequestHead(
+        method=head.method, path=path, authority=head.authority, scheme=head.scheme, headers=headers
+    )
 
 
 def decode_http_check(
@@ -191,14 +248,17 @@ def decode_http_check(
     if status >= 500:
         return None
     if status == 200:
-        wanted = {name.lower().encode() for name in authorizer.headers_to_upstream}
-        return Consent(set=_named(headers, wanted))
-    wanted = {name.lower().encode() for name in authorizer.headers_to_downstream}
+        return Consent(
+            set=_named(headers, authorizer.headers_to_upstream),
+            response_set=_named(headers, authorizer.headers_to_downstream_on_allow),
+        )
+    wanted = authorizer.headers_to_downstream
     # Without these a browser could not follow, or would not ask for a password.
-    wanted |= {b"location", b"www-authenticate", b"content-type"}
-    return Refusal(status=status, headers=_named(headers, wanted), body=body)
+    always = ("location", "www-authenticate", "content-type")
+    return Refusal(status=status, headers=_named(headers, (*wanted, *always) if wanted else ("*",)), body=body)
 
 
-def _named(headers: Sequence[tuple[bytes, bytes]], wanted: set[bytes]) -> Fields:
-    safe = [_safe(name.lower(), value) for name, value in headers[:_MAX_HEADERS] if name.lower() in wanted]
-    return tuple(field for field in safe if field is not None)
+def _named(headers: Iterable[tuple[bytes, bytes]], patterns: tuple[str, ...]) -> Fields:
+    wanted = _names(patterns)
+    safe = [_safe(name.lower(), value) for name, value in headers if wanted(name.lower())]
+    return tuple(field for field in safe[:_MAX_HEADERS] if field is not None)

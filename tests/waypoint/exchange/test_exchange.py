@@ -21,12 +21,15 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 class Authorizer:
     """Somebody else who is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, body_bytes: int = 0) -> None:
+        self.body_bytes = body_bytes
         self.resume: Resume | None = None
+        self.shown: tuple[bytes, bool] | None = None
         self.cancelled = False
 
-    def start(self, resume: Resume) -> None:
+    def start(self, resume: Resume, body: bytes, *, whole: bool) -> None:
         self.resume = resume
+        self.shown = (body, whole)
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -80,6 +83,63 @@ def test_a_waiting_decision_can_deny_or_be_left() -> None:
     authorizer.resume(Forward(stage.backend))
     assert stage.upstreams == [], "too late"
     assert stage.observer.summary == [(403, "UAEX"), (0, "DC")]
+
+
+def test_who_wants_to_see_the_body_is_asked_once_it_is_there() -> None:
+    authorizer = Authorizer(body_bytes=4)
+    stage = Stage(decision=lambda _: authorizer)
+    client = stage.client(POST + b"ab")
+    assert not client.paused
+    client.feed(b"cd")
+    assert authorizer.shown is None, "there may be more"
+    client.feed(b"e")
+    assert authorizer.shown == (b"abcde", False), "its end has not come yet"
+    assert authorizer.resume is not None
+    authorizer.resume(Forward(stage.backend))
+    assert stage.upstreams[0].take().endswith(b"\r\n\r\nabcde")
+    stage.upstreams[0].feed(OK)
+    assert client.take() == OK
+    whole = Authorizer(body_bytes=100)
+    stage.decider.decision = lambda _: whole
+    client.feed(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
+    assert client.take() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.feed(b"x")
+    assert whole.shown is None
+    client.feed(b"y")
+    assert whole.shown == (b"xy", True)
+    nothing = Authorizer(body_bytes=100)
+    stage = Stage(decision=lambda _: nothing)
+    stage.client(GET)
+    assert nothing.shown == (b"", True)
+
+
+def test_a_body_that_is_to_be_seen_and_does_not_come() -> None:
+    authorizer = Authorizer(body_bytes=4)
+    stage = Stage(decision=lambda _: authorizer)
+    client = stage.client(POST + b"ab")
+    stage.clock.advance(stage.limits.idle_seconds + 1)
+    assert client.take().startswith(b"HTTP/1.1 408 ")
+    assert authorizer.cancelled
+    gone = Authorizer(body_bytes=4)
+    stage = Stage(decision=lambda _: gone)
+    stage.client(POST + b"ab").lose()
+    assert gone.cancelled
+    assert stage.observer.summary == [(0, "DC")]
+
+
+def test_one_wait_may_follow_another() -> None:
+    one, other = Authorizer(), Authorizer(body_bytes=100)
+    stage = Stage(decision=lambda _: one)
+    client = stage.client(POST + b"ab")
+    assert client.paused
+    assert one.resume is not None
+    one.resume(other)
+    assert not client.paused
+    client.feed(b"cde")
+    assert other.shown == (b"abcde", True)
+    assert other.resume is not None
+    other.resume(Forward(stage.backend))
+    assert stage.upstreams[0].take().endswith(b"\r\n\r\nabcde")
 
 
 def test_a_fault_delays() -> None:

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
-import trio
-import trio.testing
+import structlog
+import structlog.testing
+from prometheus_client import CollectorRegistry
 
 from mesh.addresses import PeerAddress, SocketAddress, parse_ip
 from mesh.errors import InvalidMessage
-from mesh.grpc.driver import CallContext, GrpcError, StatusCode, unary
 from mesh.identity import SpiffeId
 from mesh.model.request_policy import ExternalAuthorizer
-from mesh.testing.grpc import serving
+from mesh.model.service import LoadBalancing
+from mesh.model.upstream_policy import TrafficPolicy
+from mesh.state.service_index import route_to
+from mesh.testing.model import make_workload
 from mesh.wire import external_authorization_pb2 as wire
 from waypoint.client import Client
+from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead
 from waypoint.security.external_authorization_codec import (
-    METHOD,
+    MAX_ANSWER_BYTES,
+    NO_BODY,
     Consent,
     Refusal,
+    ShownBody,
     decode_check,
     decode_http_check,
     encode_check,
-    http_check_headers,
+    encode_http_check,
 )
-from waypoint.security.external_authorizer_driver import ExternalAuthorizers
+from waypoint.security.external_authorizers import ExternalAuthorizers, read_answer
 from waypoint.telemetry.record import HttpVersion
+from waypoint.testing.wires import ManualClock, MemoryConnector
+from waypoint.upstream.backend import ServiceBackend
+from waypoint.upstream.cluster import Cluster
+from waypoint.upstream.endpoint import Endpoint
+from waypoint.upstream.inquiry import InquiryAnswer
+from waypoint.upstream.pool_contract import Unavailable
 
 GRPC = ExternalAuthorizer(name="judge", service="ns/judge.ns", port=9000, grpc=True, timeout_seconds=2.0)
 HTTP = replace(GRPC, grpc=False, path_prefix="/check", include_headers=("X-Team",))
@@ -49,14 +60,21 @@ def _head() -> RequestHead:
 
 
 def test_what_an_authorizer_is_told() -> None:
-    payload = encode_check(_head(), CLIENT, SpiffeId("td", "ns", "waypoint"), HttpVersion.HTTP_2, b"id", GRPC, b"hello")
+    waypoint, hello = SpiffeId("td", "ns", "waypoint"), ShownBody(data=b"hello")
+    payload = encode_check(_head(), CLIENT, waypoint, HttpVersion.HTTP_2, b"id", GRPC, hello)
     asked = wire.CheckRequest.FromString(payload).attributes
     assert asked.source.principal == "spiffe://td/ns/ns/sa/client"
     assert asked.source.address.socket_address.address == "10.0.0.1"
     assert asked.destination.address.socket_address.port_value == 80
     http = asked.request.http
-    assert (http.method, http.path, http.host, http.size, http.raw_body) == ("PUT", "/p?q", "echo", 5, b"hello")
+    assert (http.method, http.path, http.host, http.size, http.body) == ("PUT", "/p?q", "echo", 5, "hello")
     assert dict(http.headers) == {"x-team": "a,b", "cookie": "c", "content-length": "5"}
+    as_bytes = replace(GRPC, body_as_bytes=True, max_body_bytes=10)
+    shown = ShownBody(data=b"\xff", partial=True)
+    http = wire.CheckRequest.FromString(
+        encode_check(_head(), CLIENT, None, HttpVersion.HTTP_2, b"", as_bytes, shown)
+    ).attributes.request.http
+    assert (http.raw_body, http.body, http.headers["x-envoy-auth-partial-body"]) == (b"\xff", "", "true")
     only = encode_check(_head(), CLIENT, None, HttpVersion.HTTP_2, b"", replace(GRPC, include_headers=("X-Team",)))
     assert dict(wire.CheckRequest.FromString(only).attributes.request.http.headers) == {"x-team": "a,b"}
 
@@ -114,114 +132,153 @@ def test_refusals() -> None:
         decode_check(b"\xff\xff\xff")
 
 
-def test_the_http_form() -> None:
-    assert http_check_headers(_head(), HTTP) == [(b"x-team", b"a"), (b"x-team", b"b"), (b"x-forwarded-host", b"echo")]
+def test_the_question_in_the_http_form() -> None:
+    asked = encode_http_check(_head(), replace(HTTP, additional_headers=(("x-mesh", "m"), ("bad name", "x"))))
+    assert (asked.method, asked.path, asked.authority) == (b"PUT", b"/check/p?q", b"echo")
+    team = [(b"x-team", b"a"), (b"x-team", b"b")]
+    assert asked.headers == [*team, (b"x-mesh", b"m"), (b"content-length", b"0")]
+    every = encode_http_check(_head(), replace(HTTP, include_headers=("x-te*", "*kie", "content-length")))
+    assert every.headers == [*team, (b"cookie", b"c"), (b"content-length", b"0")]
+    shown = encode_http_check(_head(), replace(HTTP, max_body_bytes=3), ShownBody(data=b"hel", partial=True))
+    assert shown.headers[-2:] == [(b"x-envoy-auth-partial-body", b"true"), (b"content-length", b"3")]
+
+
+def test_the_answer_in_the_http_form() -> None:
     authorizer = replace(HTTP, headers_to_upstream=("x-user",), headers_to_downstream=("x-why",))
-    answer = [(b"X-User", b"u"), (b"x-why", b"w"), (b"location", b"/login"), (b"server", b"s")]
+    answer = [(b"X-User", b"u"), (b"x-why", b"w"), (b"location", b"/login"), (b"server", b"s"), (b"te", b"x")]
     assert decode_http_check(200, answer, b"", authorizer) == Consent(set=((b"x-user", b"u"),))
+    told = replace(authorizer, headers_to_downstream_on_allow=("x-w*",))
+    assert decode_http_check(200, answer, b"", told) == Consent(
+        set=((b"x-user", b"u"),), response_set=((b"x-why", b"w"),)
+    )
     refusal = decode_http_check(302, answer, b"go", authorizer)
     assert refusal == Refusal(status=302, headers=((b"x-why", b"w"), (b"location", b"/login")), body=b"go")
+    everything = decode_http_check(302, answer, b"", HTTP)
+    assert isinstance(everything, Refusal)
+    assert [name for name, _ in everything.headers] == [b"x-user", b"x-why", b"location", b"server"]
     assert decode_http_check(503, answer, b"", authorizer) is None
 
 
 # -- asking ------------------------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def _asking(
-    handler: Callable[[CallContext, bytes], Awaitable[bytes]],
-) -> AsyncIterator[tuple[ExternalAuthorizers, list[int]]]:
-    """Authorizers whose one server is ``handler``; and the connections made, as they are made."""
-    connections: list[int] = []
-    async with serving({METHOD: unary(handler)}) as port, trio.open_nursery() as nursery:
+class Nowhere:
+    """Finds no service."""
 
-        async def connect(authorizer: ExternalAuthorizer) -> trio.SocketStream:
-            connections.append(authorizer.port)
-            return await trio.open_tcp_stream("127.0.0.1", port)
-
-        authorizers = ExternalAuthorizers(connect, SpiffeId("td", "ns", "waypoint"))
-        nursery.start_soon(authorizers.run)
-        yield authorizers, connections
-        nursery.cancel_scope.cancel()
+    def backend(self, *_which: Any, **_how: Any) -> Unavailable:
+        return Unavailable("NC", "no such service")
 
 
-async def _by_method(context: CallContext, request: bytes) -> bytes:
-    response = wire.CheckResponse()
-    if wire.CheckRequest.FromString(request).attributes.request.http.method != "PUT":
-        response.status.code = 7
-    return response.SerializeToString()
+def _asking(backends: Any) -> tuple[ExternalAuthorizers, ManualClock, CollectorRegistry]:
+    clock, registry = ManualClock(), CollectorRegistry()
+    return ExternalAuthorizers(clock.timers, backends, SpiffeId("td", "ns", "waypoint"), registry), clock, registry
 
 
-async def test_questions_share_one_connection() -> None:
-    async with _asking(_by_method) as (authorizers, connections):
-        put, get = _head(), replace(_head(), method=b"GET")
-        for _ in range(3):
-            assert await authorizers.ask(GRPC, put, CLIENT, HttpVersion.HTTP_2) == Consent()
-            assert await authorizers.ask(GRPC, get, CLIENT, HttpVersion.HTTP_2) == Refusal(status=403)
-        assert connections == [9000]
-        assert authorizers.failures == 0
+def _failures(registry: CollectorRegistry) -> float | None:
+    labels = {"authorizer": "judge", "answer": "failed"}
+    return registry.get_sample_value("ambimesh_waypoint_authorizer_answers_total", labels)
 
 
-async def _crash(context: CallContext, request: bytes) -> bytes:
-    raise GrpcError(StatusCode.INTERNAL, "out of order")
+def test_every_failure_is_counted_and_few_are_logged() -> None:
+    authorizers, clock, registry = _asking(Nowhere())
+    answers: list[tuple[Consent | Refusal, bool]] = []
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(100):
+            asked = authorizers.ask(
+                replace(GRPC, status_on_error=503), _head(), CLIENT, "2", NO_BODY, lambda *told: answers.append(told)
+            )
+            assert asked is None
+        clock.advance(6)
+        opened = replace(GRPC, fail_open=True)
+        authorizers.ask(opened, _head(), CLIENT, "2", NO_BODY, lambda *told: answers.append(told))
+    assert answers == [(Refusal(status=503), True)] * 100 + [(Consent(), True)]
+    assert _failures(registry) == 101
+    assert [line["not_logged"] for line in lines] == [0, 99]
 
 
-async def _nonsense(context: CallContext, request: bytes) -> bytes:
-    return b"\xff\xff\xff"
+class Memory:
+    """One backend over memory wires, in the version that is asked for."""
+
+    def __init__(self) -> None:
+        self.clock: ManualClock
+        self.connector = MemoryConnector()
+        self.asked_http2: list[bool] = []
+
+    def backend(self, service: str, port: int, subset: None, policies: Any, *, http2: bool) -> ServiceBackend:
+        self.asked_http2.append(http2)
+        cluster = Cluster(TrafficPolicy(), make_workload("waypoint", "10.0.0.9"), lambda: 0.5)
+        workload = make_workload("judge", "10.0.0.7")
+        route = route_to(workload, workload.addresses[0], 9000, service)
+
+        def refresh(cluster: Cluster) -> list[Endpoint]:
+            return cluster.update([route], LoadBalancing(), 0.0)
+
+        return ServiceBackend(
+            service, cluster, refresh, lambda _to: self.connector, self.clock.timers, HttpLimits(), http2=http2
+        )
 
 
-async def _sleepy(context: CallContext, request: bytes) -> bytes:
-    await trio.sleep_forever()
-    raise AssertionError
+def _memory() -> tuple[ExternalAuthorizers, Memory, CollectorRegistry]:
+    memory = Memory()
+    authorizers, memory.clock, registry = _asking(memory)
+    return authorizers, memory, registry
 
 
-@pytest.mark.parametrize("handler", [_crash, _nonsense, _sleepy])
-async def test_a_failing_authorizer(handler: Callable[[CallContext, bytes], Awaitable[bytes]]) -> None:
-    async with _asking(handler) as (authorizers, _):
-        closed = replace(GRPC, timeout_seconds=0.2, status_on_error=503)
-        opened = replace(closed, fail_open=True)
-        assert await authorizers.ask(closed, _head(), CLIENT, HttpVersion.HTTP_2) == Refusal(status=503)
-        assert await authorizers.ask(opened, _head(), CLIENT, HttpVersion.HTTP_2) == Consent()
-        assert authorizers.failures == 2
+def test_the_http_form_is_one_request() -> None:
+    authorizers, memory, _ = _memory()
+    answers: list[Consent | Refusal] = []
+    authorizers.ask(HTTP, _head(), CLIENT, "1.1", NO_BODY, lambda answer, _: answers.append(answer))
+    [wire] = memory.connector.wires
+    asked = wire.take()
+    assert asked.startswith(b"PUT /check/p?q HTTP/1.1\r\n")
+    assert b"host: echo\r\n" in asked.lower()
+    wire.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    assert answers == [Consent()]
+    assert memory.asked_http2 == [False]
 
 
-async def test_an_authorizer_that_is_away_is_asked_again_later(autojump_clock: trio.testing.MockClock) -> None:
-    attempts = []
-
-    async def connect(authorizer: ExternalAuthorizer) -> trio.SocketStream:
-        attempts.append(trio.current_time())
-        raise OSError("connection refused")
-
-    authorizers = ExternalAuthorizers(connect, None)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(authorizers.run)
-        for _ in range(50):
-            answer = await authorizers.ask(GRPC, _head(), CLIENT, HttpVersion.HTTP_2)
-            assert answer == Refusal(status=403)
-            await trio.sleep(0.1)
-        nursery.cancel_scope.cancel()
-    assert 3 <= len(attempts) <= 6
+@pytest.mark.parametrize("size", [MAX_ANSWER_BYTES + 1, 1 << 30])
+def test_an_answer_without_end_is_a_failure(size: int) -> None:
+    authorizers, memory, registry = _memory()
+    answers: list[Consent | Refusal] = []
+    authorizers.ask(HTTP, _head(), CLIENT, "1.1", NO_BODY, lambda answer, _: answers.append(answer))
+    wire = memory.connector.wires[0]
+    wire.feed(b"HTTP/1.1 403 No\r\ncontent-length: %d\r\n\r\n" % size)
+    wire.feed(b"x" * (MAX_ANSWER_BYTES + 1))
+    assert answers == [Refusal(status=403)]
+    assert _failures(registry) == 1
 
 
-async def test_asking_over_http() -> None:
-    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    seen: list[bytes] = []
+def test_who_is_not_wanted_any_more_is_told_nothing() -> None:
+    authorizers, memory, registry = _memory()
+    answers: list[Consent | Refusal] = []
+    asked = authorizers.ask(GRPC, _head(), CLIENT, "2", NO_BODY, lambda answer, _: answers.append(answer))
+    assert asked is not None
+    asked.cancel()
+    memory.clock.advance(60)
+    assert answers == []
+    assert _failures(registry) is None
+    assert memory.asked_http2 == [True]
 
-    async def serve(stream: trio.SocketStream) -> None:
-        async with stream:
-            seen.append(await stream.receive_some())
-            status = b"200 OK" if b"x-team: a" in seen[-1].lower() else b"503 Away"
-            await stream.send_all(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\n\r\n")
 
-    async def connect(authorizer: ExternalAuthorizer) -> trio.SocketStream:
-        return await trio.open_tcp_stream(*listener.socket.getsockname()[:2])
+@pytest.mark.parametrize(
+    ("status", "body", "trailers"),
+    [
+        (404, b"", []),
+        (200, b"", []),
+        (200, b"", [(b"grpc-status", b"14")]),
+        (200, b"", [(b"grpc-status", b"0")]),
+        (200, b"\1\0\0\0\0", [(b"grpc-status", b"0")]),
+        (200, b"\0\0\0\0\3\xff\xff\xff", [(b"grpc-status", b"0")]),
+        (200, b"\0\0\0\0\0\0\0\0\0\0", [(b"grpc-status", b"0")]),
+    ],
+)
+def test_what_is_no_grpc_answer_is_a_failure(status: int, body: bytes, trailers: Headers) -> None:
+    answer, error = read_answer(GRPC, InquiryAnswer(status, [], body, trailers))
+    assert answer is None
+    assert error
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, serve, [listener])
-        authorizers = ExternalAuthorizers(connect, None)
-        assert await authorizers.ask(HTTP, _head(), CLIENT, HttpVersion.HTTP_1_1) == Consent()
-        assert seen[0].startswith(b"PUT /check/p?q HTTP/1.1\r\n")
-        assert b"judge.ns:9000" in seen[0]
-        bare = replace(_head(), headers=[])
-        assert await authorizers.ask(HTTP, bare, CLIENT, HttpVersion.HTTP_1_1) == Refusal(status=403)
-        nursery.cancel_scope.cancel()
+
+def test_an_empty_grpc_answer_is_consent() -> None:
+    whole = InquiryAnswer(200, [], b"\0\0\0\0\0", [(b"grpc-status", b"0")])
+    assert read_answer(GRPC, whole) == (Consent(), "")
