@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import signal
+import ssl
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from mesh.certificates.manager import IdentityManager
 from mesh.certificates.tls_contexts import TlsContexts
 from mesh.clock import SystemClock
 from mesh.control_plane import follow_control_plane
-from mesh.errors import Draining
+from mesh.errors import ConfigurationError, Draining
 from mesh.process import collect_rarely, raise_descriptor_limit
 from mesh.relay.acceptor import Acceptor
 from mesh.relay.engine import Engine
@@ -34,11 +35,13 @@ from mesh.xds.client_machine import Subscription
 from mesh.xds.codec import ADDRESS_TYPE, DESTINATION_TYPE, LABELS_TYPE
 from mesh.xds.discovery_codec import Rejected, Resource
 from waypoint.admin import Readiness, Routes, admin_routes, dump, metrics_routes, readiness_routes
-from waypoint.config import WaypointSettings
+from waypoint.config import RateLimitStoreGroup, WaypointSettings
 from waypoint.destinations import Destinations
 from waypoint.host import OwnNamespace, WaypointHost
 from waypoint.inbound import ConnectionServer, Inbound
+from waypoint.limiting import SharedCounting, WhenAway
 from waypoint.listening import open_listeners
+from waypoint.security.shared_limit_driver import SharedLimits, StoreSettings
 from waypoint.serving import Serving
 from waypoint.wire.timers import Timers
 from waypoint.wire.timers_driver import run_timers
@@ -118,6 +121,7 @@ class _Waypoint:
             self.registry,
             self.output,
             destinations.labels_of,
+            self._shared_limits(nursery, host.tasks),
         )
         destinations.serve_by(serving.prepare, serving.services.labels_changed)
         inbound = Inbound(self.state, destinations, gateway.network, serving.refused)
@@ -155,6 +159,14 @@ class _Waypoint:
         await self._drain(serving)
         terminator.close(Draining("this waypoint has shut down"))
         pool.close(None)
+
+    def _shared_limits(self, nursery: trio.Nursery, tasks: OwnedTasks) -> SharedCounting | None:
+        group = self.settings.rate_limit_store
+        if group is None:
+            return None
+        store = SharedLimits(store_settings(group, self.settings.gateway.key))
+        nursery.start_soon(store.run)
+        return SharedCounting(store, WhenAway(group.when_away), tasks, self.registry)
 
     async def _serve_admin(
         self,
@@ -200,6 +212,29 @@ class _Waypoint:
         with trio.move_on_after(self.settings.drain_seconds):
             while not serving.idle:  # noqa: ASYNC110 -- counts of the relay's side have no event
                 await trio.sleep(0.05)
+
+
+def store_settings(group: RateLimitStoreGroup, gateway: str) -> StoreSettings:
+    """How the store of shared limits is used.
+
+    Raises:
+        ConfigurationError: its root certificate cannot be read.
+    """
+    context = None
+    if group.tls:
+        try:
+            context = ssl.create_default_context(cafile=group.root_certificate)
+        except OSError as error:  # which ssl.SSLError is as well
+            raise ConfigurationError(f"rate_limit_store.root_certificate {group.root_certificate}: {error}") from error
+    return StoreSettings(
+        host=group.host,
+        port=group.port,
+        user=group.user,
+        password_file=group.password_file,
+        tls=context,
+        prefix=f"{group.prefix}{gateway}|",
+        timeout_seconds=group.timeout_seconds,
+    )
 
 
 class Handlers:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from mesh import ports
 from mesh.config import Port, Seconds, Settings
@@ -65,6 +68,27 @@ class LogGroup(Settings, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
 
 
+class RateLimitStoreGroup(Settings, frozen=True, kw_only=True):
+    """A server that speaks the Redis protocol, in which all replicas count shared rate limits together."""
+
+    host: str
+    port: Annotated[int, Meta(ge=1, le=65535)] = 6379
+    user: str = ""
+    """For its access lists; empty: the default user."""
+    password_file: Path | None = None
+    """Read anew for each connection."""
+    tls: bool = False
+    root_certificate: Path | None = None
+    """PEM, for ``tls``; left out: the system's roots."""
+    prefix: str = "ambimesh:limit:"
+    """Of all keys; the Gateway's name follows, so that waypoints can have a store in common."""
+    timeout_seconds: Seconds = 0.05
+    """How long a request waits for it."""
+    when_away: Literal["count-here", "admit", "refuse"] = "count-here"
+    """What becomes of requests while it does not answer: each replica counts for itself; they go on; they are answered
+    500."""
+
+
 class WaypointSettings(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -72,6 +96,8 @@ class WaypointSettings(Settings, frozen=True, kw_only=True):
     control_plane: ControlPlaneGroup
     listen: ListenGroup = ListenGroup()
     log: LogGroup = LogGroup()
+    rate_limit_store: RateLimitStoreGroup | None = None
+    """Left out: each replica counts shared limits for itself."""
     drain_seconds: Seconds = 25.0
     """After SIGTERM: how long requests may go on. Kubernetes' grace period less five seconds."""
     certificate_lifetime_seconds: int = 24 * 3600

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from mesh.model.request_policy import ExternalAuthorizer
 from waypoint.client import Client
-from waypoint.exchange.decision import Answer, Decision, Forward, Resume, Wait
+from waypoint.exchange.decision import Answer, Decision, Forward, Resume, Wait, decided_by
 from waypoint.exchange.facts import Facts
 from waypoint.http.message import RequestHead, ResponseHead
 from waypoint.security.external_authorization_codec import Consent, Refusal, ShownBody
@@ -100,7 +100,7 @@ class ConsentWait(Wait):
         self._next()
 
     def _admitted(self) -> Decision:
-        decision = self._go_on()
+        decision = decided_by(self._go_on)
         return _told(decision, self._consents) if self._consents else decision
 
     def _end(self, decision: Decision) -> None:

@@ -7,6 +7,7 @@ the endpoint will be sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from mesh.addresses import format_ip
@@ -21,7 +22,7 @@ from waypoint.http.message import RequestHead, ResponseHead, first
 from waypoint.limiting import Limiter, RouteLimits
 from waypoint.routing.path import normalised
 from waypoint.routing.port import PortRoutes
-from waypoint.routing.route import CompiledBackend, CompiledRoute
+from waypoint.routing.route import CompiledBackend, CompiledRoute, RouteMatch
 from waypoint.security.subject import Peer
 from waypoint.upstream.backend import Chooser, RetryLimit, ServiceBackend
 from waypoint.upstream.pool_contract import Unavailable
@@ -130,8 +131,14 @@ class PortDecider:
             delay = plan.delay_seconds
             if plan.abort_status and not delay:
                 return _aborted(route, plan.abort_status, plan.abort_grpc_status)
-        if route.route.rate_limits and (limited := self._limits_of(route).check(head, client)) is not None:
-            return limited
+        if route.route.rate_limits:
+            go_on = partial(self._serve, match, head, client, facts, delay)
+            return self._limits_of(route).check(head, client, facts, go_on)
+        return self._serve(match, head, client, facts, delay)
+
+    def _serve(self, match: RouteMatch, head: RequestHead, client: Client, facts: Facts, delay: float) -> Decision:
+        """Do what the route says with a request that no fault and no limit has ended."""
+        route = match.route
         if match.redirect is not None:
             answer = match.redirect(head)
             return Answer(answer.status, answer.headers, route=route.name, details="redirect")

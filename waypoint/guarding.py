@@ -17,7 +17,7 @@ from mesh.model.request_policy import Attribute, RequestAction, RequestClause, R
 from mesh.model.waypoint import Destination
 from mesh.relay.owned_tasks import OwnedTasks
 from waypoint.consenting import ConsentWait
-from waypoint.exchange.decision import Answer, Decision, Resume
+from waypoint.exchange.decision import Answer, Decision, Resume, decided_by
 from waypoint.exchange.facts import Facts
 from waypoint.http.message import RequestHead
 from waypoint.security.authorization import PolicyTable, Verdict
@@ -172,7 +172,7 @@ class _KeyWait:
         resume, self._resume = self._resume, None
         if resume is None:
             return
-        decision = self._guard.check(*self._arguments) if found else None
+        decision = decided_by(partial(self._guard.check, *self._arguments)) if found else None
         if decision is None or isinstance(decision, _KeyWait):
             # No keys, or still not this one: whoever made the token is not known here.
             decision = _unauthorized(TokenRefused("Jwks doesn't have key to match kid or alg from Jwt"))

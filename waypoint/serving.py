@@ -26,7 +26,7 @@ from waypoint.guarding import Guard
 from waypoint.host import WaypointHost
 from waypoint.http.limits import HttpLimits
 from waypoint.inbound import Begin, ConnectionServer
-from waypoint.limiting import Limiter
+from waypoint.limiting import Limiter, SharedCounting
 from waypoint.requests import DestinationRequests, Requests
 from waypoint.routing.port import PortRoutes
 from waypoint.security.external_authorizers import ExternalAuthorizers
@@ -58,6 +58,7 @@ class Serving:
         registry: CollectorRegistry,
         output: LineOutput,
         labels_of: LabelsOf,
+        shared: SharedCounting | None = None,
     ) -> None:
         self.limits = HttpLimits()
         self.timers = timers
@@ -65,7 +66,7 @@ class Serving:
         self.state = state
         self.tasks = host.tasks
         self.keys = KeyStore()
-        self.limiter = Limiter(timers.clock)
+        self.limiter = Limiter(timers.clock, shared)
         self.services = Services(
             engine, timers, host, tunnels, state, gateway, self.draw, self.limits, labels_of
         )

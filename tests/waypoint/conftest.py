@@ -7,9 +7,11 @@ servers (workloads outside of the mesh), so that no second proxy is needed.
 from __future__ import annotations
 
 import socket
+import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +174,28 @@ async def own_mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         yield made
 
 
+@pytest.fixture
+def replicas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., AbstractAsyncContextManager[list[Mesh]]]:
+    """Makes several replicas of one waypoint, each with an operator of its own that is offered the same."""
+
+    @asynccontextmanager
+    async def make(count: int, **settings: Any) -> AsyncIterator[list[Mesh]]:
+        async with AsyncExitStack() as stack:
+            made = []
+            for number in range(count):
+                folder = tmp_path / f"replica-{number}"
+                folder.mkdir()
+                made.append(await stack.enter_async_context(mesh_of(folder, monkeypatch, **settings)))
+            yield made
+
+    return make
+
+
 @asynccontextmanager
-async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mesh]:
+async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Mesh]:
+    """``settings`` are the waypoint's."""
     mesh = Mesh(folder)
 
     async def caller(_context: object) -> str:
@@ -195,7 +217,7 @@ async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     context = control_plane_server_context(operator.certificate_chain, operator.key)
     handlers = {METHOD: XdsServer(mesh.store, authenticate=caller).handler()}
     async with serving(handlers, ssl_context=context) as port, trio.open_nursery() as nursery:
-        settings = WaypointSettings(
+        configuration = WaypointSettings(
             gateway=GatewayGroup(
                 name="waypoint",
                 namespace="demo",
@@ -212,8 +234,9 @@ async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             listen=ListenGroup(hbone_port=0, admin_port=0, metrics_port=0, readiness_port=0),
             log=LogGroup(level="warning"),
             drain_seconds=2.0,
+            **settings,
         )
-        waypoint = app._Waypoint(settings)
+        waypoint = app._Waypoint(configuration)
         mesh.registry = waypoint.registry
         nursery.start_soon(waypoint.run)
         nursery.start_soon(mesh.engine.run)
@@ -279,3 +302,58 @@ def grpc_authorizer() -> Iterator[Callable[[Judge], int]]:
         yield start
         for server in servers:
             server.stop(None).wait()
+
+
+class Redis:
+    """The store of shared limits as it is installed: makes servers on loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: dict[int, tuple[subprocess.Popen[bytes], list[str]]] = {}
+
+    @contextmanager
+    def __call__(self, port: int | None = None, *options: str, option: str = "--port") -> Iterator[int]:
+        """Serve; yields the port, which the kernel chooses unless it is given."""
+        if port is None:
+            with socket.create_server(("127.0.0.1", 0)) as chosen:
+                port = chosen.getsockname()[1]
+        arguments = [*options, option, str(port), "--save", "", "--dir", str(self._folder), "--bind", "127.0.0.1"]
+        self._start(port, arguments)
+        try:
+            yield port
+        finally:
+            self._stop(port)
+
+    @contextmanager
+    def stopped(self, port: int) -> Iterator[None]:
+        """A while without that server."""
+        arguments = self._running[port][1]
+        self._stop(port)
+        yield
+        self._start(port, arguments)
+
+    def _start(self, port: int, arguments: list[str]) -> None:
+        # Debian's server is this very program under its other name.
+        command = ["redis-server", *arguments]
+        process = subprocess.Popen(command, executable="/usr/bin/redis-check-rdb", stdout=subprocess.DEVNULL)
+        self._running[port] = process, arguments
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+            except ConnectionRefusedError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
+
+    def _stop(self, port: int) -> None:
+        process, _ = self._running.pop(port)
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Redis:
+    return Redis(tmp_path)

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+import structlog
+
 from waypoint.client import Client
 from waypoint.exchange.facts import Facts
 from waypoint.exchange.retry import RetryPlan
 from waypoint.http.contract import Failure
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.upstream.pool_contract import EndpointPool, Unavailable
+
+_log = structlog.get_logger("waypoint")
 
 
 class Backend(Protocol):
@@ -138,3 +142,13 @@ class Observer(Protocol):
 
     def finished(self, facts: Facts) -> None:
         """A request is over: told exactly once for each."""
+
+
+def decided_by(go_on: Callable[[], Decision]) -> Decision:
+    """What a function decides. A bug in a route or policy costs the requests that it concerns, and nobody waits for a
+    decision that never comes."""
+    try:
+        return go_on()
+    except Exception:
+        _log.exception("a request could not be decided")
+        return Answer(500, [], b"a bug of this proxy", details="decision_failed")

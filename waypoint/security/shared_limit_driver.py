@@ -6,9 +6,9 @@ atomically) that uses the store's own clock, for replicas' clocks differ. A buck
 be full again. The script is sent once per connection and then named by its hash (``EVALSHA``).
 
 Requests of one moment share the connection: commands go out as they come, answers come in the same order. A request
-waits ``timeout_seconds`` at most. If the store does not answer, the setting decides: open (the request goes on; limits
-protect against load, and the store's failure must not be an outage) or closed. After a failure nobody waits for
-``retry_seconds``: that decision is then made at once.
+waits ``timeout_seconds`` at most; after that nobody waits for ``retry_seconds``: whoever asks learns at once that there
+is no answer. A connection that owes an answer for ``connect_seconds`` is given up and made anew, since a store that has
+vanished does not say so.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import sha1
+from pathlib import Path
+from ssl import SSLContext
 from typing import Final, Never
 
 import structlog
@@ -63,23 +65,25 @@ class StoreSettings:
     host: str
     port: int = 6379
     user: str = ""
-    password: str = ""
+    password_file: Path | None = None
+    """Read for each connection, so that a password may be changed."""
+    tls: SSLContext | None = None
+    """None: plain TCP."""
     prefix: str = "ambimesh:limit:"
     """Of all keys."""
     timeout_seconds: float = 0.05
     """For one answer."""
     connect_seconds: float = 1.0
     retry_seconds: float = 1.0
-    fail_open: bool = True
-    """Requests go on while the store does not answer."""
 
 
 class _Asked:
-    __slots__ = ("answered", "reply")
+    __slots__ = ("answered", "reply", "since")
 
     def __init__(self) -> None:
         self.answered = trio.Event()
         self.reply: Reply | None = None
+        self.since = trio.current_time()
 
 
 class SharedLimits:
@@ -99,8 +103,17 @@ class SharedLimits:
         self._output = bytearray()
         self._woken = trio.Event()
         self._silent_until = float("-inf")
-        self.failures = 0
-        """Requests that were decided without the store, for metrics."""
+        self._told = ""
+        """What was logged last about the connection."""
+
+    @property
+    def answering(self) -> bool:
+        """Whether there is any use in asking now."""
+        return (
+            self._stream is not None
+            and len(self._asked) < _MAX_WAITING
+            and trio.current_time() >= self._silent_until
+        )
 
     async def take(self, limit: CompiledLimit, key: bytes) -> float | None:
         """Take a token.
@@ -110,8 +123,7 @@ class SharedLimits:
             key: ``CompiledLimit.key``.
 
         Returns:
-            0 if there was one, else the seconds until there is; None: the store did not answer, and ``fail_open``
-            decides (``RLSE``).
+            0 if there was one, else the seconds until there is; None: the store did not answer (``RLSE``).
         """
         name = self._settings.prefix.encode() + limit.name.encode(errors="replace") + b":" + key.hex().encode()
         arguments = (b"1", name, b"%.17g" % limit.capacity, b"%.17g" % limit.per_second)
@@ -122,19 +134,28 @@ class SharedLimits:
             if isinstance(reply, int):
                 return reply / 1000.0
             if reply is not None:
-                _log.warning("the store of shared rate limits refuses", reply=repr(reply)[:200])
-            self.failures += 1
+                self._away(f"it refuses: {reply!r:.200}")
             return None
-        self._silent_until = trio.current_time() + self._settings.retry_seconds
-        self.failures += 1
+        self._away(f"no answer within {self._settings.timeout_seconds:g} s")
         return None
 
-    def admits_without_answer(self) -> bool:
-        """Whether a request goes on that the store has not answered for."""
-        return self._settings.fail_open
+    def _away(self, why: str) -> None:
+        """There is no use in asking for a while."""
+        self._silent_until = trio.current_time() + self._settings.retry_seconds
+        self._tell(why)
+
+    def _tell(self, why: str) -> None:
+        """Log what is new."""
+        if why != self._told:
+            self._told = why
+            store = f"{self._settings.host}:{self._settings.port}"
+            if why:
+                _log.warning("the store of shared rate limits is away", store=store, error=why)
+            else:
+                _log.info("the store of shared rate limits answers", store=store)
 
     async def _ask(self, *parts: bytes) -> Reply | None:
-        if self._stream is None or len(self._asked) >= _MAX_WAITING or trio.current_time() < self._silent_until:
+        if not self.answering:
             return None
         asked = _Asked()
         self._asked.append(asked)
@@ -149,28 +170,44 @@ class SharedLimits:
             try:
                 with trio.fail_after(self._settings.connect_seconds):
                     stream = await self._connect()
-                async with stream:
+                try:
                     await self._serve(stream)
-            except (OSError, trio.TooSlowError, trio.BrokenResourceError, InvalidMessage) as error:
-                _log.warning("no connection to the store of shared rate limits", error=str(error) or repr(error))
+                finally:
+                    await trio.aclose_forcefully(stream)
+                self._tell("it has closed the connection")
+            except (OSError, trio.BrokenResourceError, InvalidMessage) as error:
+                self._tell(str(error.__cause__ or error) or repr(error))
+            except trio.TooSlowError:
+                self._tell("no connection in time")
             await trio.sleep(self._settings.retry_seconds)
 
     async def _dial(self) -> trio.abc.Stream:
-        return await trio.open_tcp_stream(self._settings.host, self._settings.port)
+        settings = self._settings
+        stream = await trio.open_tcp_stream(settings.host, settings.port)
+        if settings.tls is None:
+            return stream
+        secured = trio.SSLStream(stream, settings.tls, server_hostname=settings.host)
+        try:
+            await secured.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(secured)
+            raise
+        return secured
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
         failure: Exception | None = None
         self._asked.clear()
         self._output.clear()
-        if self._settings.password:
-            user = (self._settings.user.encode(),) if self._settings.user else ()
+        greeting = self._greeting()
+        if greeting:
             self._asked.append(_Asked())
-            self._output += encode_command(b"AUTH", *user, self._settings.password.encode())
+            self._output += greeting
         self._woken.set()
         self._stream = stream
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, stream)
+                nursery.start_soon(self._watch, nursery.cancel_scope)
                 try:
                     await self._read(stream)
                 except (trio.BrokenResourceError, InvalidMessage) as error:
@@ -183,6 +220,22 @@ class SharedLimits:
                 self._asked.popleft().answered.set()
         if failure is not None:
             raise failure
+
+    def _greeting(self) -> bytes:
+        """What is said first: who we are, if the store wants to know."""
+        settings = self._settings
+        if settings.password_file is None:
+            return b""
+        password = settings.password_file.read_bytes().strip()
+        return encode_command(b"AUTH", *([settings.user.encode()] if settings.user else []), password)
+
+    async def _watch(self, connection: trio.CancelScope) -> None:
+        """End a connection that owes an answer for too long."""
+        longest = self._settings.connect_seconds
+        while True:
+            await trio.sleep(longest)
+            if self._asked and trio.current_time() - self._asked[0].since > longest:
+                connection.cancel()
 
     async def _write(self, stream: trio.abc.Stream) -> None:
         while True:
@@ -201,7 +254,11 @@ class SharedLimits:
             for reply in reader.receive(bytes(data)):
                 if not self._asked:
                     raise InvalidMessage("the store answers what nobody has asked")
-                self._silent_until = float("-inf")
                 asked = self._asked.popleft()
+                if isinstance(reply, ReplyError) and not reply.text.startswith("NOSCRIPT"):
+                    self._away(f"it refuses: {reply!r:.200}")
+                else:
+                    self._silent_until = float("-inf")
+                    self._tell("")
                 asked.reply = reply
                 asked.answered.set()
