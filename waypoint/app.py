@@ -147,6 +147,7 @@ class _Waypoint:
             for listener in open_listeners(settings.listen.hbone_port)
         ]
         nursery.start_soon(serving.keys.run)
+        nursery.start_soon(serving.health.run)
         nursery.start_soon(self._tick, pool, terminator, serving)
         gc.collect()
         gc.freeze()

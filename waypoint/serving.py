@@ -33,6 +33,7 @@ from waypoint.security.external_authorizers import ExternalAuthorizers
 from waypoint.security.key_store_driver import KeyStore
 from waypoint.streaming import StreamServer
 from waypoint.upstream.endpoint import LabelsOf
+from waypoint.upstream.health_driver import HealthChecks
 from waypoint.upstream.services import Services
 from waypoint.wire.stream_wire import StreamWire
 from waypoint.wire.timers import Timers
@@ -67,8 +68,9 @@ class Serving:
         self.tasks = host.tasks
         self.keys = KeyStore()
         self.limiter = Limiter(timers.clock, shared)
+        self.health = HealthChecks(timers, registry)
         self.services = Services(
-            engine, timers, host, tunnels, state, gateway, self.draw, self.limits, labels_of
+            engine, timers, host, tunnels, state, gateway, self.draw, self.limits, labels_of, self.health
         )
         self.authorizers = ExternalAuthorizers(timers, self.services, gateway.identity, registry)
         self.stream_servers: WeakSet[StreamServer] = WeakSet()
@@ -132,6 +134,7 @@ class ServedDestination:
         self.problems: list[str] = []
         self._serving = serving
         self._ports: dict[int, _ServedPort] = {}
+        self._checks = serving.health.interest(value.upstreams)
         guard = Guard(value, serving.keys, serving.authorizers, serving.tasks)
         observer = serving.observer.of(value)
         self.problems += (*guard.problems, *observer.problems)

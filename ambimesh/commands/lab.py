@@ -15,9 +15,10 @@ from ambimesh.lab import findings, manifests, pods, readiness, record
 from ambimesh.lab.bring_up import Wish, bring_up
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
 from ambimesh.lab.programs import run_in_foreground
-from ambimesh.lab.record import DEFAULT_CERTIFICATE_SECONDS, Lab, LabRecord
+from ambimesh.lab.record import DEFAULT_CERTIFICATE_SECONDS, Lab, LabRecord, ProcessSettings
 from ambimesh.lab.take_down import take_down
 from ambimesh.output import OutputFormat, remark, say
+from mesh import config
 from mesh.errors import ConnectFailed, ConnectionLost, InvalidMessage
 from resources.folder_store import FolderStore, key_of
 from resources.objects import ObjectKey
@@ -40,6 +41,10 @@ def up(
         int, typer.Option(metavar="SECONDS", help="What ztunnels ask the operator for.")
     ] = DEFAULT_CERTIFICATE_SECONDS,
     workers: Workers = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="More configuration: a YAML file with operator and waypoint sections."),
+    ] = None,
     lab: LabName = DEFAULT_LAB,
 ) -> None:
     """Bring a lab up."""
@@ -51,6 +56,7 @@ def up(
         mesh=mesh,
         certificate_lifetime_seconds=certificate_lifetime,
         workers=workers_wish(workers),
+        settings=ProcessSettings() if settings is None else config.load(settings, ProcessSettings),
     )
     trio.run(_up, wish, paths)
 

@@ -18,7 +18,7 @@ from ambimesh.lab.mesh_processes import Planned
 from ambimesh.lab.processes import Processes, ProcessSpec
 from ambimesh.lab.programs import run
 from ambimesh.lab.readiness import wait_for_process
-from ambimesh.lab.record import DEFAULT_CERTIFICATE_SECONDS, Lab, LabRecord
+from ambimesh.lab.record import DEFAULT_CERTIFICATE_SECONDS, Lab, LabRecord, ProcessSettings
 from ambimesh.lab.stand_ins import stand_ins
 from ambimesh.lab.take_down import take_down
 from mesh.errors import ConfigurationError, MeshError
@@ -42,6 +42,7 @@ class Wish:
     certificate_lifetime_seconds: int = DEFAULT_CERTIFICATE_SECONDS
     workers: int | Literal["auto"] | None = None
     """Processes of each ztunnel that move bytes; None leaves it to ztunnel's own default."""
+    settings: ProcessSettings = ProcessSettings()  # noqa: RUF009 -- frozen
 
 
 async def bring_up(wish: Wish, step: Callable[[str], None]) -> Lab:
@@ -73,6 +74,7 @@ async def bring_up(wish: Wish, step: Callable[[str], None]) -> Lab:
             cgroup=str(cgroup),
             certificate_lifetime_seconds=wish.certificate_lifetime_seconds,
             workers=wish.workers,
+            settings=wish.settings,
         ),
     )
     try:

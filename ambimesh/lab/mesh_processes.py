@@ -91,7 +91,7 @@ def operator_process(lab: Lab, callers: list[dict[str, str]]) -> Planned:
     )
     cgroup = lab.cgroup / "control" / OPERATOR
     spec = _process(lab, OPERATOR, "controlplane", lab.layout.control_netns, cgroup, OPERATOR_HTTP_PORT, {})
-    return Planned(spec, _plain(settings))
+    return Planned(spec, {**_plain(settings), **lab.record.settings.operator})
 
 
 def waypoint_configuration(lab: Lab) -> Path:
@@ -111,7 +111,7 @@ def waypoint_configuration(lab: Lab) -> Path:
     )
     file = lab.layout.config / "waypoint.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(_plain(settings), sort_keys=False))
+    file.write_text(yaml.safe_dump({**_plain(settings), **lab.record.settings.waypoint}, sort_keys=False))
     return file
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from ambimesh.lab.layout import LabLayout, NodeLayout
+from mesh.config import Settings
 from mesh.errors import ConfigurationError
 
 DEFAULT_CERTIFICATE_SECONDS = 24 * 3600
+
+
+class ProcessSettings(Settings, frozen=True, kw_only=True):
+    """What configurations of the lab's processes say beside what the lab itself writes there (``--settings``)."""
+
+    operator: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Keys of ``operator/controlplane/config.py``."""
+    waypoint: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Keys of ``waypoint/config.py``, for every waypoint."""
 
 
 class LabRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,6 +36,7 @@ class LabRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What ztunnels ask the operator for."""
     workers: int | Literal["auto"] | None = None
     """Processes of each ztunnel that move bytes; None leaves it to ztunnel's own default."""
+    settings: ProcessSettings = ProcessSettings()
 
 
 class Lab:

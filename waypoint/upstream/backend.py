@@ -8,7 +8,9 @@ connections for each endpoint. What is asked of a backend for one request only (
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from mesh.addresses import HboneTarget, SocketAddress
 from mesh.model.upstream_policy import TrafficPolicy
 from mesh.state.routes import ToWorkload
 from waypoint.http.contract import Failure, FailureKind
@@ -97,6 +99,32 @@ class ServiceBackend:
             self._pools[endpoint] = pool
             self._endpoints[pool] = endpoint
         return pool
+
+    def refresh(self) -> None:
+        """Bring the endpoints up to date without a request."""
+        gone = self._refresh(self.cluster)
+        if not isinstance(gone, Unavailable):
+            for endpoint in gone:
+                self._forget(endpoint)
+
+    def pool_for_check(self, endpoint: Endpoint, port: int | None, seconds: float) -> EndpointPool:
+        """A connection of one's own for one health check, made as requests' are.
+
+        Args:
+            endpoint: whose.
+            port: the application's; None: the one that requests go to.
+            seconds: for making the connection.
+        """
+        kind = H2Pool if self._http2 else H1Pool
+        limits = PoolLimits(connections=1, connect_seconds=seconds)
+        return kind(str(endpoint.to.target), self.connector_for_check(endpoint, port), self._timers, limits, self._http)
+
+    def connector_for_check(self, endpoint: Endpoint, port: int | None) -> Connector:
+        """As requests are carried to the endpoint, but to another of its ports, if one is given."""
+        to = endpoint.to
+        if port is not None:
+            to = replace(to, target=HboneTarget(SocketAddress(to.target.ip, port)))
+        return self._connector(to)
 
     def connector_to(self, endpoint: Endpoint) -> Connector:
         """For a connection of one's own."""

@@ -49,9 +49,11 @@ class HealthMachine:
             for endpoint in endpoints
         }
 
-    def due(self, now: float) -> list[Endpoint]:
-        """Whom to ask now; each is not due again before ``succeeded`` or ``failed``."""
+    def due(self, now: float, most: int = 1_000_000) -> list[Endpoint]:
+        """Whom to ask now, ``most`` of them; each is not due again before ``succeeded`` or ``failed``."""
         asked = [checked for checked in self._checked.values() if not checked.asking and checked.due <= now]
+        if len(asked) > most:
+            asked = sorted(asked, key=lambda checked: checked.due)[:most]
         for checked in asked:
             checked.asking = True
         return [checked.endpoint for checked in asked]
@@ -59,6 +61,16 @@ class HealthMachine:
     def next_due(self) -> float | None:
         """When ``due`` is to be asked again; None: when something has changed."""
         return min((checked.due for checked in self._checked.values() if not checked.asking), default=None)
+
+    def forget(self) -> None:
+        """Nobody is asked for a while: what answers have said counts no more."""
+        changed = False
+        for checked in self._checked.values():
+            checked.row = 0
+            checked.endpoint.healthy = True
+            changed = checked.endpoint.settle() or changed
+        if changed:
+            self._changed()
 
     def succeeded(self, endpoint: Endpoint, now: float) -> None:
         """A check was answered well."""

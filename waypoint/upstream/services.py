@@ -24,6 +24,7 @@ from waypoint.upstream.backend import ServiceBackend
 from waypoint.upstream.cluster import Cluster
 from waypoint.upstream.connector import TunnelConnector
 from waypoint.upstream.endpoint import Endpoint, LabelsOf, routes_of
+from waypoint.upstream.health_driver import HealthChecks
 from waypoint.upstream.pool_contract import Unavailable
 from waypoint.wire.dialling import Connector
 from waypoint.wire.socket_connector import SocketConnector
@@ -48,6 +49,7 @@ class Services:
         draw: Callable[[], float],
         http: HttpLimits,
         labels_of: LabelsOf,
+        health: HealthChecks,
     ) -> None:
         self._engine = engine
         self._timers = timers
@@ -58,6 +60,7 @@ class Services:
         self._draw = draw
         self._http = http
         self._labels_of = labels_of
+        self._health = health
         self._own_ip = parse_ip(gateway.pod_ip)
         self._backends: dict[_Key, ServiceBackend] = {}
         self._stale: set[Cluster] = set()
@@ -121,6 +124,7 @@ class Services:
             backend = self._backends[key] = ServiceBackend(
                 service, cluster, refresh, self._connector, self._timers, self._http, http2=key[4]
             )
+            self._health.add(backend)
         return backend
 
     def _protocol(self, service: str, port: int) -> AppProtocol:

@@ -16,7 +16,7 @@ from ambimesh.lab.bring_up import Wish, bring_up, network_configuration
 from ambimesh.lab.kubelet.cni_plan import choose_network
 from ambimesh.lab.layout import LabLayout
 from ambimesh.lab.mesh_processes import Planned, without_nulls
-from ambimesh.lab.record import Lab, LabRecord
+from ambimesh.lab.record import Lab, LabRecord, ProcessSettings
 from ambimesh.lab.settings import ControllerSettings, KubeletSettings
 from ambimesh.lab.stand_ins import stand_ins
 from cni.agent.configuration import AgentSettings
@@ -24,6 +24,7 @@ from controlplane.config import OperatorSettings
 from mesh import config
 from mesh.config import SettingsT
 from mesh.errors import ConfigurationError
+from waypoint.config import WaypointSettings
 from ztunnel.config import ZtunnelSettings
 
 
@@ -61,6 +62,25 @@ def test_ztunnel_has_the_workers_that_were_wished_for(tmp_path: Path, wish: Lite
     wished = Lab(layout, LabRecord(name="lab", nodes=1, mesh=True, cgroup="/sys/fs/cgroup/lab", workers=wish))
     settings = read(mesh_processes.ztunnel_process(wished, wished.nodes[0]), ZtunnelSettings)
     assert settings.workers == wish
+
+
+def test_more_configuration_is_laid_over_the_labs(tmp_path: Path) -> None:
+    layout = LabLayout.named("lab", tmp_path)
+    layout.tokens.mkdir(parents=True)
+    authorizer = {"name": "judge", "service": "demo/judge", "port": 1, "protocol": "grpc"}
+    more = ProcessSettings(
+        operator={"authorizers": [authorizer]}, waypoint={"rate_limit_store": {"host": "10.0.0.1"}}
+    )
+    lab = Lab(layout, LabRecord(name="lab", nodes=1, mesh=True, cgroup="/sys/fs/cgroup/lab", settings=more))
+    operator = read(mesh_processes.operator_process(lab, []), OperatorSettings)
+    assert [each.name for each in operator.authorizers] == ["judge"]
+    assert operator.waypoints is not None
+    own = dict.fromkeys(
+        ("GATEWAY_NAME", "POD_NAMESPACE", "SERVICE_ACCOUNT", "POD_NAME", "POD_IP", "NODE_NAME"), "x"
+    )
+    waypoint = config.load(mesh_processes.waypoint_configuration(lab), WaypointSettings, own)
+    assert waypoint.rate_limit_store is not None
+    assert (waypoint.rate_limit_store.host, waypoint.gateway.name) == ("10.0.0.1", "x")
 
 
 def test_the_operator_knows_digests_and_no_token(lab: Lab) -> None:

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from mesh.identity import SpiffeId
 from mesh.model.service import Service
@@ -23,6 +24,7 @@ from waypoint.testing.wires import ManualClock
 from waypoint.upstream.backend import Chooser, ServiceBackend
 from waypoint.upstream.connector import TunnelConnector
 from waypoint.upstream.endpoint import Endpoint
+from waypoint.upstream.health_driver import HealthChecks
 from waypoint.upstream.pool_contract import Unavailable
 from waypoint.upstream.services import Services
 from waypoint.wire.socket_connector import SocketConnector
@@ -61,7 +63,7 @@ def services(state: MeshState) -> Services:
     labels = {pod(2).uid: {"version": "v2"}}
     return Services(
         nothing, ManualClock().timers, host, nothing, state, gateway, random.Random(1).random, HttpLimits(),
-        lambda uid: labels.get(uid, {}),
+        lambda uid: labels.get(uid, {}), HealthChecks(ManualClock().timers, CollectorRegistry()),
     )  # fmt: skip
 
 
