@@ -19,6 +19,7 @@ from mesh.xds.server_machine import (
     Event,
     Identified,
     Refused,
+    Sees,
     UnknownTypeRequested,
 )
 from mesh.xds.snapshot import Entry, Snapshot
@@ -103,12 +104,21 @@ class XdsServer:
         *,
         authenticate: Callable[[CallContext], Awaitable[str]],
         served_types: Sequence[str] = SERVED_TYPES,
+        sees: Callable[[str], Mapping[str, Sees]] | None = None,
     ) -> None:
-        """``authenticate`` names the caller of a stream before any of its messages is read, or raises ``GrpcError``
-        with UNAUTHENTICATED or PERMISSION_DENIED. ``served_types`` in the order in which responses go out."""
+        """Prepare.
+
+        Args:
+            source: of what is served.
+            authenticate: names the caller of a stream before any of its messages is read, or raises ``GrpcError``
+                with UNAUTHENTICATED or PERMISSION_DENIED.
+            served_types: in the order in which responses go out.
+            sees: what a caller may have, by type; types that are not there, and None: everything.
+        """
         self._source = source
         self._authenticate = authenticate
         self._served_types = tuple(served_types)
+        self._sees = sees
         self._streams: set[_Stream] = set()
 
     def handler(self) -> Handler:
@@ -118,7 +128,8 @@ class XdsServer:
     async def handle(self, context: CallContext, stream: ServerStream) -> None:
         """Serve one stream until either side ends it."""
         caller = await self._authenticate(context)
-        one = _Stream(self._source, DeltaServer(self._served_types), caller, stream)
+        sees = None if self._sees is None else self._sees(caller)
+        one = _Stream(self._source, DeltaServer(self._served_types, sees), caller, stream)
         self._streams.add(one)
         log.info("xds_client_connected", caller=caller, peer=str(context.peer))
         try:

@@ -22,7 +22,7 @@ The first request of a type is always answered, if only with an empty response: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mesh.errors import InvalidMessage
@@ -66,10 +66,15 @@ class UnknownTypeRequested:
 Event = Identified | Acknowledged | Refused | UnknownTypeRequested
 
 
+Sees = Callable[[Entry], bool]
+"""Whether a client may have a resource: one that it may not is to it as one that does not exist."""
+
+
 class _Subscription:
     """One type on one stream."""
 
-    def __init__(self, held: dict[str, str]) -> None:
+    def __init__(self, held: dict[str, str], sees: Sees | None) -> None:
+        self.sees = sees
         self.wildcard = False
         self.names: set[str] = set()
         self.held = held
@@ -91,9 +96,15 @@ class _Subscription:
 class DeltaServer:
     """One stream."""
 
-    def __init__(self, served_types: Sequence[str]) -> None:
-        """``served_types`` in the order in which their responses go out."""
+    def __init__(self, served_types: Sequence[str], sees: Mapping[str, Sees] | None = None) -> None:
+        """Begin.
+
+        Args:
+            served_types: in the order in which their responses go out.
+            sees: by type, what the client may have of it; types that are not there: everything.
+        """
         self._served = tuple(served_types)
+        self._sees = sees or {}
         self._subscriptions: dict[str, _Subscription] = {}
         self._node_id = ""
         self._nonce = 0
@@ -131,7 +142,9 @@ class DeltaServer:
         subscription = self._subscriptions.get(request.type_url)
         first = subscription is None
         if subscription is None:
-            subscription = self._subscriptions[request.type_url] = _Subscription(dict(request.initial_versions))
+            subscription = self._subscriptions[request.type_url] = _Subscription(
+                dict(request.initial_versions), self._sees.get(request.type_url)
+            )
             # Before "*" was written out, no names meant all of them; stock clients still say it so.
             subscription.wildcard = not request.subscribe and not request.unsubscribe
         if request.nonce and request.nonce == subscription.unacknowledged:
@@ -278,6 +291,8 @@ def _mark_changes(subscription: _Subscription, offer: TypeSnapshot, serial: int)
 
 
 def _wants(subscription: _Subscription, offer: TypeSnapshot, each: Entry) -> bool:
+    if subscription.sees is not None and not subscription.sees(each):
+        return False
     if subscription.wildcard or _names(subscription, each):
         return True
     for group in each.found_under:

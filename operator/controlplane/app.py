@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -46,7 +46,9 @@ from mesh.grpc.driver import (
 from mesh.identity import SpiffeId
 from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
 from mesh.xds.client_driver import METHOD as DISCOVERY_METHOD
+from mesh.xds.codec import DESTINATION_TYPE
 from mesh.xds.server_driver import REQUEST_BYTES, SnapshotStore, XdsServer
+from mesh.xds.server_machine import Sees
 from resources.folder_source import FolderSource
 from resources.folder_store import FolderStore
 
@@ -81,7 +83,7 @@ async def run(
     )
     lifetime = timedelta(seconds=settings.authority.serving_lifetime_seconds)
     serving = ServingCertificate(issuer, settings.grpc.server_name, lifetime)
-    discovery = XdsServer(store, authenticate=_named_caller(tokens))
+    discovery = XdsServer(store, authenticate=_named_caller(tokens), sees=visible_to)
     publisher = Publisher(store, issuer.derived_secret("sessions of waypoints"))
     source = FolderSource(settings.source.folder)
     pipeline = Pipeline(source, Translator(settings.translation()), placement, publisher, _reconciler(settings))
@@ -194,6 +196,16 @@ def _named_caller(tokens: TokenAuthenticator) -> Callable[[CallContext], Awaitab
         return f"{caller.account}@{caller.node}" if caller.node else caller.account
 
     return authenticate
+
+
+def visible_to(caller: str) -> Mapping[str, Sees]:
+    """What a caller may have of the types that are not for everybody.
+
+    A destination holds what its waypoint needs to decide and others must not know, such as the key that session tokens
+    are signed with; a waypoint runs as the service account of its Gateway's name.
+    """
+    account = caller.partition("@")[0]
+    return {DESTINATION_TYPE: lambda each: account in each.found_under}
 
 
 def _port(listeners: list[trio.SocketListener]) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from controlplane.app import run
+from controlplane.app import run, visible_to
 from controlplane.ca.server import METHOD
 from controlplane.config import OperatorSettings
 from mesh import config
@@ -32,8 +32,9 @@ from mesh.wire.certificate_pb2 import IstioCertificateRequest, IstioCertificateR
 from mesh.xds.client_driver import METHOD as DISCOVERY_METHOD
 from mesh.xds.client_driver import aggregated_stream, run_client
 from mesh.xds.client_machine import Subscription
-from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, decode_address, decode_authorization
+from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, DESTINATION_TYPE, decode_address, decode_authorization
 from mesh.xds.discovery_codec import NodeInfo, Rejected, Resource
+from mesh.xds.snapshot import entry
 
 SERVER_NAME = "ambimesh-operator.ambimesh-system.svc"
 TOKEN = "a-token-of-the-node"
@@ -236,6 +237,19 @@ async def test_certificates_for_pods_of_the_node(operator: Operator) -> None:
     _, metrics = await operator.page("/metrics")
     assert "citadel_server_success_cert_issuance_count 1.0" in metrics
     assert "citadel_server_id_extraction_err_count 1.0" in metrics
+
+
+def test_a_destination_is_for_its_own_waypoint_only() -> None:
+    made = entry(DESTINATION_TYPE, "shop/waypoint|shop/web", b"", (), ("shop/waypoint",))
+    for caller, sees in (
+        ("shop/waypoint", True),
+        ("shop/waypoint@node1", True),
+        ("shop/other", False),
+        ("other/waypoint", False),
+        ("ambimesh-system/ztunnel@node1", False),
+    ):
+        assert visible_to(caller)[DESTINATION_TYPE](made) is sees
+    assert set(visible_to("shop/waypoint")) == {DESTINATION_TYPE}
 
 
 async def test_nothing_without_a_token(operator: Operator) -> None:

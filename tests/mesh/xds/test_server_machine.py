@@ -37,6 +37,27 @@ def test_a_workload_waits_while_its_policy_is_held_back_by_an_outstanding_respon
     ]
 
 
+@pytest.mark.parametrize("subscribed", [("mine", "theirs"), ("*",), ("b",), ()])
+def test_what_a_client_may_not_have_does_not_exist_for_it(subscribed: tuple[str, ...]) -> None:
+    """Whichever way it is asked for: by name, by what it is found under, by wildcard, or by holding it already."""
+    entries = [entry(TYPE, name, b"1", (), (group,)) for name, group in (("mine", "a"), ("theirs", "b"))]
+    snapshot = Snapshot.empty().changed(TYPE, entries).changed(OTHER, [entry(OTHER, "theirs", b"1")])
+    server = DeltaServer([TYPE, OTHER], {TYPE: lambda each: "a" in each.found_under})
+    held = {"theirs": entries[1].version}
+    server.receive(encode_request(Request(type_url=TYPE, subscribe=subscribed, initial_versions=held)))
+    server.receive(encode_request(Request(type_url=OTHER, subscribe=("theirs",))))
+    first, other = map(decode_response, server.respond(snapshot))
+    assert {each.name for each in first.resources} <= {"mine"}
+    assert "theirs" in first.removed
+    assert [each.name for each in other.resources] == ["theirs"], "the other type is for everybody"
+    server.receive(encode_request(Request(type_url=TYPE, nonce=first.nonce)))
+    snapshot = snapshot.changed(TYPE, [entry(TYPE, "theirs", b"2", (), ("b",))])
+    assert server.respond(snapshot) == []
+    snapshot = snapshot.changed(TYPE, [entry(TYPE, "theirs", b"2", (), ("a",))])
+    given = [each.name for raw in server.respond(snapshot) for each in decode_response(raw).resources]
+    assert given == (["theirs"] if subscribed not in {("b",)} else [])
+
+
 @pytest.mark.parametrize(
     "request_of",
     [
