@@ -90,7 +90,7 @@ class Cluster:
         current: dict[str, Endpoint] = {}
         for to in routes:
             known = former.get(to.workload.uid)
-            if known is not None and (known.to.target, known.to.tunnel) == (to.target, to.tunnel):
+            if known is not None and _place(known.to) == _place(to):
                 known.to, known.weight = to, to.workload.capacity
                 locality = to.workload.locality
                 known.locality = (locality.region, locality.zone, locality.subzone)
@@ -205,3 +205,8 @@ class Cluster:
             else:
                 weights.append(float(endpoint.weight))
         return weights
+
+
+def _place(to: ToWorkload) -> tuple[object, ...]:
+    """What connections to an endpoint depend on: with another one, it is another endpoint."""
+    return to.target, to.tunnel, to.expected_identities

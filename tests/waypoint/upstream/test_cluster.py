@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -381,3 +382,12 @@ def test_health_checks(endpoints: Make) -> None:
     machine.endpoints_changed([], now)
     machine.failed(one, now)
     assert machine.due(now + 100) == []
+
+
+def test_an_endpoint_that_must_prove_something_else_is_another_one(route: Route) -> None:
+    cluster = Cluster(TrafficPolicy(), make_workload("waypoint", "10.0.0.9"), lambda: 0.5)
+    to = route(1)
+    cluster.update([to], LoadBalancing(), 0.0)
+    [before] = cluster.endpoints
+    assert cluster.update([replace(to)], LoadBalancing(), 1.0) == []
+    assert cluster.update([replace(to, expected_identities=frozenset())], LoadBalancing(), 2.0) == [before]
