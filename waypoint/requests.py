@@ -120,6 +120,7 @@ def record_of(facts: Facts, destination: str, wall: float) -> RequestRecord:
     record.request_bytes, record.response_bytes = facts.received, facts.sent
     record.status, record.flags = facts.status, flag_bits(facts.flags)
     record.route, record.attempts = facts.route, facts.attempts
+    record.request_principal = facts.request_principal
     if facts.details:
         record.details = facts.details.replace(" ", "_")
         record.transport_failure = facts.upstream_failure
@@ -140,7 +141,10 @@ def record_of(facts: Facts, destination: str, wall: float) -> RequestRecord:
         if endpoint is not None:
             to = endpoint.to
             record.endpoint, record.upstream_address = to.workload, to.target
-            if facts.sent_at and to.tunnel is not None and len(to.expected_identities) == 1:
-                # Its tunnel is not used before the one identity that is admitted has been proven.
-                record.peer_identity = to.workload.identity
+            if facts.sent_at and to.tunnel is not None:
+                if len(to.expected_identities) == 1:
+                    # Its tunnel is not used before the one identity that is admitted has been proven.
+                    record.peer_identity = to.workload.identity
+                elif endpoint.connector is not None:
+                    record.peer_identity = endpoint.connector.peer_identity
     return record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from waypoint.http.message import RequestHead, ResponseHead
 from waypoint.requests import Requests, record_of
 from waypoint.telemetry.flags import flags_text
 from waypoint.telemetry.record import NOT_REACHED
+from waypoint.testing.wires import MemoryConnector
 from waypoint.upstream.backend import Chooser
 from waypoint.upstream.endpoint import Endpoint
 
@@ -100,6 +102,28 @@ def test_an_endpoint_outside_of_the_mesh_proves_nothing() -> None:
     record = record_of(facts_of(chooser=Chosen(tunnel_protocol=TunnelProtocol.NONE)), KEY, 1000.0)
     assert record.peer_identity is None
     assert record.endpoint is not None
+
+
+def test_of_several_identities_the_one_that_was_proven_is_told() -> None:
+    chosen = Chosen(tunnel_protocol=TunnelProtocol.HBONE)
+    endpoint = chosen.chosen
+    assert endpoint is not None
+    other = SpiffeId("cluster.local", "other", "echo")
+    endpoint.to = replace(endpoint.to, expected_identities=frozenset({endpoint.to.workload.identity, other}))
+    facts = facts_of(chooser=chosen)
+    assert record_of(facts, KEY, 1000.0).peer_identity is None
+    endpoint.connector = MemoryConnector()
+    endpoint.connector.peer_identity = other
+    assert record_of(facts, KEY, 1000.0).peer_identity is other
+    facts.sent_at = 0.0
+    assert record_of(facts, KEY, 1000.0).peer_identity is None, "nothing was sent, so nothing was proven"
+
+
+def test_whom_a_token_is_of_is_told() -> None:
+    facts = facts_of()
+    assert record_of(facts, KEY, 1000.0).request_principal == ""
+    facts.request_principal = "https://issuer/alice"
+    assert record_of(facts, KEY, 1000.0).request_principal == "https://issuer/alice"
 
 
 def test_what_was_answered_here_went_nowhere() -> None:

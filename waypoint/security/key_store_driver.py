@@ -60,8 +60,9 @@ class KeyStore:
     async def wait(self, wanted: KeysWanted) -> bool:
         """Wait for a fetch that a token needs. Returns whether there is something new to judge it by."""
         now = trio.current_time()
-        before = self._machine.keys(wanted.uri, now)
-        if wanted.unknown_key:
+        if self._newer(wanted, now):
+            return True  # They have come since the token was judged.
+        if wanted.known is not None:
             worth_while = self._machine.key_unknown(wanted.uri, now)
         else:
             worth_while = self._machine.wanted(wanted.uri, now) and self._machine.pending(wanted.uri)
@@ -72,8 +73,12 @@ class KeyStore:
                     await self._changed.wait()
                     if not self._machine.pending(wanted.uri):
                         break
-        keys = self._machine.keys(wanted.uri, trio.current_time())
-        return keys is not None and keys is not before
+        return self._newer(wanted, trio.current_time())
+
+    def _newer(self, wanted: KeysWanted, now: float) -> bool:
+        """Whether there are other keys than those that the token was judged by."""
+        keys = self._machine.keys(wanted.uri, now)
+        return keys is not None and keys is not wanted.known
 
     async def run(self) -> Never:
         """Fetch what is due, until cancelled."""

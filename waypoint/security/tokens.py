@@ -55,8 +55,8 @@ class KeysWanted:
 
     uri: str
     timeout_seconds: float
-    unknown_key: bool
-    """There are keys, but not the one that the token names."""
+    known: KeySet | None = None
+    """There are keys, but not the one that the token names; None: there are none."""
 
 
 KeyLookup = Callable[[str], KeySet | None]
@@ -212,11 +212,11 @@ class TokenVerifier:
         uri, timeout = rule.uri, rule.rule.timeout_seconds
         keys = self._keys_of(rule)
         if keys is None:
-            return KeysWanted(uri, timeout, unknown_key=False)
+            return KeysWanted(uri, timeout)
         claims = _check_signature(token, header, keys)
         if claims is None:
             if rule.fixed is None and _names_unknown_key(header, keys):
-                return KeysWanted(uri, timeout, unknown_key=True)
+                return KeysWanted(uri, timeout, keys)
             return TokenRefused("Jwt verification fails")
         verified = VerifiedToken(claims)
         self._kept[token] = (keys, verified, rule)

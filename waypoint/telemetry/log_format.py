@@ -197,6 +197,8 @@ def _plain_field(name: str, argument: str, operator: str) -> Field:
         return _request_header(argument)
     if name == "RESP" and argument:
         return _response_header(argument)
+    if name == "DYNAMIC_METADATA" and argument == "istio_authn:request.auth.principal":
+        return lambda record: _escaped(record.request_principal) if record.request_principal else NOTHING
     field = FIELDS.get(name)
     if field is None or argument:
         raise ConfigurationError(

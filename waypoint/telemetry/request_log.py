@@ -93,6 +93,7 @@ class _JsonLine:
             "upstream_cluster": record.upstream_service or None,
             "downstream_local_address": str(record.client.destination),
             "downstream_remote_address": str(record.client.address),
+            "request_principal": record.request_principal or None,
             "downstream_peer": None if record.client.identity is None else str(record.client.identity),
             "upstream_peer": None if record.peer_identity is None else str(record.peer_identity),
             "route_name": record.route or None,

@@ -150,6 +150,7 @@ class MemoryConnector(Connector, Dial):
     """Makes memory wires: at once, or when the test says so."""
 
     def __init__(self, *, at_once: bool = True) -> None:
+        super().__init__()
         self.at_once = at_once
         self.refuse = False
         self.wires: list[MemoryWire] = []

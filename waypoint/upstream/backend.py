@@ -95,7 +95,8 @@ class ServiceBackend:
         pool = self._pools.get(endpoint)
         if pool is None:
             kind = H2Pool if self._http2 else H1Pool
-            pool = kind(str(endpoint.to.target), self.connector_to(endpoint), self._timers, self._limits, self._http)
+            endpoint.connector = connector = self.connector_to(endpoint)
+            pool = kind(str(endpoint.to.target), connector, self._timers, self._limits, self._http)
             self._pools[endpoint] = pool
             self._endpoints[pool] = endpoint
         return pool

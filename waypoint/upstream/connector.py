@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mesh.errors import MeshError
 from mesh.hbone.codec import encode_connect, new_traceparent
+from mesh.identity import SpiffeId
 from mesh.relay.failures import unexpected
 from mesh.relay.owned_tasks import OwnedTasks
 from mesh.relay.pool import PoolKey, TunnelPool
@@ -32,6 +33,7 @@ class TunnelConnector(Connector):
             authority: the application's address, for the CONNECT.
             baggage: what is said of this waypoint.
         """
+        super().__init__()
         self._pool = pool
         self._tasks = tasks
         self._key = key
@@ -60,6 +62,9 @@ class TunnelConnector(Connector):
                 self._open(tunnel, dial)
 
     def _open(self, tunnel: Tunnel, dial: _StreamDial) -> None:
+        proven = tunnel.peer_identity
+        if proven != self.peer_identity:  # else the same object, by which metrics know it
+            self.peer_identity = proven if isinstance(proven, SpiffeId) else None
         dial.wire = wire = StreamWire(tunnel)
         block = encode_connect(self._authority, baggage=self._baggage, traceparent=new_traceparent())
         wire.open(block, dial.answered)

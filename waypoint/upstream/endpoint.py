@@ -10,6 +10,7 @@ from mesh.model.service import HealthPolicy
 from mesh.model.workload import HealthStatus, TunnelProtocol, Workload
 from mesh.state.routes import ToWorkload
 from mesh.state.service_index import ServiceView, pick_address
+from waypoint.wire.dialling import Connector
 
 LabelsOf = Callable[[str], Mapping[str, str]]
 """The labels of a workload by its uid; empty if it has none."""
@@ -20,6 +21,7 @@ class Endpoint:
 
     __slots__ = (
         "active",
+        "connector",
         "consecutive_5xx",
         "consecutive_gateway_errors",
         "consecutive_local_failures",
@@ -52,6 +54,8 @@ class Endpoint:
         self.joined = now
         self.active = 0
         """Requests under way; whoever sends one counts it up and down."""
+        self.connector: Connector | None = None
+        """What makes the connections for requests; None until there was one."""
         self.healthy = True
         """By active health checks."""
         self.ejected_until = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mesh.errors import MeshError
+from mesh.identity import SpiffeId
 from waypoint.wire.contract import Wire
 
 
@@ -21,7 +22,12 @@ class Dial:
 class Connector:
     """Makes connections to one endpoint."""
 
-    __slots__ = ()
+    __slots__ = ("peer_identity",)
+
+    def __init__(self) -> None:
+        self.peer_identity: SpiffeId | None = None
+        """Whom the far end of the last tunnel that was used has proven to be; None: there was no tunnel, or it has
+        proven another name."""
 
     def connect(self, report: Callable[[Wire | None, MeshError | None], None]) -> Dial:
         """Begin to connect. ``report`` is called once: with a wire that nobody listens to yet, or with an error. It may

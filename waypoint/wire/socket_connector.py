@@ -19,6 +19,7 @@ class SocketConnector(Connector):
 
     def __init__(self, engine: Engine, address: tuple[str, int]) -> None:
         """``address``: an IP address and a port."""
+        super().__init__()
         self._engine = engine
         self._address = address
         self._family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET

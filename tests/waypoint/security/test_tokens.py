@@ -226,13 +226,13 @@ def test_keys_from_an_address_are_asked_for() -> None:
     keys: dict[str, KeySet] = {}
     verifier = TokenVerifier([RequestAuthentication(key="k", rules=(rule,))], keys.get)
     assert verifier.uris() == {"https://issuer.example/keys"}
-    assert verifier.verify(_head(_GOOD), NOW) == KeysWanted("https://issuer.example/keys", 2.0, unknown_key=False)
+    assert verifier.verify(_head(_GOOD), NOW) == KeysWanted("https://issuer.example/keys", 2.0)
     keys["https://issuer.example/keys"] = decode_key_set(DOCUMENT.encode())
     assert isinstance(verifier.verify(_head(_GOOD), NOW), VerifiedToken)
     rotated = _token(kid="new")
     wanted = verifier.verify(_head(rotated), NOW)
     assert isinstance(wanted, KeysWanted)
-    assert wanted.unknown_key
+    assert wanted.known is keys["https://issuer.example/keys"]
     document = json.dumps({"keys": [_jwk(EC_KEY, "ES256", kid="new")]})
     keys["https://issuer.example/keys"] = decode_key_set(document.encode())
     assert isinstance(verifier.verify(_head(rotated), NOW), VerifiedToken)
@@ -244,7 +244,7 @@ def test_without_an_address_the_issuer_tells_where_its_keys_are() -> None:
     verifier = _verifier(_rule(jwks=None))
     where = "https://issuer.example/.well-known/openid-configuration"
     assert verifier.uris() == {where}
-    assert verifier.verify(_head(_GOOD), NOW) == KeysWanted(where, 5.0, unknown_key=False)
+    assert verifier.verify(_head(_GOOD), NOW) == KeysWanted(where, 5.0)
     assert decode_discovery(b'{"jwks_uri": "https://keys.example/k"}', where) == "https://keys.example/k"
     for document in (b"", b"[]", b"{}", b'{"jwks_uri": 1}', b'{"jwks_uri": "http://h/"}', b'{"jwks_uri": "file:///"}'):
         with pytest.raises(InvalidValue):

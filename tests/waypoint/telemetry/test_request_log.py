@@ -65,8 +65,20 @@ def test_a_template(finished: Make, written: Callable[..., str]) -> None:
     assert line == "% {HTTP/1.1} cur first,second - 5 20ms\n"
 
 
+def test_whom_a_token_is_of(finished: Make, written: Callable[..., str]) -> None:
+    template = "%DYNAMIC_METADATA(istio_authn:request.auth.principal)%"
+    assert compile_template(template)(finished()) == "-"
+    forged = finished(request_principal='https://issuer/a"\n')
+    assert compile_template(template)(forged) == 'https://issuer/a\\"\\n'
+    assert json.loads(written(forged, log_format=LogFormat.JSON))["request_principal"] == 'https://issuer/a"\n'
+
+
 @pytest.mark.parametrize(
-    "template", ["%NO%", "%REQ%", "%REQ()%", "%REQ(X%", "%DURATION(%s)%", "100%", "%REQ(A):x%", "%PROTOCOL(A)%"]
+    "template",
+    [
+        *("%NO%", "%REQ%", "%REQ()%", "%REQ(X%", "%DURATION(%s)%", "100%", "%REQ(A):x%", "%PROTOCOL(A)%"),
+        *("%DYNAMIC_METADATA(x)%", "%DYNAMIC_METADATA%"),
+    ],
 )
 def test_a_template_that_cannot_be_read_is_an_error(template: str) -> None:
     with pytest.raises(ConfigurationError):

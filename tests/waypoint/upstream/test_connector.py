@@ -60,3 +60,36 @@ async def test_no_tunnel_is_told_once(error: Exception, kind: type[MeshError], g
     await function(*arguments)
     assert pool.asked == [KEY]
     assert told == ([] if given_up else [(None, kind)])
+
+
+class Tunnel:
+    """A tunnel that takes streams; who its far end is says the test."""
+
+    def __init__(self, peer_identity: Any) -> None:
+        self.peer_identity = peer_identity
+        self.machine = self
+
+    def join(self, _end: Any) -> None:
+        pass
+
+    def open_stream(self, _block: bytes, _owner: Any) -> None:
+        return None
+
+    def output_ready(self) -> None:
+        pass
+
+
+def test_whom_a_tunnel_has_proven_its_far_end_to_be_is_known() -> None:
+    pool: Any = Tunnels(KeyError())
+    nothing: Any = None
+    connector = TunnelConnector(pool, nothing, KEY, "10.0.0.1:8080", "")
+    assert connector.peer_identity is None
+    pool.ready = lambda _key: Tunnel(SpiffeId("cluster.local", "demo", "web"))
+    connector.connect(lambda *_: None)
+    first = connector.peer_identity
+    assert first == IDENTITY
+    connector.connect(lambda *_: None)
+    assert connector.peer_identity is first, "metrics know it by the object"
+    pool.ready = lambda _key: Tunnel("spiffe-less.example")
+    connector.connect(lambda *_: None)
+    assert connector.peer_identity is None
