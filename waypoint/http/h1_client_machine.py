@@ -271,11 +271,12 @@ class H1ClientMachine:
 
     def wire_lost(self, error: MeshError | None) -> None:
         """The connection is gone."""
-        self._wire_over("the endpoint's connection was lost" if error is None else str(error))
+        self._wire_over("the endpoint's connection was lost" if error is None else str(error), cut=error is not None)
 
-    def _wire_over(self, reason: str) -> None:
+    def _wire_over(self, reason: str, *, cut: bool = False) -> None:
         sink, self._sink = self._sink, None
-        whole = self._closed_ends and not self._in_head
+        # A body that ends with its connection is whole only if that has ended as it should.
+        whole = self._closed_ends and not self._in_head and not cut
         self._drop(reset=False)
         if sink is None:
             return

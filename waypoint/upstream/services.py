@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from mesh.addresses import is_ipv4, parse_ip, to_sockaddr
+from mesh.errors import ConfigurationError
 from mesh.hbone.codec import Baggage
 from mesh.model.upstream_policy import Subset, TrafficPolicy, UpstreamPolicy
 from mesh.model.workload import AppProtocol, Workload
@@ -29,6 +30,7 @@ from waypoint.upstream.pool_contract import Unavailable
 from waypoint.wire.dialling import Connector
 from waypoint.wire.socket_connector import SocketConnector
 from waypoint.wire.timers import Timers
+from waypoint.wire.tls_wire import TlsConnector, terms_of
 
 _HTTP2 = frozenset({AppProtocol.HTTP2, AppProtocol.GRPC})
 _PLAIN = TrafficPolicy()
@@ -116,13 +118,17 @@ class Services:
         key = (service, port, subset, policy, http2 or policy.pool.upgrade_to_http2)
         backend = self._backends.get(key)
         if backend is None:
+            try:
+                connector = self._connector_by(policy, http2=key[4])
+            except ConfigurationError as error:
+                return Unavailable("NC", f"TLS to service {service}: {error}")
             labels = () if found is None else found.labels
             cluster = Cluster(policy, self._where(), self._draw)
             self._of_service.setdefault(service, []).append(cluster)
             self._stale.add(cluster)
             refresh = partial(self._refresh, service, port, labels)
             backend = self._backends[key] = ServiceBackend(
-                service, cluster, refresh, self._connector, self._timers, self._http, http2=key[4]
+                service, cluster, refresh, connector, self._timers, self._http, http2=key[4]
             )
             self._health.add(backend)
         return backend
@@ -182,6 +188,13 @@ class Services:
             return SocketConnector(self._engine, to_sockaddr(to.target))
         key = PoolKey(self._host.identity, self._own_ip, to.expected_identities, to.tunnel)
         return TunnelConnector(self._tunnels, self._host.tasks, key, str(to.target), self._baggage)
+
+    def _connector_by(self, policy: TrafficPolicy, *, http2: bool) -> Callable[[ToWorkload], Connector]:
+        """How endpoints are reached under a policy."""
+        if policy.tls is None:
+            return self._connector
+        terms = terms_of(policy.tls, http2=http2)
+        return lambda to: TlsConnector(self._connector(to), terms)
 
     def tick(self, now: float) -> None:
         """Once per second."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.errors import ConnectionLost
 from waypoint.http.contract import Failure, FailureKind, Unwanted
 from waypoint.http.h1_client_machine import ClientOwner, H1ClientMachine
 from waypoint.http.limits import HttpLimits
@@ -164,3 +165,19 @@ def test_a_cut_answer_is_not_taken_for_whole() -> None:
         sink, _ = answered([data], close=True)
         assert sink.failure is not None
         assert (sink.failure.kind, sink.failure.stale) == (FailureKind.LOST, False)
+
+
+def test_a_body_that_ends_with_its_connection_is_whole_only_if_that_ends_well() -> None:
+    for end, whole in (("hang_up", True), ("lose", True), ("cut", False)):
+        wire, sink = MemoryWire(), Sink()
+        machine = H1ClientMachine(wire, HttpLimits(), Owner())
+        wire.attach(machine)
+        machine.begin(sink)
+        machine.send_head(RequestHead(method=b"GET", path=b"/", authority=b"h"), end=True)
+        wire.feed(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nsome")
+        if end == "cut":
+            wire.lose(ConnectionLost("reset"))
+        else:
+            getattr(wire, end)()
+        assert sink.events[-1] == (("end", None) if whole else b"some")
+        assert (sink.failure is None) is whole
