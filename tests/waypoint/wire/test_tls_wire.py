@@ -189,7 +189,7 @@ def test_a_server_without_tls_and_one_that_never_finishes(tmp_path: Path) -> Non
         inner = MemoryConnector()
         told: list[Any] = []
         terms = TlsTerms(UpstreamTls(server_name="x", ca_certificates=ROOTS), http2=False)
-        TlsConnector(inner, terms).connect(lambda *each, told=told: told.append(each))  # type: ignore[misc]
+        TlsConnector(inner, terms).connect(lambda *each, told=told: told.append(each))
         for _ in range(20):
             if not inner.wires[0].closed:
                 inner.wires[0].feed(answer)
