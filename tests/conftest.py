@@ -15,10 +15,16 @@ from hypothesis import HealthCheck, settings
 
 from mesh import compiled
 from mesh.testing.leftovers import Inventory, children, take_inventory
-from tests.e2e.kit.fixtures import kubernetes_api, kubernetes_controllers, kubernetes_namespace
+from tests.e2e.kit.fixtures import (
+    cluster,
+    cluster_namespace,
+    kubernetes_api,
+    kubernetes_controllers,
+    kubernetes_namespace,
+)
 
-# Here rather than where they are used: a session has one API server, whoever asks for it.
-__all__ = ["kubernetes_api", "kubernetes_controllers", "kubernetes_namespace"]
+# Here rather than where they are used: a session has one API server and one cluster, whoever asks for it.
+__all__ = ["cluster", "cluster_namespace", "kubernetes_api", "kubernetes_controllers", "kubernetes_namespace"]
 
 REQUIRE_ALL = os.environ.get("CI") == "true" or os.environ.get("AMBIMESH_REQUIRE_ALL") == "1"
 # Sweeps say what is right, not how fast it is: a busy machine must fail none. Where everything must run they take the
@@ -33,8 +39,9 @@ if os.environ.get("AMBIMESH_TEST_FORM") == "compiled":
     if not _form.compiled:
         raise pytest.UsageError(f"AMBIMESH_TEST_FORM=compiled, but {_form.detail}")
 _SKIPPED = "skipped where everything must run (CI=true or AMBIMESH_REQUIRE_ALL=1): {reason}"
+_TARGETS = {"lab": "test-lab", "root": "test-root", "e2e": "e2e"}
 _NEEDS_ROOT = (
-    "{kind} tests need root: run `make test-{kind}` as root, or only the tier without privileges with `make test-unit`"
+    "{kind} tests need root: run `make {target}` as root, or only the tier without privileges with `make test-unit`"
 )
 _numbers = itertools.count(1)
 
@@ -74,14 +81,14 @@ def pytest_make_collect_report(
 
 
 def _privileged_kind(item: pytest.Item) -> str | None:
-    return next((kind for kind in ("lab", "root") if item.get_closest_marker(kind)), None)
+    return next((kind for kind in ("lab", "root", "e2e") if item.get_closest_marker(kind)), None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Missing privileges are a failure with a remedy, not a skip that nobody reads."""
     kind = _privileged_kind(item)
     if kind is not None and os.geteuid() != 0:
-        pytest.fail(_NEEDS_ROOT.format(kind=kind), pytrace=False)
+        pytest.fail(_NEEDS_ROOT.format(kind=kind, target=_TARGETS[kind]), pytrace=False)
 
 
 @pytest.fixture

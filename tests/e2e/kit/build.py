@@ -105,7 +105,7 @@ def build(target: Target, say: Say) -> None:
     """
     if target.built:
         return
-    with _locked(cache_folder() / "lock"):
+    with locked(cache_folder() / "lock"):
         if target.built:
             return
         go = toolchain.find_go(target.source, cache_folder(), say)
@@ -123,7 +123,7 @@ def build(target: Target, say: Say) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

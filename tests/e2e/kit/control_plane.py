@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -24,6 +24,7 @@ from mesh.errors import EnvironmentLacks
 from tests.e2e.kit import build, pki
 from tests.e2e.kit.ports import free_ports
 from tests.e2e.kit.processes import NotServing, Process
+from tests.e2e.kit.segment import Segment
 
 LOOPBACK = "127.0.0.1"
 SERVICE_RANGE = "10.96.0.0/16"
@@ -60,6 +61,8 @@ class Wish:
     api_arguments: Sequence[str] = ()
     """Further arguments of the API server."""
     controller_arguments: Sequence[str] = ()
+    segment: Segment | None = None
+    """The network to run in, if not the machine's own."""
 
 
 class ControlPlane:
@@ -70,8 +73,9 @@ class ControlPlane:
         self.folder = folder
         """Holds its keys, logs and data; removed with it."""
         self.authority = pki.Authority(folder / "pki")
-        self._etcd_port, self._peer_port, self._controllers_port, self._scheduler_port = free_ports(LOOPBACK, 4)
-        (self._api_port,) = free_ports(wish.address, 1)
+        with self._inside():
+            self._etcd_port, self._peer_port, self._controllers_port, self._scheduler_port = free_ports(LOOPBACK, 4)
+            (self._api_port,) = free_ports(wish.address, 1)
         self._signing_key, self._signing_key_public = self.authority.signing_key("service-accounts")
         self._admin = self.authority.client("admin", [pki.ADMINISTRATORS])
         self._etcd: Process | None = None
@@ -111,7 +115,7 @@ class ControlPlane:
             KubectlFailed: it failed.
         """
         done = subprocess.run(
-            [build.program("kubectl"), *arguments],
+            self.command(build.program("kubectl"), *arguments),
             input=manifest,
             env=self.environment(kubeconfig),
             capture_output=True,
@@ -122,6 +126,10 @@ class ControlPlane:
         if done.returncode:
             raise KubectlFailed(f"kubectl {' '.join(arguments)}: status {done.returncode}: {done.stderr.strip()}")
         return done.stdout
+
+    def command(self, *command: str | Path) -> list[str]:
+        """The command that runs this command where the API server can be reached."""
+        return [str(word) for word in command] if self._wish.segment is None else self._wish.segment.command(*command)
 
     def environment(self, kubeconfig: Path | None = None) -> Mapping[str, str]:
         """The environment of a client that finds this cluster, and none of a user's files."""
@@ -146,7 +154,7 @@ class ControlPlane:
         if self._wish.scheduler:
             self._others.append(self._start_scheduler())
         for process, port in zip(self._others, self._other_ports(), strict=True):
-            process.wait_until(partial(_answers, LOOPBACK, port, "/healthz", _unchecked()), _START_SECONDS)
+            process.wait_until(partial(self._answers, LOOPBACK, port, "/healthz", _unchecked()), _START_SECONDS)
 
     def stop(self) -> None:
         """Stop everything that runs."""
@@ -174,7 +182,7 @@ class ControlPlane:
         context = ssl.create_default_context(cafile=str(self.certificate_authority))
         context.load_cert_chain(self._admin.certificate, self._admin.key)
         self._api_server.wait_until(
-            lambda: _answers(self._wish.address, self._api_port, "/readyz", context), _START_SECONDS
+            lambda: self._answers(self._wish.address, self._api_port, "/readyz", context), _START_SECONDS
         )
 
     def _start_etcd(self) -> Process:
@@ -193,7 +201,7 @@ class ControlPlane:
                 "--log-level=warn",
             ],
         )
-        etcd.wait_until(lambda: _answers(LOOPBACK, self._etcd_port, "/health", None), _START_SECONDS)
+        etcd.wait_until(lambda: self._answers(LOOPBACK, self._etcd_port, "/health", None), _START_SECONDS)
         return etcd
 
     def _api_server_arguments(self) -> list[str]:
@@ -263,8 +271,18 @@ class ControlPlane:
 
     def _process(self, name: str, arguments: Sequence[str]) -> Process:
         return Process(
-            name, [build.program(name), *arguments], self.folder / f"{name}.log", environment=self.environment()
+            name,
+            self.command(build.program(name), *arguments),
+            self.folder / f"{name}.log",
+            environment=self.environment(),
         )
+
+    def _inside(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._wish.segment is None else self._wish.segment.entered()
+
+    def _answers(self, address: str, port: int, path: str, context: ssl.SSLContext | None) -> bool:
+        with self._inside():
+            return _answers(address, port, path, context)
 
     def _write_kubeconfig(self, name: str, client: pki.Pair | str) -> Path:
         path = self.folder / f"{name.replace(':', '-').replace('/', '-')}.kubeconfig"

@@ -1,4 +1,4 @@
-"""Fixtures for tests that need an API server; ``tests/conftest.py`` makes them known to all."""
+"""Fixtures for tests that need an API server or a whole cluster; ``tests/conftest.py`` makes them known to all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.kit import mesh_images
+from tests.e2e.kit.cluster import Cluster, running_cluster
 from tests.e2e.kit.control_plane import ControlPlane, Wish, running_control_plane
+from tests.e2e.kit.traces import Traces
+from tests.e2e.kit.waiting import eventually
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +37,27 @@ def kubernetes_namespace(kubernetes_api: ControlPlane) -> Iterator[str]:
     yield name
     # Without controllers it stays "Terminating", and its objects stay; they go with the session.
     kubernetes_api.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes, one cluster for the whole session; when it has ended, nothing of it may be left on the machine."""
+    with running_cluster([mesh_images.application_image(), *mesh_images.mesh_images()]) as running:
+        yield running
+        traces = Traces.of(running.folder)
+
+    def nothing_is_left() -> None:
+        assert traces.left() == []
+
+    # The kernel takes a moment to bury what was killed.
+    eventually(nothing_is_left)
+
+
+@pytest.fixture(scope="module")
+def cluster_namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the cluster for a module's tests."""
+    name = f"test-{secrets.token_hex(4)}"
+    cluster.kubectl("create", "namespace", name)
+    cluster.kubectl("wait", "--namespace", name, "--for=create", "serviceaccount/default", "--timeout=60s")
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--timeout=100s")

@@ -1,0 +1,212 @@
+"""The images of a test cluster: the mesh's four, an application's, CoreDNS and the sandbox: ``python -m tests.e2e.kit.mesh_images``.
+
+The lists of what goes into the mesh's are those of ``deploy/images``. Debian's part is made by mmdebstrap in a minute
+and kept; remove the cache's folder ``images`` to have newer packages.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mesh.errors import EnvironmentLacks
+from tests.e2e.kit import build
+from tests.e2e.kit.images import Image, Layer, architecture, kept_layer, tree_layer, write_tree
+from tests.e2e.kit.node_files import SANDBOX_IMAGE
+
+ROOT = Path(__file__).parents[3]
+LISTS = ROOT / "deploy/images"
+HOME = "opt/ambimesh"
+SITE = f"{HOME}/lib/python3.11/site-packages"
+SUITE = "bookworm"
+_PACKAGES = {name: name for name in ("ambimesh", "cni", "ebpf", "mesh", "resources", "waypoint", "ztunnel")} | {
+    "controlplane": "operator/controlplane"
+}
+"""The project's packages, and where they are in the checkout."""
+MESH_COMPONENTS = ("operator", "agent", "ztunnel", "waypoint")
+ENVIRONMENT = {
+    "PATH": f"/{HOME}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "AMBIMESH_COMPILED": f"/{HOME}/compiled",
+    "BCC_KERNEL_SOURCE": f"/{HOME}/kernel-headers",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+APPLICATION_IMAGE = "localhost/application:1"
+"""Python, the mesh's packages, and the programs of ``application`` as ``/application``."""
+COREDNS_IMAGE = "localhost/coredns:1"
+_SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources"))
+_LEFT_OUT = ("doc", "locale", "man", "info", "lintian")
+_BUILD_SECONDS = 1200.0
+
+
+def package_list(name: str) -> list[str]:
+    """The Debian packages of a list in ``deploy/images``."""
+    lines = (re.sub(r"#.*", "", line).strip() for line in (LISTS / f"{name}.packages").read_text().splitlines())
+    return [line.replace("ARCH", architecture()) for line in lines if line]
+
+
+def pause_program() -> Path:
+    """The program that sandboxes and nodes have as process 1; compiled when it is missing.
+
+    Raises:
+        EnvironmentLacks: there is no C compiler, or it failed.
+    """
+    source = build.SOURCES / "pause.c"
+    command = ["gcc", "-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror", source]
+    made = kept_layer("pause", [source.read_bytes()], lambda file: _run("pause", *command, "-o", file))
+    made.file.chmod(0o755)
+    return made.file
+
+
+def sandbox_image() -> Image:
+    """What holds a pod's namespaces."""
+    return Image(SANDBOX_IMAGE, [tree_layer("sandbox", {"pause": pause_program()})], ["/pause"])
+
+
+def coredns_image() -> Image:
+    """The cluster's DNS.
+
+    Raises:
+        EnvironmentLacks: it has not been built.
+    """
+    layer = tree_layer("coredns", {"coredns": build.program("coredns"), "etc/resolv.conf": b""})
+    return Image(COREDNS_IMAGE, [layer], ["/coredns"])
+
+
+def application_image() -> Image:
+    """What the pods of tests run.
+
+    Raises:
+        EnvironmentLacks: as `mesh_images`.
+    """
+    application = tree_layer("application", {"application": Path(__file__).parent / "application"})
+    layers = [debian_layer("base"), python_layer(), project_layer(), application]
+    return Image(APPLICATION_IMAGE, layers, ["sleep", "infinity"], ENVIRONMENT)
+
+
+def mesh_images(tag: str = "1") -> list[Image]:
+    """The mesh's.
+
+    Raises:
+        EnvironmentLacks: mmdebstrap or pip is missing or failed; the checkout is not set up.
+    """
+    common = [python_layer(), project_layer()]
+    return [
+        Image(
+            f"localhost/ambimesh-{component}:{tag}",
+            [debian_layer(*(["base", "agent"] if component == "agent" else ["base"])), *common],
+            ["python", "-m", "controlplane" if component == "operator" else component],
+            ENVIRONMENT,
+        )
+        for component in MESH_COMPONENTS
+    ]
+
+
+def debian_layer(*lists: str) -> Layer:
+    """A minimal Debian with the packages of these lists, and kernel headers as bcc wants them where there are any.
+
+    Raises:
+        EnvironmentLacks: mmdebstrap is missing, or failed.
+    """
+    packages = [package for name in lists for package in package_list(name)]
+    headers = ROOT / "ebpf/headers.py"
+    errors = ROOT / "mesh/errors.py"
+    merging = [headers.read_bytes(), errors.read_bytes()] if "agent" in lists else []
+
+    def make(file: Path) -> None:
+        command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar", f"--include={','.join(packages)}"]
+        command += ["--aptopt=Acquire::Languages \"none\"", "--aptopt=APT::Install-Recommends \"false\""]
+        command += [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _LEFT_OUT]
+        with tempfile.TemporaryDirectory() as folder:
+            if merging:
+                # The module runs inside, where the headers are; it needs nothing but Python.
+                for package, module in (("ebpf", headers), ("mesh", errors)):
+                    (Path(folder) / package).mkdir()
+                    (Path(folder) / package / module.name).write_bytes(module.read_bytes())
+                script = f"cd /merging && mkdir -p /{HOME} && python3 -m ebpf.headers /{HOME}/kernel-headers"
+                command.append(f"--customize-hook=mkdir \"$1/merging\" && cp -r {shlex.quote(folder)}/* \"$1/merging\"")
+                command.append(f"--customize-hook=chroot \"$1\" sh -c {shlex.quote(script)} && rm -r \"$1/merging\"")
+            sources = [source for source in _SOURCES if source.exists() and source.read_text().strip()]
+            _run("Debian's part", *command, SUITE, file, *sources[:1])
+
+    return kept_layer("-".join(("debian", *lists)), [*packages, *merging], make)
+
+
+def python_layer() -> Layer:
+    """The virtual environment with what the project needs at run time, locked.
+
+    Raises:
+        EnvironmentLacks: pip failed.
+    """
+    lock = ROOT / "requirements/runtime.txt"
+
+    def make(file: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            options = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-compile"]
+            options += ["--require-hashes", "--only-binary", ":all:"]
+            _run("Python's part", sys.executable, "-m", "pip", "install", *options, "--target", folder, "-r", lock)
+            settings = b"home = /usr/bin\ninclude-system-site-packages = false\n"
+            write_tree(
+                file,
+                {
+                    SITE: Path(folder),
+                    f"{HOME}/pyvenv.cfg": settings,
+                    f"{HOME}/bin/python": "/usr/bin/python3",
+                    f"{HOME}/bin/python3": "/usr/bin/python3",
+                    # Only bcc of Debian's packages is let in.
+                    f"{HOME}/debian/bcc": "/usr/lib/python3/dist-packages/bcc",
+                    f"{SITE}/debian-bcc.pth": f"/{HOME}/debian\n".encode(),
+                },
+            )
+
+    return kept_layer("python", [lock.read_bytes(), Path(__file__).read_bytes()], make)
+
+
+def project_layer() -> Layer:
+    """The checkout as it is now, with what ``make setup`` built of it.
+
+    Raises:
+        EnvironmentLacks: it is not set up.
+    """
+    built = ROOT / ".build"
+    plugin, compiled = built / "bin/ambimesh-cni", built / "compiled"
+    if not plugin.exists() or not compiled.exists():
+        raise EnvironmentLacks(f"{plugin} or {compiled} is missing; remedy: make setup")
+    trees: dict[str, Path | bytes | str] = {f"{SITE}/{name}": ROOT / path for name, path in _PACKAGES.items()}
+    return tree_layer("project", {**trees, f"{HOME}/bin/ambimesh-cni": plugin, f"{HOME}/compiled": compiled})
+
+
+def _run(what: str, *command: str | Path) -> None:
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS)
+    except FileNotFoundError as error:
+        raise EnvironmentLacks(f"{what}: {words[0]} not found; remedy: make setup-e2e") from error
+    if done.returncode:
+        said = "\n".join(f"  {line}" for line in done.stderr.splitlines()[-20:])
+        raise EnvironmentLacks(f"{what} could not be made: {words[0]} ended with status {done.returncode}:\n{said}")
+
+
+def main() -> None:
+    """Make what is missing, and say what is done."""
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"images: {text} ({time.monotonic() - started:.0f} s)", flush=True)
+
+    try:
+        say("Debian and Python, made once ...")
+        for image in (sandbox_image(), application_image(), *mesh_images()):
+            megabytes = sum(layer.file.stat().st_size for layer in image.layers) / 1e6
+            say(f"{image.name}: {megabytes:.0f} MB")
+    except EnvironmentLacks as error:
+        sys.exit(f"images: {error}")
+
+
+if __name__ == "__main__":
+    main()
