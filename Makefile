@@ -5,10 +5,10 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 GENERATED := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo lab check test kubernetes test-unit test-compiled test-kubernetes test-root test-lab test-scale bench bench-quick proto lock clean
+.PHONY: help setup demo lab check test kubernetes test-unit test-compiled test-kubernetes test-root test-lab test-scale setup-e2e e2e bench bench-quick proto lock clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what the project needs (Debian packages as root; the rest into .venv and .build)
 	@scripts/setup.sh
@@ -57,6 +57,14 @@ test-root: setup ## Tests in network namespaces, with BPF (root)
 
 test-lab: setup ## Tests that bring a lab up (root)
 	$(PYTEST) -m lab
+
+setup-e2e: ## As setup, and what a test cluster needs: containerd and runc, Kubernetes, images (root; some 10 minutes once)
+	@scripts/setup.sh e2e
+	@$(PYTHON) -m tests.e2e.kit.build
+	@$(PYTHON) -m tests.e2e.kit.mesh_images
+
+e2e: setup-e2e ## Tests on a whole Kubernetes cluster of two nodes (root)
+	$(PYTEST) -m e2e --durations=10
 
 # The whole takes some minutes, so it is no part of test, in which the same tests run at a tenth of the size.
 test-scale: setup ## Integrity of 10 GB, 10,000 connections: the tests whose size is what they show (root)

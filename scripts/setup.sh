@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Brings a checkout to the point where everything runs: Debian packages, virtual environment, kernel headers for bcc,
 # the static CNI plugin. Every step looks first whether it is needed, so a second run takes well under a second.
+# "setup.sh e2e" installs what the nodes of a test cluster need, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,6 +19,12 @@ packages=(
     python3-dev                              # the interpreter's headers, for these modules
     make util-linux procps
 )
+if [[ ${1:-} == e2e ]]; then
+    packages+=(
+        containerd runc # what runs pods on the nodes of a test cluster; where systemd is, the machine's own stays off
+        mmdebstrap      # Debian's part of the images
+    )
+fi
 build=.build
 stamps=$build/stamps
 log=$build/setup.log
@@ -75,8 +82,14 @@ install_packages() {
         chmod 755 "$policy"
     fi
     run "Debian packages: ${missing[*]}" apt-get install -y --no-install-recommends "${missing[@]}"
-    if [[ " ${missing[*]} " == *" nginx "* ]]; then
-        run "nginx not to start by itself" update-rc.d nginx disable
+    local service
+    for service in nginx containerd; do
+        if [[ " ${missing[*]} " == *" $service "* && -e /etc/init.d/$service ]]; then
+            run "$service not to start by itself" update-rc.d "$service" disable
+        fi
+    done
+    if [[ " ${missing[*]} " == *" containerd "* ]] && command -v systemctl >/dev/null; then
+        run "containerd not to start by itself" systemctl disable containerd
     fi
 }
 

@@ -108,7 +108,7 @@ def _removed(folder: Path) -> bool:
         inner = [entry for entry in folder.iterdir() if entry.is_dir()]
     except FileNotFoundError:
         return True
-    if not all([_removed(entry) for entry in inner]):
+    if [entry for entry in inner if not _removed(entry)]:
         return False
     try:
         folder.rmdir()

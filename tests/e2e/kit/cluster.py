@@ -29,7 +29,11 @@ _DNS = Path(__file__).parent / "manifests/coredns.yaml"
 _READY_SECONDS = 180.0
 _IMPORT_SECONDS = 600.0
 # A node that is away is noticed by tests within seconds, not after the default of forty.
-_CONTROLLER_ARGUMENTS = ("--node-monitor-period=1s", "--node-monitor-grace-period=10s", "--node-startup-grace-period=30s")
+_CONTROLLER_ARGUMENTS = (
+    "--node-monitor-period=1s",
+    "--node-monitor-grace-period=10s",
+    "--node-startup-grace-period=30s",
+)
 
 
 class Cluster:
@@ -55,7 +59,7 @@ class Cluster:
     def objects(self, *what: str) -> list[dict[str, Any]]:
         """What ``kubectl get`` finds: kinds, names, ``--namespace``, ``--selector``."""
         answer = json.loads(self.kubectl("get", *what, "--output=json"))
-        found: list[dict[str, Any]] = answer["items"] if "items" in answer else [answer]
+        found: list[dict[str, Any]] = answer.get("items", [answer])
         return found
 
     def wait_ready(self) -> None:

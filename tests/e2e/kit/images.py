@@ -68,7 +68,7 @@ def layers_folder() -> Path:
 
 
 def kept_layer(name: str, inputs: Iterable[str | bytes], make: Callable[[Path], None]) -> Layer:
-    """The layer made from these inputs: found, or made now by ``make``, which writes a tar file to the path it is given.
+    """The layer made from these inputs: found, or made now by ``make``, which writes a tar file to a path.
 
     Of several at once the first makes it, and the others wait for it.
     """

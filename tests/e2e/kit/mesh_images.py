@@ -1,4 +1,6 @@
-"""The images of a test cluster: the mesh's four, an application's, CoreDNS and the sandbox: ``python -m tests.e2e.kit.mesh_images``.
+"""The images of a test cluster: the mesh's four, an application's, CoreDNS and the sandbox.
+
+``python -m tests.e2e.kit.mesh_images`` makes all of them.
 
 The lists of what goes into the mesh's are those of ``deploy/images``. Debian's part is made by mmdebstrap in a minute
 and kept; remove the cache's folder ``images`` to have newer packages.
@@ -57,8 +59,8 @@ def pause_program() -> Path:
         EnvironmentLacks: there is no C compiler, or it failed.
     """
     source = build.SOURCES / "pause.c"
-    command = ["gcc", "-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror", source]
-    made = kept_layer("pause", [source.read_bytes()], lambda file: _run("pause", *command, "-o", file))
+    options = ["-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror"]
+    made = kept_layer("pause", [source.read_bytes()], lambda file: _run("pause", "gcc", *options, source, "-o", file))
     made.file.chmod(0o755)
     return made.file
 
@@ -120,7 +122,7 @@ def debian_layer(*lists: str) -> Layer:
 
     def make(file: Path) -> None:
         command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar", f"--include={','.join(packages)}"]
-        command += ["--aptopt=Acquire::Languages \"none\"", "--aptopt=APT::Install-Recommends \"false\""]
+        command += ['--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"']
         command += [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _LEFT_OUT]
         with tempfile.TemporaryDirectory() as folder:
             if merging:
@@ -129,8 +131,8 @@ def debian_layer(*lists: str) -> Layer:
                     (Path(folder) / package).mkdir()
                     (Path(folder) / package / module.name).write_bytes(module.read_bytes())
                 script = f"cd /merging && mkdir -p /{HOME} && python3 -m ebpf.headers /{HOME}/kernel-headers"
-                command.append(f"--customize-hook=mkdir \"$1/merging\" && cp -r {shlex.quote(folder)}/* \"$1/merging\"")
-                command.append(f"--customize-hook=chroot \"$1\" sh -c {shlex.quote(script)} && rm -r \"$1/merging\"")
+                command.append(f'--customize-hook=mkdir "$1/merging" && cp -r {shlex.quote(folder)}/* "$1/merging"')
+                command.append(f'--customize-hook=chroot "$1" sh -c {shlex.quote(script)} && rm -r "$1/merging"')
             sources = [source for source in _SOURCES if source.exists() and source.read_text().strip()]
             _run("Debian's part", *command, SUITE, file, *sources[:1])
 

@@ -1,4 +1,4 @@
-"""A machine of a cluster: namespaces of its own for everything, in which Debian's containerd, kubelet and kube-proxy run.
+"""A machine of a cluster: namespaces of its own, in which Debian's containerd, kubelet and kube-proxy run.
 
 Theory of operation. A node is a process that is number 1 of a process namespace, with mounts, network, cgroups, host
 name and System V objects of its own. It sees the machine's file system with a few differences: ``/etc``, ``/opt`` and
@@ -26,8 +26,7 @@ _PLUGINS = Path("/usr/lib/cni")
 _START_SECONDS = 60.0
 _COMMAND_SECONDS = 120.0
 _NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup")
-GUARANTEED_PROGRAMS = ("containerd", "ctr", "runc")
-"""Of Debian's packages containerd and runc."""
+_RUNTIME = ("containerd", "ctr", "runc")
 
 
 class Node:
@@ -101,14 +100,14 @@ class Node:
             EnvironmentLacks: it is not installed.
             NotServing: it did not come up.
         """
-        missing = [program for program in GUARANTEED_PROGRAMS if shutil.which(program) is None]
+        missing = [program for program in _RUNTIME if shutil.which(program) is None]
         if missing:
             raise EnvironmentLacks(
                 f"{', '.join(missing)} not found; remedy: make setup-e2e (Debian packages containerd, runc)"
             )
         configuration = self.folder / "containerd.toml"
         configuration.write_text(node_files.containerd_configuration())
-        runtime = self._service("containerd", "containerd", "--config", configuration)
+        runtime = self.start("containerd", "containerd", "--config", configuration)
         # The socket's file is seen through the root of a process that lives in the node.
         socket = Path(f"/proc/{self._first_process}/root{node_files.CONTAINERD_SOCKET}")
         runtime.wait_until(socket.exists, _START_SECONDS)
@@ -118,16 +117,14 @@ class Node:
         (self.folder / "resolv.conf").write_text(f"nameserver {node_files.DNS_ADDRESS}\n")
         kubelet = self.folder / "kubelet.yaml"
         kubelet.write_text(
-            node_files.kubelet_configuration(
-                self.number, plane.certificate_authority, self.folder / "resolv.conf"
-            )
+            node_files.kubelet_configuration(self.number, plane.certificate_authority, self.folder / "resolv.conf")
         )
         proxy = self.folder / "kube-proxy.yaml"
         proxy.write_text(node_files.proxy_configuration(self.name, plane.kubeconfig_of("system:kube-proxy")))
         identity = plane.kubeconfig_of(f"system:node:{self.name}", ["system:nodes"])
         arguments = [f"--config={kubelet}", f"--kubeconfig={identity}", f"--node-ip={self.address}"]
-        self._service("kubelet", build.program("kubelet"), *arguments)
-        self._service("kube-proxy", build.program("kube-proxy"), f"--config={proxy}")
+        self.start("kubelet", build.program("kubelet"), *arguments)
+        self.start("kube-proxy", build.program("kube-proxy"), f"--config={proxy}")
 
     def kill(self) -> None:
         """Switch it off without warning; the disk stays. Nothing happens if it is off.
@@ -143,7 +140,7 @@ class Node:
         self._services.clear()
         cgroups.remove_folders(self._group)
 
-    # -- inside ----------------------------------------------------------------------------------------------------------
+    # -- inside --------------------------------------------------------------------------------------------------------
 
     def command(self, *command: str | Path) -> list[str]:
         """The command that runs this command on the node, as root."""
@@ -160,9 +157,8 @@ class Node:
             self.command(*words), capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS
         )
         if done.returncode:
-            raise EnvironmentLacks(
-                f"{self.name}: {' '.join(words)}: status {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
-            )
+            said = done.stderr.strip() or done.stdout.strip()
+            raise EnvironmentLacks(f"{self.name}: {' '.join(words)}: status {done.returncode}: {said}")
         return done.stdout
 
     @property
@@ -174,7 +170,8 @@ class Node:
         """The ends of its services' logs, for a failure's message."""
         return "\n".join(f"{self.name} {service.name}:\n{service.tail()}" for service in self._services)
 
-    def _service(self, name: str, *command: str | Path) -> Process:
+    def start(self, name: str, *command: str | Path) -> Process:
+        """Start a service on the node, in the cgroups that systemd would give it; it ends with the node."""
         script = node_files.service_script(cgroups.service_folder(name), self._hierarchies, command)
         service = Process(name, self.command("sh", "-c", script), self.folder / f"{name}.log")
         self._services.append(service)

@@ -50,6 +50,8 @@ def boot_script(name: str, folder: Path, groups: Sequence[tuple[Hierarchy, Path]
         lines.append(f"mount -t overlay overlay -o {_quoted(layers)} /{tree}")
     for kept in KEPT:
         lines += [f"mkdir -p /{kept}", f"mount --bind {_quoted(disk / 'kept' / kept)} /{kept}"]
+    # Copies of the machine's mounts there would keep other people's network namespaces alive.
+    lines += ["grep -o ' /run/[^ ]*' /proc/self/mounts | sort -r | xargs -r -n 1 umount -l"]
     lines += ["mount -t tmpfs tmpfs /run", "mkdir -p /run/netns /run/containerd /run/lock"]
     lines += ["mount -t sysfs sysfs /sys", "mount -t bpf bpf /sys/fs/bpf"]
     lines += _cgroup_mounts([hierarchy for hierarchy, _ in groups])

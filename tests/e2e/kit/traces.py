@@ -52,9 +52,9 @@ def _processes(name: str) -> Iterator[str]:
     """Processes that have the name in their arguments or their cgroups."""
     for pid in _pids():
         try:
-            if name in _command_line(pid) or name in Path(f"/proc/{pid}/cgroup").read_text():
-                if _state(pid) != "Z":
-                    yield pid
+            ours = name in _command_line(pid) or name in Path(f"/proc/{pid}/cgroup").read_text()
+            if ours and _state(pid) != "Z":
+                yield pid
         except OSError:
             continue  # it has just ended
 

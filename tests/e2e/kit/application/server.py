@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import h11
@@ -95,7 +95,7 @@ async def serve(grace_seconds: float) -> None:
     handlers = {"/grpc.health.v1.Health/Check": unary(check)}
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
-            opening: list[tuple[Callable[[trio.SocketStream], object], int]] = [
+            opening: list[tuple[Callable[[trio.SocketStream], Awaitable[object]], int]] = [
                 (functools.partial(http, state), HTTP_PORT),
                 (echo, ECHO_PORT),
             ]

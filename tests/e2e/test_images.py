@@ -1,0 +1,143 @@
+"""Images: what they are made of is kept, shared, and the same for the same contents."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from mesh.errors import EnvironmentLacks
+from tests.e2e.kit import images, mesh_images
+from tests.e2e.kit.images import Image, Layer
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/ambimesh/images"
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    folder = tmp_path / "package"
+    (folder / "__pycache__").mkdir(parents=True)
+    (folder / "__pycache__/module.pyc").write_bytes(b"of one machine")
+    (folder / "module.py").write_text("print(1)\n")
+    (folder / "run").write_text("#!/bin/sh\n")
+    (folder / "run").chmod(0o700)
+    return folder
+
+
+def members(layer: Layer) -> dict[str, tarfile.TarInfo]:
+    with tarfile.open(layer.file) as archive:
+        return {member.name: member for member in archive}
+
+
+def test_a_layer_holds_files_bytes_and_links(program: Path) -> None:
+    layer = images.tree_layer("tree", {"opt/package": program, "etc/note": b"text", "bin/run": "/opt/package/run"})
+    found = members(layer)
+    assert set(found) == {"opt/package", "opt/package/module.py", "opt/package/run", "etc/note", "bin/run"}
+    assert found["bin/run"].linkname == "/opt/package/run"
+    assert (found["opt/package/run"].mode, found["opt/package/module.py"].mode) == (0o755, 0o644)
+    assert images.digest_of(layer.file) == layer.digest
+
+
+def test_the_same_contents_are_the_same_layer(program: Path, cache: Path) -> None:
+    first = images.tree_layer("tree", {"opt": program})
+    (program / "module.py").touch()
+    (program / "__pycache__/other.pyc").write_bytes(b"")
+    assert images.tree_layer("tree", {"opt": program}) == first
+    (program / "module.py").write_text("print(2)\n")
+    assert images.tree_layer("tree", {"opt": program}) != first
+    assert not list(cache.glob("*.unfinished"))
+
+
+def test_a_kept_layer_is_made_once() -> None:
+    made: list[Path] = []
+
+    def make(file: Path) -> None:
+        made.append(file)
+        file.write_bytes(b"content")
+
+    first = images.kept_layer("kept", ["a", "bc"], make)
+    assert images.kept_layer("kept", ["a", "bc"], make) == first
+    assert len(made) == 1
+    # What is joined differently is different.
+    assert images.kept_layer("kept", ["ab", "c"], make) != first
+
+
+def test_a_layer_that_could_not_be_made_leaves_nothing(cache: Path) -> None:
+    def make(file: Path) -> None:
+        file.write_bytes(b"half")
+        raise EnvironmentLacks("no space left")
+
+    with pytest.raises(EnvironmentLacks, match="no space"):
+        images.kept_layer("kept", [], make)
+    assert [path.name for path in cache.iterdir()] == ["kept.lock"]
+
+
+def test_an_archive_names_what_is_in_it(program: Path) -> None:
+    shared = images.tree_layer("shared", {"etc/shared": b"1"})
+    own = images.tree_layer("own", {"opt": program})
+    written = io.BytesIO()
+    several = [
+        Image("localhost/one:1", [shared], ["/run"], {"PATH": "/bin"}),
+        Image("localhost/two:1", [shared, own]),
+    ]
+    images.write_archive(written, several)
+    written.seek(0)
+    with tarfile.open(fileobj=written) as archive:
+        contents = {member.name: archive.extractfile(member) for member in archive}
+        files = {name: opened.read() for name, opened in contents.items() if opened is not None}
+    manifest = {entry["RepoTags"][0]: entry for entry in json.loads(files["manifest.json"])}
+    assert set(manifest) == {"localhost/one:1", "localhost/two:1"}
+    assert len(files) == 5  # two configurations, two layers, the manifest
+    for image in several:
+        entry = manifest[image.name]
+        configuration = json.loads(files[entry["Config"]])
+        assert configuration["config"]["Cmd"] == list(image.command)
+        for file, digest, layer in zip(entry["Layers"], configuration["rootfs"]["diff_ids"], image.layers, strict=True):
+            assert digest == f"sha256:{layer.digest}"
+            assert files[file] == layer.file.read_bytes()
+    assert json.loads(files[manifest["localhost/one:1"]["Config"]])["config"]["Env"] == ["PATH=/bin"]
+
+
+def test_the_lists_are_of_names_that_debian_has() -> None:
+    packages = [package for name in ("base", "agent") for package in mesh_images.package_list(name)]
+    assert f"linux-headers-cloud-{images.architecture()}" in packages
+    assert [package for package in packages if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", package)] == []
+    known = subprocess.run(["dpkg-query", "-W", "-f=${Package}\n"], stdout=subprocess.PIPE, text=True, check=True)
+    # What the images need, the checkout's own set-up has on the machine, or it would not be tried there.
+    assert {"python3", "python3-bpfcc", "libc6-dev"} <= set(packages) & set(known.stdout.split())
+
+
+def test_the_sandbox_is_one_static_program() -> None:
+    image = mesh_images.sandbox_image()
+    assert list(members(image.layers[0])) == ["pause"]
+    program = mesh_images.pause_program()
+    with subprocess.Popen([program]) as running:
+        running.terminate()
+        assert running.wait(10) == 0
+
+
+def test_the_project_is_in_its_layer_as_it_is() -> None:
+    found = members(mesh_images.project_layer())
+    site = mesh_images.SITE
+    for module in ("controlplane/__main__.py", "ztunnel/__main__.py", "ebpf/programs/abi.h", "cni/__main__.py"):
+        assert f"{site}/{module}" in found
+    assert found[f"{mesh_images.HOME}/bin/ambimesh-cni"].mode == 0o755
+    assert f"{mesh_images.HOME}/compiled/manifest.json" in found
+    assert [name for name in found if name.endswith(".pyc")] == []
+
+
+def test_a_missing_program_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvironmentLacks, match="mmdebstrap not found; remedy: make setup-e2e"):
+        mesh_images.debian_layer("base")
+    with pytest.raises(EnvironmentLacks, match="gcc not found"):
+        mesh_images.pause_program()
