@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
+import shutil
+import signal
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mesh.errors import EnvironmentLacks
-from tests.e2e.kit import images, mesh_images
+from tests.e2e.kit import image_store, images, mesh_images
 from tests.e2e.kit.images import Image, Layer
 
 
@@ -90,21 +94,66 @@ def test_an_archive_names_what_is_in_it(program: Path) -> None:
         Image("localhost/two:1", [shared, own]),
     ]
     images.write_archive(written, several)
+    files = unpacked(written)
+    found = {entry["annotations"]["io.containerd.image.name"]: entry for entry in index(files)}
+    assert set(found) == {"localhost/one:1", "localhost/two:1"}
+    assert len([name for name in files if name.startswith("blobs/")]) == 6  # two layers; two manifests, configurations
+    for image in several:
+        manifest = json.loads(blob(files, found[image.name]))
+        configuration = json.loads(blob(files, manifest["config"]))
+        assert configuration["config"]["Cmd"] == list(image.command)
+        assert configuration["config"]["Env"] == [f"{name}={value}" for name, value in image.environment.items()]
+        for described, unpacked_as, layer in zip(
+            manifest["layers"], configuration["rootfs"]["diff_ids"], image.layers, strict=True
+        ):
+            assert unpacked_as == f"sha256:{layer.digest}"
+            assert blob(files, described) == layer.file.read_bytes()
+
+
+def test_what_a_reader_has_is_left_out(program: Path) -> None:
+    shared = images.tree_layer("shared", {"etc/shared": b"1"})
+    own = images.tree_layer("own", {"opt": program})
+    written = io.BytesIO()
+    images.write_archive(written, [Image("localhost/two:1", [shared, own])], [shared])
+    files = unpacked(written)
+    assert f"blobs/sha256/{own.digest}" in files
+    assert f"blobs/sha256/{shared.digest}" not in files
+    (described,) = index(files)
+    assert shared.digest in blob(files, described).decode()
+
+
+def unpacked(written: io.BytesIO) -> dict[str, bytes]:
     written.seek(0)
     with tarfile.open(fileobj=written) as archive:
         contents = {member.name: archive.extractfile(member) for member in archive}
-        files = {name: opened.read() for name, opened in contents.items() if opened is not None}
-    manifest = {entry["RepoTags"][0]: entry for entry in json.loads(files["manifest.json"])}
-    assert set(manifest) == {"localhost/one:1", "localhost/two:1"}
-    assert len(files) == 5  # two configurations, two layers, the manifest
-    for image in several:
-        entry = manifest[image.name]
-        configuration = json.loads(files[entry["Config"]])
-        assert configuration["config"]["Cmd"] == list(image.command)
-        for file, digest, layer in zip(entry["Layers"], configuration["rootfs"]["diff_ids"], image.layers, strict=True):
-            assert digest == f"sha256:{layer.digest}"
-            assert files[file] == layer.file.read_bytes()
-    assert json.loads(files[manifest["localhost/one:1"]["Config"]])["config"]["Env"] == ["PATH=/bin"]
+        return {name: opened.read() for name, opened in contents.items() if opened is not None}
+
+
+def index(files: dict[str, bytes]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(files["index.json"])["manifests"]
+    return found
+
+
+def blob(files: dict[str, bytes], described: dict[str, Any]) -> bytes:
+    content = files["blobs/" + described["digest"].replace(":", "/")]
+    assert described["size"] == len(content)
+    assert described["digest"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return content
+
+
+def test_a_store_is_linked_but_for_its_databases(tmp_path: Path) -> None:
+    """A node may write to its databases, and removing its disk takes nothing from the store."""
+    store = tmp_path / "store"
+    (store / "snapshots/1/fs").mkdir(parents=True)
+    (store / "snapshots/1/fs/program").write_text("unpacked")
+    (store / "meta.db").write_text("index")
+    target = tmp_path / "node"
+    target.mkdir()
+    image_store.Store(store, []).copy_to(target)
+    assert (target / "snapshots/1/fs/program").samefile(store / "snapshots/1/fs/program")
+    (target / "meta.db").write_text("changed")
+    shutil.rmtree(target)
+    assert ((store / "meta.db").read_text(), (store / "snapshots/1/fs/program").read_text()) == ("index", "unpacked")
 
 
 def test_the_lists_are_of_names_that_debian_has() -> None:
@@ -120,9 +169,18 @@ def test_the_sandbox_is_one_static_program() -> None:
     image = mesh_images.sandbox_image()
     assert list(members(image.layers[0])) == ["pause"]
     program = mesh_images.pause_program()
-    with subprocess.Popen([program]) as running:
+    # It inherits a mask, so a signal that comes too early waits for it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        running = subprocess.Popen([program])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
         running.terminate()
         assert running.wait(10) == 0
+    finally:
+        running.kill()
+        running.wait()
 
 
 def test_the_project_is_in_its_layer_as_it_is() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import string
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ from typing import Any
 from mesh.errors import EnvironmentLacks
 from tests.e2e.kit import mesh_images, node_files
 from tests.e2e.kit.control_plane import ControlPlane, KubectlFailed, Wish, running_control_plane
-from tests.e2e.kit.images import Image, write_archive
+from tests.e2e.kit.image_store import image_store, import_images
+from tests.e2e.kit.images import Image
 from tests.e2e.kit.node import Node
 from tests.e2e.kit.processes import Process
 from tests.e2e.kit.segment import CONTROL_PLANE_ADDRESS, Segment, segment
@@ -27,7 +27,6 @@ PREFIX = "ambimesh-cluster-"
 """Begins the names of a cluster's folder and cgroups."""
 _DNS = Path(__file__).parent / "manifests/coredns.yaml"
 _READY_SECONDS = 180.0
-_IMPORT_SECONDS = 600.0
 # A node that is away is noticed by tests within seconds, not after the default of forty.
 _CONTROLLER_ARGUMENTS = (
     "--node-monitor-period=1s",
@@ -119,6 +118,7 @@ def running_cluster(images: Sequence[Image], nodes: int = 2) -> Iterator[Cluster
     """
     pause = mesh_images.pause_program()
     wanted = [mesh_images.sandbox_image(), mesh_images.coredns_image(), *images]
+    store = image_store(mesh_images.foundations(), pause)
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         stack.callback(_remove, folder)
@@ -126,10 +126,11 @@ def running_cluster(images: Sequence[Image], nodes: int = 2) -> Iterator[Cluster
         machines = [Node(number, nodes, network, pause, folder) for number in range(1, nodes + 1)]
         for machine in machines:
             stack.callback(machine.kill)
+            store.copy_to(machine.containerd_folder)
             machine.boot()
             machine.start_runtime()
         with ThreadPoolExecutor() as pool:
-            importing = [pool.submit(import_images, machine, wanted) for machine in machines]
+            importing = [pool.submit(import_images, machine, wanted, store.layers) for machine in machines]
             wish = Wish(
                 controllers=True,
                 scheduler=True,
@@ -154,27 +155,6 @@ def running_cluster(images: Sequence[Image], nodes: int = 2) -> Iterator[Cluster
         )
         cluster.wait_ready()
         yield cluster
-
-
-def import_images(node: Node, images: Sequence[Image]) -> None:
-    """Give images to a node's containerd.
-
-    Raises:
-        EnvironmentLacks: it refused them.
-    """
-    command = node.command("ctr", "--namespace=k8s.io", "images", "import", "-")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            write_archive(process.stdin, images)
-        except BrokenPipeError:
-            pass  # it says why
-        finally:
-            process.stdin.close()
-        said = process.stdout.read().decode(errors="replace")
-    if process.returncode:
-        raise EnvironmentLacks(f"{node.name} did not take the images: {said[-2000:]}")
 
 
 def _remove(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Container images without a container engine: layers are tar files, an image is a list of them.
 
-An image is written as the archive that ``docker save`` makes, which containerd imports. Layers are made once for what
+Images are written as an OCI image layout in a tar file, which containerd imports. Layers are made once for what
 goes into them and kept beside the programs; so a change of the project makes a new layer of the project's own files
 only.
 """
@@ -140,24 +140,53 @@ def tree_layer(name: str, trees: Mapping[str, Path | bytes | str]) -> Layer:
         return kept_layer(name, [digest], move)
 
 
-def write_archive(stream: IO[bytes], images: Sequence[Image]) -> None:
-    """Write images as one archive; layers that they share are in it once."""
-    manifest = []
-    layers: dict[str, Layer] = {}
+def write_archive(stream: IO[bytes], images: Sequence[Image], stored: Iterable[Layer] = ()) -> None:
+    """Write images as one archive, an OCI image layout.
+
+    Args:
+        stream: need not be able to seek.
+        images: layers that they share are in it once.
+        stored: layers that whoever reads it has already; they are left out.
+    """
+    there = {layer.digest for layer in stored}
+    manifests = []
     with tarfile.open(fileobj=stream, mode="w|", bufsize=_BLOCK) as archive:
+        _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
         for image in images:
-            configuration = image.configuration()
-            name = f"{hashlib.sha256(configuration).hexdigest()}.json"
-            _add(archive, name, configuration)
-            layers.update((layer.digest, layer) for layer in image.layers)
-            files = [f"{layer.digest}.tar" for layer in image.layers]
-            manifest.append({"Config": name, "RepoTags": [image.name], "Layers": files})
-        for digest, layer in layers.items():
-            with layer.file.open("rb") as opened:
-                entry = tarfile.TarInfo(f"{digest}.tar")
-                entry.size = layer.file.stat().st_size
-                archive.addfile(entry, opened)
-        _add(archive, "manifest.json", json.dumps(manifest).encode())
+            configuration = _blob(archive, image.configuration())
+            layers = []
+            for layer in image.layers:
+                size = layer.file.stat().st_size
+                layers.append(_descriptor("layer.v1.tar", layer.digest, size))
+                if layer.digest not in there:
+                    there.add(layer.digest)
+                    entry = tarfile.TarInfo(_BLOBS + layer.digest)
+                    entry.size = size
+                    with layer.file.open("rb") as opened:
+                        archive.addfile(entry, opened)
+            manifest = {
+                "schemaVersion": 2,
+                "mediaType": _TYPE + "manifest.v1+json",
+                "config": _descriptor("config.v1+json", *configuration),
+                "layers": layers,
+            }
+            described = _descriptor("manifest.v1+json", *_blob(archive, json.dumps(manifest).encode()))
+            manifests.append(described | {"annotations": {"io.containerd.image.name": image.name}})
+        _add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": manifests}).encode())
+
+
+_TYPE = "application/vnd.oci.image."
+_BLOBS = "blobs/sha256/"
+
+
+def _descriptor(kind: str, digest: str, size: int) -> dict[str, object]:
+    return {"mediaType": _TYPE + kind, "digest": f"sha256:{digest}", "size": size}
+
+
+def _blob(archive: tarfile.TarFile, content: bytes) -> tuple[str, int]:
+    digest = hashlib.sha256(content).hexdigest()
+    _add(archive, _BLOBS + digest, content)
+    return digest, len(content)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

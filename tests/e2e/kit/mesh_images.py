@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mesh.errors import EnvironmentLacks
 from tests.e2e.kit import build
+from tests.e2e.kit.image_store import image_store
 from tests.e2e.kit.images import Image, Layer, architecture, kept_layer, tree_layer, write_tree
 from tests.e2e.kit.node_files import SANDBOX_IMAGE
 
@@ -106,6 +107,19 @@ def mesh_images(tag: str = "1") -> list[Image]:
             ENVIRONMENT,
         )
         for component in MESH_COMPONENTS
+    ]
+
+
+def foundations() -> list[Image]:
+    """What the other images stand on, which changes seldom.
+
+    Raises:
+        EnvironmentLacks: as `mesh_images`.
+    """
+    python = python_layer()
+    return [
+        Image("localhost/foundation:base", [debian_layer("base"), python]),
+        Image("localhost/foundation:agent", [debian_layer("base", "agent"), python]),
     ]
 
 
@@ -206,6 +220,8 @@ def main() -> None:
         for image in (sandbox_image(), application_image(), *mesh_images()):
             megabytes = sum(layer.file.stat().st_size for layer in image.layers) / 1e6
             say(f"{image.name}: {megabytes:.0f} MB")
+        image_store(foundations(), pause_program())
+        say("unpacked for nodes")
     except EnvironmentLacks as error:
         sys.exit(f"images: {error}")
 

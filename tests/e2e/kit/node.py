@@ -64,6 +64,11 @@ class Node:
             shutil.copytree(_PLUGINS, disk / "kept/opt/cni/bin", dirs_exist_ok=True)
         (disk / "kept/etc/cni/net.d/10-pods.conflist").write_text(node_files.cni_configuration(number))
 
+    @property
+    def containerd_folder(self) -> Path:
+        """What is ``/var/lib/containerd`` on the node, as the machine sees it."""
+        return self.folder / "disk/kept/var/lib/containerd"
+
     # -- on and off ----------------------------------------------------------------------------------------------------
 
     def boot(self) -> None:
