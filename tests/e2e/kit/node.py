@@ -143,6 +143,7 @@ class Node:
         for service in self._services:
             service.kill()
         self._services.clear()
+        self._segment.disconnect(self.name)
         cgroups.remove_folders(self._group)
 
     # -- inside --------------------------------------------------------------------------------------------------------

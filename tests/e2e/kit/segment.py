@@ -102,6 +102,20 @@ class Segment:
         self.execute("ip", "link", "set", name, "master", BRIDGE, "up")
         self.execute("ip", "route", "replace", pod_range(number), "via", node_address(number))
 
+    def disconnect(self, name: str) -> None:
+        """Take a node's link away, at once: the kernel removes it some time after the node's namespace has ended."""
+        if name not in self._links():
+            return
+        try:
+            self.execute("ip", "link", "delete", name)
+        except EnvironmentLacks:
+            if name in self._links():
+                raise  # else the kernel was faster
+
+    def _links(self) -> set[str]:
+        lines = self.execute("ip", "-oneline", "link", "show", "type", "veth").splitlines()
+        return {line.split(":")[1].partition("@")[0].strip() for line in lines}
+
     def route_services(self, services: str, number: int) -> None:
         """Reach Services through a node, since the control plane has no kube-proxy of its own."""
         self.execute("ip", "route", "replace", services, "via", node_address(number))

@@ -52,16 +52,17 @@ class Load:
             self.answered_by[pod] = self.answered_by.get(pod, 0) + 1
             self._used += 1
             if answer.will_close or self._used == _REQUESTS_OF_A_CONNECTION:
-                self._drop()
+                self.close()
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._fail(f"{type(error).__name__}: {error}")
 
     def _fail(self, why: str) -> None:
         self.failed += 1
         self.failures[why] = self.failures.get(why, 0) + 1
-        self._drop()
+        self.close()
 
-    def _drop(self) -> None:
+    def close(self) -> None:
+        """Close its connection, if it has one; the next request makes another."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
