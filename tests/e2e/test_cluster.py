@@ -187,7 +187,7 @@ def test_the_images_of_the_mesh_run(component: str, cluster: Cluster, client: Cl
     """Their interpreter finds the component's package and all that it stands on."""
     namespace, name = f"--namespace={client.namespace}", f"image-{component}"
     trial = pod(name, ["python", "-c", f"import {IMPORTS[component]}; print('found')"])
-    trial["spec"]["containers"][0]["image"] = f"localhost/ambimesh-{component}:1"
+    trial["spec"]["containers"][0]["image"] = mesh_images.mesh_image(component)
     trial["spec"]["restartPolicy"] = "Never"
     apply(cluster, client.namespace, trial)
 

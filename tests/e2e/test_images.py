@@ -185,11 +185,11 @@ def test_the_sandbox_is_one_static_program() -> None:
 
 def test_the_project_is_in_its_layer_as_it_is() -> None:
     found = members(mesh_images.project_layer())
-    site = mesh_images.SITE
-    for module in ("controlplane/__main__.py", "ztunnel/__main__.py", "ebpf/programs/abi.h", "cni/__main__.py"):
-        assert f"{site}/{module}" in found
-    assert found[f"{mesh_images.HOME}/bin/ambimesh-cni"].mode == 0o755
-    assert f"{mesh_images.HOME}/compiled/manifest.json" in found
+    home = mesh_images.HOME
+    for module in ("operator/controlplane/__main__.py", "ztunnel/__main__.py", "ebpf/programs/abi.h"):
+        assert f"{home}/{module}" in found
+    assert found[f"{home}/bin/ambimesh-cni"].mode == 0o755
+    assert f"{home}/compiled/manifest.json" in found
     assert [name for name in found if name.endswith(".pyc")] == []
 
 

@@ -2,8 +2,10 @@
 
 ``python -m tests.e2e.kit.mesh_images`` makes all of them.
 
-The lists of what goes into the mesh's are those of ``deploy/images``. Debian's part is made by mmdebstrap in a minute
-and kept; remove the cache's folder ``images`` to have newer packages.
+Each has three layers. Debian's part has the packages of the lists in ``deploy/images``; mmdebstrap makes it in a
+minute, and it is kept: remove the cache's folder ``images`` to have newer packages. Python's part is a virtual
+environment, ``/opt/ambimesh/venv``, with the locked packages of ``requirements/runtime.txt``. The project's is the
+checkout as it is, in ``/opt/ambimesh``.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 from mesh.errors import EnvironmentLacks
@@ -25,19 +28,21 @@ from tests.e2e.kit.node_files import SANDBOX_IMAGE
 ROOT = Path(__file__).parents[3]
 LISTS = ROOT / "deploy/images"
 HOME = "opt/ambimesh"
-SITE = f"{HOME}/lib/python3.11/site-packages"
+VENV = f"{HOME}/venv"
+SITE = f"{VENV}/lib/python3.11/site-packages"
 SUITE = "bookworm"
-_PACKAGES = {name: name for name in ("ambimesh", "cni", "ebpf", "mesh", "resources", "waypoint", "ztunnel")} | {
-    "controlplane": "operator/controlplane"
-}
-"""The project's packages, and where they are in the checkout."""
+_SOURCES_OF_THE_PROJECT = ("cni", "ebpf", "mesh", "operator", "resources", "waypoint", "ztunnel")
+_MODULE_OF = {"operator": "controlplane", "agent": "cni"}
 MESH_COMPONENTS = ("operator", "agent", "ztunnel", "waypoint")
 ENVIRONMENT = {
-    "PATH": f"/{HOME}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "AMBIMESH_COMPILED": f"/{HOME}/compiled",
-    "BCC_KERNEL_SOURCE": f"/{HOME}/kernel-headers",
+    "PATH": f"/{VENV}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PYTHONPATH": f"/{HOME}:/{HOME}/operator",
     "PYTHONUNBUFFERED": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
+}
+_ENVIRONMENT_OF = {
+    "agent": {"BCC_KERNEL_SOURCE": f"/{HOME}/kernel-headers"},
+    "ztunnel": {"AMBIMESH_COMPILED": f"/{HOME}/compiled", "OPENSSL_CONF": f"/{HOME}/mesh/tls/openssl.cnf"},
 }
 APPLICATION_IMAGE = "localhost/application:1"
 """Python, the mesh's packages, and the programs of ``application`` as ``/application``."""
@@ -92,8 +97,19 @@ def application_image() -> Image:
     return Image(APPLICATION_IMAGE, layers, ["sleep", "infinity"], ENVIRONMENT)
 
 
-def mesh_images(tag: str = "1") -> list[Image]:
-    """The mesh's.
+def project_version() -> str:
+    """The project's, which its images are tagged with."""
+    with (ROOT / "pyproject.toml").open("rb") as opened:
+        return str(tomllib.load(opened)["project"]["version"])
+
+
+def mesh_image(component: str) -> str:
+    """The name of a component's image."""
+    return f"localhost/ambimesh-{component}:{project_version()}"
+
+
+def mesh_images() -> list[Image]:
+    """The mesh's, one for each of `MESH_COMPONENTS`.
 
     Raises:
         EnvironmentLacks: mmdebstrap or pip is missing or failed; the checkout is not set up.
@@ -101,10 +117,10 @@ def mesh_images(tag: str = "1") -> list[Image]:
     common = [python_layer(), project_layer()]
     return [
         Image(
-            f"localhost/ambimesh-{component}:{tag}",
+            mesh_image(component),
             [debian_layer(*(["base", "agent"] if component == "agent" else ["base"])), *common],
-            ["python", "-m", "controlplane" if component == "operator" else component],
-            ENVIRONMENT,
+            ["python", "-m", _MODULE_OF.get(component, component)],
+            {**ENVIRONMENT, **_ENVIRONMENT_OF.get(component, {})},
         )
         for component in MESH_COMPONENTS
     ]
@@ -160,27 +176,23 @@ def python_layer() -> Layer:
         EnvironmentLacks: pip failed.
     """
     lock = ROOT / "requirements/runtime.txt"
+    around: dict[str, Path | bytes | str] = {
+        f"{VENV}/pyvenv.cfg": b"home = /usr/bin\ninclude-system-site-packages = false\n",
+        f"{VENV}/bin/python": "/usr/bin/python3",
+        f"{VENV}/bin/python3": "/usr/bin/python3",
+        # Only bcc of Debian's packages is let in.
+        f"{HOME}/debian/bcc": "/usr/lib/python3/dist-packages/bcc",
+        f"{SITE}/debian-bcc.pth": f"/{HOME}/debian\n".encode(),
+    }
 
     def make(file: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             options = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-compile"]
             options += ["--require-hashes", "--only-binary", ":all:"]
             _run("Python's part", sys.executable, "-m", "pip", "install", *options, "--target", folder, "-r", lock)
-            settings = b"home = /usr/bin\ninclude-system-site-packages = false\n"
-            write_tree(
-                file,
-                {
-                    SITE: Path(folder),
-                    f"{HOME}/pyvenv.cfg": settings,
-                    f"{HOME}/bin/python": "/usr/bin/python3",
-                    f"{HOME}/bin/python3": "/usr/bin/python3",
-                    # Only bcc of Debian's packages is let in.
-                    f"{HOME}/debian/bcc": "/usr/lib/python3/dist-packages/bcc",
-                    f"{SITE}/debian-bcc.pth": f"/{HOME}/debian\n".encode(),
-                },
-            )
+            write_tree(file, {**around, SITE: Path(folder)})
 
-    return kept_layer("python", [lock.read_bytes(), Path(__file__).read_bytes()], make)
+    return kept_layer("python", [lock.read_bytes(), repr(sorted(around.items()))], make)
 
 
 def project_layer() -> Layer:
@@ -193,7 +205,7 @@ def project_layer() -> Layer:
     plugin, compiled = built / "bin/ambimesh-cni", built / "compiled"
     if not plugin.exists() or not compiled.exists():
         raise EnvironmentLacks(f"{plugin} or {compiled} is missing; remedy: make setup")
-    trees: dict[str, Path | bytes | str] = {f"{SITE}/{name}": ROOT / path for name, path in _PACKAGES.items()}
+    trees: dict[str, Path | bytes | str] = {f"{HOME}/{name}": ROOT / name for name in _SOURCES_OF_THE_PROJECT}
     return tree_layer("project", {**trees, f"{HOME}/bin/ambimesh-cni": plugin, f"{HOME}/compiled": compiled})
 
 
