@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from tests.e2e.kit.cluster import Cluster
 from tests.e2e.kit.node import Node
@@ -22,16 +23,39 @@ _FIRST_REQUESTS = 20
 
 
 def reboot(cluster: Cluster, node: Node) -> None:
-    """Switch a node off without warning and on again, and wait until the cluster calls it ready.
+    """Switch a node off without warning and on again; wait until it is ready and its pods run again.
 
-    That it was not must have been noticed in between, or "ready" would be the old news.
+    That it was not ready must have been noticed in between, or "ready" would be the old news; and of its pods only
+    containers that were not there before count, for the same reason.
     """
+    before = {container for pod in _pods_of(cluster, node) for container in _running(pod)}
     node.kill()
     cluster.wait_node(node, "False", "Unknown")
     node.boot()
     node.start_runtime()
     node.start_services(cluster.plane)
     cluster.wait_node(node, "True")
+
+    def runs_again() -> None:
+        for found in _pods_of(cluster, node):
+            name, running = found["metadata"]["name"], _running(found)
+            assert len(running) == len(found["spec"]["containers"]), f"{name} on {node.name} does not run"
+            assert not running & before, f"{name} on {node.name} has not been started again"
+
+    eventually(runs_again, seconds=_RESTART_SECONDS)
+
+
+def _pods_of(cluster: Cluster, node: Node) -> list[dict[str, Any]]:
+    """The pods that a node is to run, also those it has not begun with."""
+    selected = f"--field-selector=spec.nodeName={node.name},status.phase!=Succeeded,status.phase!=Failed"
+    found = cluster.objects("pods", "--all-namespaces", selected)
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def _running(pod: dict[str, Any]) -> set[str]:
+    """The containers of a pod that run and are ready."""
+    statuses = pod["status"].get("containerStatuses", [])
+    return {each["containerID"] for each in statuses if each["ready"] and "running" in each["state"]}
 
 
 @contextmanager
