@@ -1,0 +1,183 @@
+"""The chart, by our renderer and by Helm itself."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ambimesh.chart.loading_driver import PLACES, Chart, load_chart, render
+from mesh.config import decode
+from mesh.errors import ConfigurationError, EnvironmentLacks
+from ztunnel.config import ZtunnelSettings
+
+NAMESPACE = "ambimesh-system"
+GATEWAY_API = "gateway.networking.k8s.io/v1/GatewayClass"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "removal": {"agent": {"action": "uninstall"}},
+    "everything else": {
+        "namespace": {"create": True},
+        "images": {
+            "prefix": "images.example:5000/mesh/",
+            "tag": "1.2.3",
+            "pullPolicy": "Always",
+            "pullSecrets": ["a", "b"],
+        },
+        "mesh": {"trustDomain": "example.org", "clusterId": 'of "quotes" and \\', "network": "n-1"},
+        "log": {"level": "debug", "format": "json"},
+        "operator": {"replicas": 5, "nodeSelector": {"role": "infra", "zone": "a"}},
+        "agent": {
+            "excludedNamespaces": ["kube-system", "storage"],
+            "maxUnavailable": "1",
+            "tolerations": [{"key": "a", "effect": "NoSchedule", "operator": "Equal", "value": "yes"}],
+        },
+        "ztunnel": {"workers": 3, "accessLog": "off", "drainSeconds": 3600, "fastPath": {"splice": False}},
+        "waypoints": {"istioClass": True, "autoscaling": {"enabled": False}},
+    },
+    "nothing by default": {
+        "agent": {"tolerations": [], "excludedNamespaces": []},
+        "ztunnel": {"resources": {"limits": None}},
+    },
+}
+
+
+def _key(value: dict[str, Any]) -> tuple[str, str, str]:
+    return value["kind"], value["metadata"].get("namespace", ""), value["metadata"]["name"]
+
+
+def _rendered(given: dict[str, Any], **options: Any) -> dict[tuple[str, str, str], dict[str, Any]]:
+    objects = render(load_chart(), given, namespace=NAMESPACE, api_versions=[GATEWAY_API], **options)
+    found = {_key(value): value for value in objects}
+    assert len(found) == len(objects), "two objects have one name"
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_helm_makes_the_same_objects(helm: Path, tmp_path: Path, variant: str) -> None:
+    given = tmp_path / "values.yaml"
+    given.write_text(yaml.safe_dump(VARIANTS[variant]))
+    command: list[str | Path] = [
+        helm,
+        "template",
+        "ambimesh",
+        PLACES[0],
+        "-n",
+        NAMESPACE,
+        "-f",
+        given,
+        "--api-versions",
+        GATEWAY_API,
+    ]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    theirs = {_key(value): value for value in yaml.safe_load_all(text) if value}
+    assert _rendered(VARIANTS[variant], service="Helm") == theirs
+
+
+def test_helm_finds_nothing_to_complain_of(helm: Path) -> None:
+    checked = subprocess.run([helm, "lint", "--strict", PLACES[0]], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize(
+    "wrong", ["ztunnel.wrkers=1", "ztunnel.workers=many", "operator.replicas=0", "log.level=loud", "agent.action=stop"]
+)
+def test_helm_and_we_refuse_the_same_values(helm: Path, wrong: str) -> None:
+    path, value = wrong.split("=")
+    group, key = path.split(".")
+    command: list[str | Path] = [helm, "template", PLACES[0], "--set", wrong]
+    theirs = subprocess.run(command, capture_output=True, text=True)
+    assert theirs.returncode != 0
+    assert key in theirs.stderr
+    with pytest.raises(ConfigurationError, match=key):
+        _rendered({group: {key: int(value) if value.isdigit() else value}})
+
+
+def test_without_the_gateway_api_there_is_no_class_of_it() -> None:
+    kinds = {value["kind"] for value in render(load_chart(), {}, namespace=NAMESPACE)}
+    assert "GatewayClass" not in kinds
+    assert "DaemonSet" in kinds
+    assert ("GatewayClass", "", "ambimesh-waypoint") in _rendered({})
+    assert ("GatewayClass", "", "istio-waypoint") not in _rendered({})
+
+
+def test_ztunnel_reads_what_the_chart_writes() -> None:
+    text = _rendered({"ztunnel": {"workers": 2}})[("ConfigMap", NAMESPACE, "ambimesh-ztunnel")]["data"]["ztunnel.yaml"]
+    environment = {"NODE_NAME": "n1", "POD_NAME": "z", "POD_NAMESPACE": NAMESPACE, "POD_IP": "10.0.0.1"}
+    settings = decode(text, "ztunnel.yaml", ZtunnelSettings, environment)
+    assert settings.node.name == "n1"
+    assert settings.workers == 2
+    assert settings.control_plane.host_and_port() == (f"ambimesh-operator.{NAMESPACE}.svc", 15012)
+    pod = _rendered({})[("DaemonSet", NAMESPACE, "ambimesh-ztunnel")]["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == settings.drain_seconds + 5
+    assert {entry["name"] for entry in pod["containers"][0]["env"]} == set(environment)
+
+
+def test_settings_that_change_replace_the_pods() -> None:
+    def mark(given: dict[str, Any]) -> str:
+        template = _rendered(given)[("DaemonSet", NAMESPACE, "ambimesh-ztunnel")]["spec"]["template"]
+        return str(template["metadata"]["annotations"]["ambimesh.dev/settings"])
+
+    assert mark({}) == mark({"operator": {"replicas": 3}})
+    assert mark({}) != mark({"ztunnel": {"accessLog": "off"}})
+
+
+def _pods() -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (name, value["spec"]["template"]["spec"])
+        for (kind, _, name), value in _rendered({}).items()
+        if kind in ("Deployment", "DaemonSet")
+    ]
+
+
+def test_nothing_is_privileged_and_everything_is_pinned_down() -> None:
+    rights = {}
+    for name, pod in _pods():
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert not context.get("privileged", False)
+            assert context["capabilities"]["drop"] == ["ALL"]
+            assert "limits" in container["resources"]
+            assert container["readinessProbe"]
+            rights[name] = set(context["capabilities"].get("add", []))
+    assert rights == {
+        "ambimesh-operator": set(),
+        "ambimesh-agent": {"BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN", "SYS_PTRACE"},
+        "ambimesh-ztunnel": {"BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"},
+    }
+
+
+def test_selectors_find_their_pods_and_mounts_their_volumes() -> None:
+    for (kind, _, name), value in _rendered({}).items():
+        if kind not in ("Deployment", "DaemonSet"):
+            continue
+        template = value["spec"]["template"]
+        assert value["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        volumes = {volume["name"] for volume in template["spec"]["volumes"]}
+        for container in template["spec"]["containers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} == volumes, name
+            ports = {port["name"] for port in container["ports"]}
+            assert container["readinessProbe"]["httpGet"]["port"] in ports
+
+
+def test_nobody_may_read_all_secrets() -> None:
+    for (kind, _, name), value in _rendered({}).items():
+        for rule in value.get("rules", []) if kind in ("ClusterRole", "Role") else []:
+            assert "*" not in rule["verbs"], name
+            if "secrets" in rule["resources"]:
+                assert kind == "Role"
+                assert rule["verbs"] == ["create"] or rule["resourceNames"]
+
+
+def test_a_chart_that_is_not_there_or_none_is_told() -> None:
+    with pytest.raises(EnvironmentLacks, match="chart"):
+        load_chart(Path("/nonexistent"))
+    chart = load_chart()
+    broken = Chart(chart.name, "1", "1", {"templates/a.yaml": "a: [{{ .Release.Name }}"}, chart.defaults)
+    with pytest.raises(ConfigurationError, match=r"templates/a\.yaml"):
+        render(broken, {}, namespace=NAMESPACE)
