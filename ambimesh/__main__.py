@@ -6,18 +6,21 @@ import sys
 
 import typer
 
-from ambimesh.commands import lab, waypoint, ztunnel_config
+from ambimesh.commands import lab, namespace, waypoint, ztunnel_config
+from ambimesh.commands.bug_report import bug_report
 from ambimesh.commands.check import check
 from ambimesh.commands.demo import demo
+from ambimesh.commands.installation import install, uninstall, upgrade
 from ambimesh.commands.version import version
 from ambimesh.output import remark
 from mesh.errors import MeshError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(lab.app, name="lab")
+app.add_typer(namespace.app, name="namespace")
 app.add_typer(waypoint.app, name="waypoint")
 app.add_typer(ztunnel_config.app, name="ztunnel-config")
-for command in (check, demo, version):
+for command in (check, demo, version, install, upgrade, uninstall, bug_report):
     app.command()(command)
 
 

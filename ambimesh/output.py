@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
 import msgspec
-import trio
 import yaml
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -62,22 +63,44 @@ def print_value(value: Any, output: OutputFormat) -> None:
         console.out(msgspec.json.format(msgspec.json.encode(value), indent=2).decode(), highlight=False)
 
 
+class Progress:
+    """Long work as it goes: a spinner on a terminal, and in any case one line per finished step with its time."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._current: tuple[str, float] | None = None
+
+    def step(self, text: str) -> None:
+        """A step begins; the one before it has ended well."""
+        self.finish()
+        self._current = text, time.monotonic()
+        self._status.update(Text(text))
+
+    def detail(self, text: str) -> None:
+        """How far the step is: on a terminal only."""
+        if self._current is not None:
+            self._status.update(Text(f"{self._current[0]}: {text}"))
+
+    def finish(self) -> None:
+        """The step has ended well."""
+        if self._current is not None:
+            text, started = self._current
+            self._current = None
+            took = f" {time.monotonic() - started:.1f} s"
+            progress_console.print(Text.assemble(("done", "green"), " ", text, (took, "dim")))
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Show long work as it goes. A step that is left by an exception is not said to be done."""
+    with progress_console.status("starting") as status:
+        shown = Progress(status)
+        yield shown
+        shown.finish()
+
+
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
-    """Show long work as it goes: a spinner on a terminal, and in any case one line per finished step with its time."""
-    current: list[tuple[str, float]] = []
-
-    def finish() -> None:
-        if current:
-            text, started = current.pop()
-            progress_console.print(f"[green]done[/green] {text} [dim]{trio.current_time() - started:.1f} s[/dim]")
-
-    with progress_console.status("starting") as status:
-
-        def step(text: str) -> None:
-            finish()
-            current.append((text, trio.current_time()))
-            status.update(text)
-
-        yield step
-        finish()
+    """As :func:`progress`, for work that tells nothing but its steps."""
+    with progress() as shown:
+        yield shown.step

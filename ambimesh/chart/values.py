@@ -105,7 +105,7 @@ class Agent(Placement, frozen=True, kw_only=True):
     bpffs: Folder = "/sys/fs/bpf"
     cgroup: Folder = "/sys/fs/cgroup"
     """Of the node: the cgroup v2 folder that holds every pod's."""
-    max_unavailable: Annotated[str, Meta(pattern=r"^[0-9]+%?$")] = "10%"
+    max_unavailable: Annotated[int, Meta(ge=0, le=10000)] | Annotated[str, Meta(pattern=r"^[0-9]+%$")] = "10%"
     """Agents that an update replaces at a time; a node without agent starts no new pods."""
     priority_class_name: str = "system-node-critical"
     tolerations: list[Toleration] = field(default_factory=lambda: list(_EVERY_NODE))

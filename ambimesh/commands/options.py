@@ -15,6 +15,10 @@ Workers = Annotated[
 ]
 
 LabName = Annotated[str, typer.Option("--lab", envvar="AMBIMESH_LAB", help="Which lab.")]
+Context = Annotated[
+    str | None, typer.Option("--context", envvar="AMBIMESH_CONTEXT", help="A cluster: a context of the kubeconfig.")
+]
+MeshNamespace = Annotated[str, typer.Option("--mesh-namespace", help="Where the mesh's own parts are.")]
 Files = Annotated[list[Path], typer.Option("--filename", "-f", help="A manifest, or a folder of them. Repeatable.")]
 Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print.")]
 

@@ -8,21 +8,25 @@ from typing import Annotated, Any
 
 import typer
 
-from ambimesh.commands.options import LabName, Output
-from ambimesh.lab import record
-from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
+from ambimesh.cluster.object_store import ClusterStore, ObjectStore
+from ambimesh.commands.options import Context, LabName, Output
+from ambimesh.commands.target import store_of
+from ambimesh.lab.layout import DEFAULT_LAB
 from ambimesh.output import OutputFormat, print_table, print_value, remark, say
+from controlplane.translate.status import CONTROLLER_NAME
 from mesh.errors import ConfigurationError, ObjectMissing
 from resources.base import ObjectMeta
 from resources.encode import to_document, to_yaml
-from resources.folder_store import FolderStore
-from resources.gateway import GatewaySpec, Listener
-from resources.objects import Gateway, Namespace
+from resources.gateway import GatewayClassSpec, GatewaySpec, Listener
+from resources.objects import Gateway, GatewayClass, Namespace
 
 app = typer.Typer(no_args_is_help=True, help="Waypoints: layer 7 for a namespace or service.")
 
 WAYPOINT_CLASS = "ambimesh-waypoint"
+WAYPOINT_CLASSES = (WAYPOINT_CLASS, "istio-waypoint")
+"""The second one is run where the installation says so (``waypoints.istioClass``)."""
 TRAFFIC_LABEL = "istio.io/waypoint-for"
+REVISION_LABEL = "istio.io/rev"
 USE_LABEL = "istio.io/use-waypoint"
 MODE_LABEL = "istio.io/dataplane-mode"
 HBONE_PORT = 15008
@@ -45,6 +49,7 @@ Name = Annotated[str, typer.Option("--name", help="Of the waypoint.")]
 InNamespace = Annotated[str, typer.Option("--namespace", "-n", help="Where the waypoint is.")]
 Everywhere = Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of all namespaces.")]
 For = Annotated[Traffic | None, typer.Option("--for", help="What traffic it serves; services' when left out.")]
+Revision = Annotated[str | None, typer.Option("--revision", "-r", help="Of the control plane that is to run it.")]
 Replicas = Annotated[int | None, typer.Option(min=1, help="How many replicas.")]
 
 
@@ -54,9 +59,10 @@ def generate(
     namespace: InNamespace = "default",
     traffic: For = None,
     replicas: Replicas = None,
+    revision: Revision = None,
 ) -> None:
     """Print a waypoint's Gateway manifest."""
-    say(to_yaml(make_gateway(name, namespace, traffic, replicas)).rstrip("\n"))
+    say(to_yaml(make_gateway(name, namespace, traffic, replicas, revision)).rstrip("\n"))
 
 
 @app.command()
@@ -65,6 +71,7 @@ def apply(
     namespace: InNamespace = "default",
     traffic: For = None,
     replicas: Replicas = None,
+    revision: Revision = None,
     enroll_namespace: Annotated[
         bool, typer.Option("--enroll-namespace", help=f"Label the namespace {USE_LABEL} with this waypoint.")
     ] = False,
@@ -73,17 +80,19 @@ def apply(
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Return when the waypoint is ready.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for.")] = _DEFAULT_WAIT_SECONDS,
+    context: Context = None,
     lab: LabName = DEFAULT_LAB,
 ) -> None:
     """Make a waypoint, or change it."""
-    store = _store(lab)
+    store = store_of(lab, context)
     space = _namespace(store, namespace)
     used = space.metadata.labels.get(USE_LABEL)
     if enroll_namespace and used not in (None, name) and not overwrite:
         raise ConfigurationError(
             f"namespace {namespace} uses waypoint {used} already; remedy: --overwrite, or leave out --enroll-namespace"
         )
-    store.apply(make_gateway(name, namespace, traffic, replicas))
+    _ensure_class(store)
+    store.apply(make_gateway(name, namespace, traffic, replicas, revision))
     say(f"✅ waypoint {namespace}/{name} applied")
     if enroll_namespace:
         if space.metadata.labels.get(MODE_LABEL) != "ambient":
@@ -101,10 +110,11 @@ def list_(
     namespace: InNamespace = "default",
     everywhere: Everywhere = False,
     out: Output = OutputFormat.SHORT,
+    context: Context = None,
     lab: LabName = DEFAULT_LAB,
 ) -> None:
     """List waypoints."""
-    found = _waypoints(_store(lab), None if everywhere else namespace)
+    found = _waypoints(store_of(lab, context), None if everywhere else namespace)
     if out is not OutputFormat.SHORT:
         print_value([to_document(gateway) for gateway in found], out)
         return
@@ -114,12 +124,13 @@ def list_(
     rows = [
         [
             gateway.metadata.name,
+            gateway.metadata.labels.get(REVISION_LABEL, "default"),
             gateway.metadata.labels.get(TRAFFIC_LABEL, Traffic.SERVICE),
             _condition(gateway)["status"],
         ]
         for gateway in found
     ]
-    _print(["NAME", "TRAFFIC TYPE", "PROGRAMMED"], rows, found, everywhere)
+    _print(["NAME", "REVISION", "TRAFFIC TYPE", "PROGRAMMED"], rows, found, everywhere)
 
 
 @app.command()
@@ -130,10 +141,11 @@ def status(
     wait: Annotated[bool, typer.Option(help="Wait until they are programmed.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for.")] = _DEFAULT_WAIT_SECONDS,
     out: Output = OutputFormat.SHORT,
+    context: Context = None,
     lab: LabName = DEFAULT_LAB,
 ) -> None:
     """Show whether waypoints are programmed; exit 1 if one is not."""
-    store = _store(lab)
+    store = store_of(lab, context)
     found = [
         gateway
         for gateway in _waypoints(store, None if everywhere else namespace)
@@ -168,14 +180,20 @@ def status(
 def delete(
     names: Annotated[list[str] | None, typer.Argument()] = None,
     everything: Annotated[bool, typer.Option("--all", help="All waypoints of the namespace.")] = False,
+    revision: Revision = None,
     namespace: InNamespace = "default",
+    context: Context = None,
     lab: LabName = DEFAULT_LAB,
 ) -> None:
-    """Remove waypoints, by name or all of a namespace."""
-    if bool(names) is everything:
-        raise ConfigurationError("give either the names of waypoints or --all")
-    store = _store(lab)
-    wanted = names or [gateway.metadata.name for gateway in _waypoints(store, namespace)]
+    """Remove waypoints: by name, all of a namespace, or those of a revision."""
+    if bool(names) + everything + (revision is not None) != 1:
+        raise ConfigurationError("give either the names of waypoints, --all or --revision")
+    store = store_of(lab, context)
+    wanted = names or [
+        gateway.metadata.name
+        for gateway in _waypoints(store, namespace)
+        if revision in (None, gateway.metadata.labels.get(REVISION_LABEL))
+    ]
     if not wanted:
         say("No waypoints found.")
     failed = False
@@ -196,7 +214,9 @@ def delete(
         raise typer.Exit(1)
 
 
-def make_gateway(name: str, namespace: str, traffic: Traffic | None, replicas: int | None) -> Gateway:
+def make_gateway(
+    name: str, namespace: str, traffic: Traffic | None, replicas: int | None, revision: str | None = None
+) -> Gateway:
     """The Gateway that is a waypoint.
 
     Raises:
@@ -204,11 +224,14 @@ def make_gateway(name: str, namespace: str, traffic: Traffic | None, replicas: i
     """
     if name == RESERVED_NAME:
         raise ConfigurationError(f"a waypoint cannot be called {RESERVED_NAME}: the label's value means: no waypoint")
+    labels = {} if traffic is None else {TRAFFIC_LABEL: traffic.value}
+    if revision is not None:
+        labels[REVISION_LABEL] = revision
     return Gateway(
         metadata=ObjectMeta(
             name=name,
             namespace=namespace,
-            labels={} if traffic is None else {TRAFFIC_LABEL: traffic.value},
+            labels=labels,
             annotations={} if replicas is None else {"ambimesh.dev/replicas": str(replicas)},
         ),
         spec=GatewaySpec(
@@ -218,22 +241,27 @@ def make_gateway(name: str, namespace: str, traffic: Traffic | None, replicas: i
     )
 
 
-def _store(lab: str) -> FolderStore:
-    return FolderStore(record.require(LabLayout.named(lab)).layout.cluster)
-
-
-def _namespace(store: FolderStore, name: str) -> Namespace:
+def _namespace(store: ObjectStore, name: str) -> Namespace:
     try:
         return store.get(Namespace, "", name)
     except ObjectMissing as error:
         raise ConfigurationError(f"there is no namespace {name}") from error
 
 
+def _ensure_class(store: ObjectStore) -> None:
+    """Make the class where the Gateway API was installed after the mesh."""
+    if not isinstance(store, ClusterStore):
+        return  # a lab needs none
+    if all(one.metadata.name != WAYPOINT_CLASS for one in store.of_kind(GatewayClass)):
+        spec = GatewayClassSpec(controller_name=CONTROLLER_NAME)
+        store.apply(GatewayClass(metadata=ObjectMeta(name=WAYPOINT_CLASS), spec=spec))
+
+
 def _is_waypoint(gateway: Gateway) -> bool:
-    return gateway.spec.gateway_class_name == WAYPOINT_CLASS
+    return gateway.spec.gateway_class_name in WAYPOINT_CLASSES
 
 
-def _waypoints(store: FolderStore, namespace: str | None) -> list[Gateway]:
+def _waypoints(store: ObjectStore, namespace: str | None) -> list[Gateway]:
     return [
         gateway
         for gateway in store.of_kind(Gateway)
@@ -251,7 +279,7 @@ def _condition(gateway: Gateway) -> dict[str, Any]:
     return {"type": found.type, "status": found.status, "reason": found.reason, "message": found.message}
 
 
-def _wait_ready(store: FolderStore, namespace: str, name: str, timeout: float) -> None:
+def _wait_ready(store: ObjectStore, namespace: str, name: str, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while True:
         condition = _condition(store.get(Gateway, namespace, name))
@@ -259,8 +287,8 @@ def _wait_ready(store: FolderStore, namespace: str, name: str, timeout: float) -
             return
         if time.monotonic() > deadline:
             raise ConfigurationError(
-                f"waypoint {namespace}/{name} is not ready after {timeout:g} s: {condition['message']}; see: "
-                "ambimesh lab status"
+                f"waypoint {namespace}/{name} is not ready after {timeout:g} s: {condition['message']}; see "
+                "ambimesh waypoint status"
             )
         time.sleep(_POLL_SECONDS)
 

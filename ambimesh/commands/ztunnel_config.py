@@ -6,23 +6,28 @@ The columns are those ambient users know from istioctl.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import trio
 import typer
 
 from ambimesh import output
-from ambimesh.commands.options import LabName, Output
+from ambimesh.cluster import ztunnels
+from ambimesh.commands.options import Context, LabName, MeshNamespace, Output
+from ambimesh.commands.target import cluster_of
 from ambimesh.lab import record
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
 from ambimesh.lab.ztunnel_admin import Dump, fetch
 from ambimesh.output import OutputFormat, console
-from mesh.errors import InvalidMessage
+from mesh.errors import ConfigurationError, InvalidMessage
 
 app = typer.Typer(no_args_is_help=True, help="Show what a node's ztunnel works from.")
 
 Item = dict[str, Any]
 NodeName = Annotated[str, typer.Option("--node", help="Whose ztunnel; every node's when left out.")]
+DumpFile = Annotated[Path | None, typer.Option("--file", "-f", help="A saved /config_dump, instead of a ztunnel.")]
 
 
 class Section:
@@ -121,45 +126,134 @@ SECTIONS = (WORKLOADS, SERVICES, POLICIES, CERTIFICATES, CONNECTIONS)
 
 
 @app.command()
-def workload(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+def workload(
+    out: Output = OutputFormat.SHORT,
+    node: NodeName = "",
+    file: DumpFile = None,
+    address: Annotated[str, typer.Option("--address", help="Only workloads with this address.")] = "",
+    namespace: Annotated[str, typer.Option("--workload-namespace", help="Only workloads of this namespace.")] = "",
+    on_node: Annotated[str, typer.Option("--workload-node", help="Only workloads on this node.")] = "",
+    context: Context = None,
+    mesh_namespace: MeshNamespace = "ambimesh-system",
+    lab: LabName = DEFAULT_LAB,
+) -> None:
     """Show the workloads it knows."""
-    _show([WORKLOADS], out, node, lab)
+
+    def wanted(one: Item) -> bool:
+        return (
+            (not address or address in (one.get("addresses") or ()))
+            and (not namespace or one.get("namespace") == namespace)
+            and (not on_node or one.get("node") == on_node)
+        )
+
+    _show([WORKLOADS], out, _dumps(node, file, context, mesh_namespace, lab), wanted)
 
 
 @app.command()
-def service(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+def service(
+    out: Output = OutputFormat.SHORT,
+    node: NodeName = "",
+    file: DumpFile = None,
+    context: Context = None,
+    mesh_namespace: MeshNamespace = "ambimesh-system",
+    lab: LabName = DEFAULT_LAB,
+) -> None:
     """Show the Services it knows, with healthy and all endpoints."""
-    _show([SERVICES], out, node, lab)
+    _show([SERVICES], out, _dumps(node, file, context, mesh_namespace, lab))
 
 
 @app.command()
-def policy(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+def policy(
+    out: Output = OutputFormat.SHORT,
+    node: NodeName = "",
+    file: DumpFile = None,
+    context: Context = None,
+    mesh_namespace: MeshNamespace = "ambimesh-system",
+    lab: LabName = DEFAULT_LAB,
+) -> None:
     """Show the authorization policies it enforces."""
-    _show([POLICIES], out, node, lab)
+    _show([POLICIES], out, _dumps(node, file, context, mesh_namespace, lab))
 
 
 @app.command()
-def certificate(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+def certificate(
+    out: Output = OutputFormat.SHORT,
+    node: NodeName = "",
+    file: DumpFile = None,
+    context: Context = None,
+    mesh_namespace: MeshNamespace = "ambimesh-system",
+    lab: LabName = DEFAULT_LAB,
+) -> None:
     """Show the certificates of the identities on its node."""
-    _show([CERTIFICATES], out, node, lab)
+    _show([CERTIFICATES], out, _dumps(node, file, context, mesh_namespace, lab))
 
 
 @app.command()
-def connections(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+def connections(
+    out: Output = OutputFormat.SHORT,
+    node: NodeName = "",
+    file: DumpFile = None,
+    direction: Annotated[str, typer.Option("--direction", help="Only inbound or outbound ones.")] = "",
+    context: Context = None,
+    mesh_namespace: MeshNamespace = "ambimesh-system",
+    lab: LabName = DEFAULT_LAB,
+) -> None:
     """Show the connections it carries now."""
-    _show([CONNECTIONS], out, node, lab)
+
+    def wanted(one: Item) -> bool:
+        return not direction or one.get("direction") == direction
+
+    _show([CONNECTIONS], out, _dumps(node, file, context, mesh_namespace, lab), wanted)
 
 
 @app.command("all")
-def everything(out: Output = OutputFormat.SHORT, node: NodeName = "", lab: LabName = DEFAULT_LAB) -> None:
+def everything(
+    out: Output = OutputFormat.SHORT,
+    node: NodeName = "",
+    file: DumpFile = None,
+    context: Context = None,
+    mesh_namespace: MeshNamespace = "ambimesh-system",
+    lab: LabName = DEFAULT_LAB,
+) -> None:
     """Show all of the above."""
-    _show(SECTIONS, out, node, lab)
+    _show(SECTIONS, out, _dumps(node, file, context, mesh_namespace, lab))
 
 
-def _show(sections: Sequence[Section], out: OutputFormat, node: str, lab: str) -> None:
+def _dumps(node: str, file: Path | None, context: str | None, namespace: str, lab: str) -> dict[str, Dump]:
+    """What is to be shown, by node."""
+    if file is not None:
+        return {node or file.name: _read(file)}
+    cluster = cluster_of(lab, context)
+    if cluster is not None:
+        pods = ztunnels.pods(cluster, namespace, node)
+        return {name: ztunnels.fetch(cluster, namespace, pod) for name, pod in sorted(pods.items())}
     found = record.require(LabLayout.named(lab))
     names = [found.node(node).name] if node else [one.name for one in found.nodes]
-    dumps = {name: trio.run(fetch, found, name) for name in names}
+    return {name: trio.run(fetch, found, name) for name in names}
+
+
+def _read(file: Path) -> Dump:
+    try:
+        dump = msgspec.json.decode(file.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"{file}: no JSON: {error}") from error
+    if not isinstance(dump, dict):
+        raise ConfigurationError(f"{file}: no dump of a ztunnel")
+    return dump
+
+
+def _show(
+    sections: Sequence[Section],
+    out: OutputFormat,
+    dumps: dict[str, Dump],
+    wanted: Callable[[Item], bool] = lambda _one: True,
+) -> None:
+    dumps = {
+        name: {**dump, **{each.key: [one for one in each.items(dump) if wanted(one)] for each in sections}}
+        for name, dump in dumps.items()
+    }
     if out is not OutputFormat.SHORT:
         output.print_value(plain(sections, dumps), out)
         return

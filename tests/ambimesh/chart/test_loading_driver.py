@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "operator": {"replicas": 5, "nodeSelector": {"role": "infra", "zone": "a"}},
         "agent": {
             "excludedNamespaces": ["kube-system", "storage"],
-            "maxUnavailable": "1",
+            "maxUnavailable": 1,
             "tolerations": [{"key": "a", "effect": "NoSchedule", "operator": "Equal", "value": "yes"}],
         },
         "ztunnel": {"workers": 3, "accessLog": "off", "drainSeconds": 3600, "fastPath": {"splice": False}},
