@@ -34,6 +34,8 @@ _KIT = "part of the test kit: every test of the package it is for stands on it"
 WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
     "ambimesh/__main__.py": Elsewhere(_COMMAND_LINE, "ambimesh/lab/test_lab.py"),
     "ambimesh/chart/__main__.py": Elsewhere("writes the file that the test compares", "ambimesh/chart/test_values.py"),
+    "ambimesh/commands/bug_report.py": Elsewhere("typed as a user does", "ambimesh/commands/test_installation.py"),
+    "ambimesh/commands/target.py": Elsewhere("typed as a user does", "ambimesh/commands/test_installation.py"),
     "ambimesh/lab/controller/__main__.py": Elsewhere("a part of every lab", "ambimesh/lab/test_lab.py"),
     "ambimesh/lab/kubelet/__main__.py": Elsewhere("a part of every lab", "ambimesh/lab/test_lab.py"),
     "cni/__main__.py": Elsewhere(_COMMAND_LINE, "cni/agent/test_agent_process.py"),

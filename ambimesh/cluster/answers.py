@@ -7,6 +7,8 @@ import json
 from mesh.errors import ConfigurationError, EnvironmentLacks, MeshError, ObjectMissing
 
 _MOST = 600
+_NOT_IN_SCHEMA = "field not declared in schema"
+"""Server-side apply answers 500 to an object with a field that does not exist."""
 _REMEDIES = {
     401: "the credentials of this context are not valid (any more); remedy: log in again",
     403: "ask for the right, or use another context (--context)",
@@ -28,7 +30,7 @@ def refusal(status: int, body: bytes, request: str) -> MeshError:
         text = f"{text}; {_REMEDIES[status]}"
     if status == 404:
         return ObjectMissing(said)
-    if status == 429 or status >= 500:
+    if status == 429 or (status >= 500 and _NOT_IN_SCHEMA not in said):
         return EnvironmentLacks(f"the API server cannot serve {request} now: {said}")
     return ConfigurationError(text)
 

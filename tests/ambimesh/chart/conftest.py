@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.kit import build, toolchain
+
 ROOT = Path(__file__).parents[3]
+_SOURCE = ROOT / "deploy" / "helm" / "tool"
 
 
 @pytest.fixture(scope="session")
 def helm() -> Path:
     """Helm, built from its Go module by the first run."""
-    if shutil.which("go") is None:
-        pytest.skip("go is not installed: Helm is built from its Go module")
-    program = ROOT / ".build" / "bin" / "helm"
-    subprocess.run(["sh", str(ROOT / "deploy" / "helm" / "tool" / "build.sh"), str(program)], check=True)
+    program = build.cache_folder() / "helm"
+    environment = {**os.environ, "GO": toolchain.find_go(_SOURCE, build.cache_folder(), print)}
+    subprocess.run(["sh", str(_SOURCE / "build.sh"), str(program)], check=True, env=environment)
     return program

@@ -56,6 +56,7 @@ def _rendered(given: dict[str, Any], **options: Any) -> dict[tuple[str, str, str
     return found
 
 
+@pytest.mark.kubernetes
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_helm_makes_the_same_objects(helm: Path, tmp_path: Path, variant: str) -> None:
     given = tmp_path / "values.yaml"
@@ -77,11 +78,13 @@ def test_helm_makes_the_same_objects(helm: Path, tmp_path: Path, variant: str) -
     assert _rendered(VARIANTS[variant], service="Helm") == theirs
 
 
+@pytest.mark.kubernetes
 def test_helm_finds_nothing_to_complain_of(helm: Path) -> None:
     checked = subprocess.run([helm, "lint", "--strict", PLACES[0]], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
 
+@pytest.mark.kubernetes
 @pytest.mark.parametrize(
     "wrong", ["ztunnel.wrkers=1", "ztunnel.workers=many", "operator.replicas=0", "log.level=loud", "agent.action=stop"]
 )

@@ -51,7 +51,7 @@ def rendered(columns: list[str], rows: list[list[Any]]) -> str:
     [
         ("lab", "status"), ("lab", "apply", "-f", "x"), ("lab", "delete", "-f", "x"), ("lab", "exec", "a/b", "--", "c"),
         ("lab", "label", "namespace", "demo", "a=b"), ("lab", "logs", "operator"), ("lab", "restart", "operator"),
-        ("lab", "capture"), ("ztunnel-config", "all"),
+        ("lab", "capture"),
     ],
 )  # fmt: skip
 def test_without_a_lab_every_command_says_how_to_get_one(
@@ -63,6 +63,22 @@ def test_without_a_lab_every_command_says_how_to_get_one(
         main()
     assert ended.value.code == 1
     assert capfd.readouterr().err == f"error there is no lab {NO_LAB}; bring one up: ambimesh lab up\n"
+
+
+def test_with_neither_a_lab_nor_a_cluster_both_are_told(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AMBIMESH_LAB", NO_LAB)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    for arguments in (("ztunnel-config", "all"), ("waypoint", "list"), ("namespace", "list")):
+        monkeypatch.setattr("sys.argv", ["ambimesh", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        said = capfd.readouterr().err
+        assert said.startswith(f"error there is no lab {NO_LAB}; bring one up: ambimesh lab up; and no cluster")
+        assert "KUBECONFIG" in said
 
 
 def test_removing_no_lab_is_no_error() -> None:
@@ -205,3 +221,20 @@ def test_how_many_workers_are_asked_for() -> None:
     assert [workers_wish(text) for text in (None, "auto", "3")] == [None, "auto", 3]
     with pytest.raises(ConfigurationError, match="--workers"):
         workers_wish("three")
+
+
+def test_a_saved_dump_is_shown_and_filtered(tmp_path: Path) -> None:
+    file = tmp_path / "dump.json"
+    one = {"namespace": "a", "name": "x", "addresses": ["10.0.0.1"], "node": "n1", "protocol": "HBONE"}
+    two = {"namespace": "b", "name": "y", "addresses": ["10.0.0.2"], "node": "n2", "protocol": "TCP"}
+    inbound = {"workload": "x", "direction": "inbound"}
+    both = [inbound, {**inbound, "direction": "outbound"}]
+    file.write_text(json.dumps({"workloads": [one, two], "connections": both}))
+    shown = ("ztunnel-config", "workload", "-f", str(file), "-o", "json")
+    assert json.loads(run(*shown)[1]) == [one, two]
+    for option, value in (("--workload-namespace", "b"), ("--address", "10.0.0.2"), ("--workload-node", "n2")):
+        assert json.loads(run(*shown, option, value)[1]) == [two]
+    connections = run("ztunnel-config", "connections", "-f", str(file), "--direction", "inbound", "-o", "json")[1]
+    assert json.loads(connections) == [inbound]
+    cells = run("ztunnel-config", "workload", "-f", str(file))[1].split()[-6:]
+    assert cells == ["b", "y", "10.0.0.2", "n2", "None", "TCP"]

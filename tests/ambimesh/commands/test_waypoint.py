@@ -43,7 +43,7 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     store = FolderStore(tmp_path)
-    monkeypatch.setattr(waypoint, "_store", lambda _lab: store)
+    monkeypatch.setattr(waypoint, "store_of", lambda _lab, _context: store)
     store.replace(Namespace(metadata=ObjectMeta(name="demo", labels={waypoint.MODE_LABEL: "ambient"})))
     return Shell(store)
 
