@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
+from resources.autoscaling import AutoscalerSpec, AutoscalerStatus, DisruptionBudgetSpec, DisruptionBudgetStatus
 from resources.base import Condition, Fields, ObjectMeta, Raw
 from resources.deployment import DeploymentSpec, DeploymentStatus
 from resources.destination_rule import DestinationRuleSpec
@@ -100,6 +101,24 @@ class Deployment(_Object, frozen=True):
     api_version: Literal["apps/v1"] = "apps/v1"
     kind: Literal["Deployment"] = "Deployment"
     status: DeploymentStatus | None = None
+
+
+class HorizontalPodAutoscaler(_Object, frozen=True):
+    """Changes a Deployment's number of replicas by their load."""
+
+    spec: AutoscalerSpec
+    api_version: Literal["autoscaling/v2"] = "autoscaling/v2"
+    kind: Literal["HorizontalPodAutoscaler"] = "HorizontalPodAutoscaler"
+    status: AutoscalerStatus | None = None
+
+
+class PodDisruptionBudget(_Object, frozen=True):
+    """How many of some pods may be evicted at a time."""
+
+    api_version: Literal["policy/v1"] = "policy/v1"
+    kind: Literal["PodDisruptionBudget"] = "PodDisruptionBudget"
+    spec: DisruptionBudgetSpec = DisruptionBudgetSpec()
+    status: DisruptionBudgetStatus | None = None
 
 
 class Service(_Object, frozen=True):
@@ -291,6 +310,8 @@ KubernetesObject: TypeAlias = (
     | ServiceAccount
     | Pod
     | Deployment
+    | HorizontalPodAutoscaler
+    | PodDisruptionBudget
     | Service
     | EndpointSlice
     | AuthorizationPolicy
@@ -317,6 +338,8 @@ KINDS: Mapping[str, type[KubernetesObject]] = MappingProxyType(
         "ServiceAccount": ServiceAccount,
         "Pod": Pod,
         "Deployment": Deployment,
+        "HorizontalPodAutoscaler": HorizontalPodAutoscaler,
+        "PodDisruptionBudget": PodDisruptionBudget,
         "Service": Service,
         "EndpointSlice": EndpointSlice,
         "AuthorizationPolicy": AuthorizationPolicy,

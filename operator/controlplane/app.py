@@ -28,7 +28,6 @@ from controlplane.debug_pages import routes
 from controlplane.pipeline import Pipeline
 from controlplane.publisher import Publisher
 from controlplane.reconcile.driver import FolderWriter, Reconciler
-from controlplane.reconcile.waypoints import WaypointSettings
 from controlplane.serving import ServingCertificate
 from controlplane.translate.translator import Translator
 from mesh.errors import CallerUnknown, ConfigurationError, EnvironmentLacks, InvalidIdentity
@@ -176,14 +175,7 @@ def _reconciler(settings: OperatorSettings) -> Reconciler | None:
     group = settings.waypoints
     if group is None:
         return None
-    waypoints = WaypointSettings(
-        classes=frozenset(group.classes),
-        command=tuple(group.command),
-        image=group.image,
-        environment=group.environment,
-        grace_seconds=group.grace_seconds,
-    )
-    return Reconciler(FolderWriter(FolderStore(settings.source.folder)), waypoints)
+    return Reconciler(FolderWriter(FolderStore(settings.source.folder)), group.settings())
 
 
 def _named_caller(tokens: TokenAuthenticator) -> Callable[[CallContext], Awaitable[str]]:

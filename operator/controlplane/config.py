@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from controlplane.reconcile.cluster_pods import ClusterPods
+from controlplane.reconcile.waypoints import WaypointSettings
 from controlplane.translate.settings import MeshSettings
 from mesh.config import Port, Seconds, Settings
 from mesh.errors import ConfigurationError
@@ -129,6 +131,30 @@ class LogGroup(Settings, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
 
 
+class ClusterPodsGroup(Settings, frozen=True, kw_only=True):
+    """How waypoints' pods run in a Kubernetes cluster: hardened, with a disruption budget each."""
+
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: list[str] = msgspec.field(default_factory=list)
+    """In the waypoints' own namespaces."""
+    resources: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
+    """Requests and limits."""
+    max_replicas: Annotated[int, Meta(ge=1)] | None = None
+    """Of an autoscaler for each; None: without autoscalers."""
+    cpu_utilization: Annotated[int, Meta(ge=1, le=100)] = 70
+    """Per cent of the request that the autoscalers keep to."""
+
+    def pods(self) -> ClusterPods:
+        """As the reconciler takes it."""
+        return ClusterPods(
+            image_pull_policy=self.image_pull_policy,
+            image_pull_secrets=tuple(self.image_pull_secrets),
+            resources=self.resources,
+            max_replicas=self.max_replicas,
+            cpu_utilization=self.cpu_utilization,
+        )
+
+
 class WaypointGroup(Settings, frozen=True, kw_only=True):
     """How Gateways become waypoints. Left out, they are not made: somebody else runs them."""
 
@@ -141,6 +167,19 @@ class WaypointGroup(Settings, frozen=True, kw_only=True):
     """Further variables of its environment."""
     grace_seconds: int = 30
     """How long a replica may drain."""
+    cluster: ClusterPodsGroup | None = None
+    """How they run in a Kubernetes cluster; left out, they are processes of a lab."""
+
+    def settings(self) -> WaypointSettings:
+        """As the reconciler takes it."""
+        return WaypointSettings(
+            classes=frozenset(self.classes),
+            command=tuple(self.command),
+            image=self.image,
+            environment=self.environment,
+            grace_seconds=self.grace_seconds,
+            cluster=None if self.cluster is None else self.cluster.pods(),
+        )
 
 
 class OperatorSettings(Settings, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import trio
 
 from controlplane.reconcile.difference import same_owner, says
 from controlplane.reconcile.status import gateway_statuses
-from controlplane.reconcile.waypoints import WaypointSettings, wanted
+from controlplane.reconcile.waypoints import WaypointSettings, unwanted, wanted
 from mesh.clock import utc_now
 from mesh.errors import MeshError, ObjectMissing
 from resources.folder_store import FolderStore
@@ -32,6 +32,10 @@ class Writer(Protocol):
         """
         ...
 
+    def delete(self, value: KubernetesObject) -> None:
+        """Delete an object; one that is gone is no error. Raises as :meth:`apply`."""
+        ...
+
     def write_gateway_status(self, gateway: Gateway, status: GatewayStatus) -> None:
         """Replace a Gateway's status. Raises as :meth:`apply`."""
         ...
@@ -46,6 +50,10 @@ class FolderWriter:
     def apply(self, value: KubernetesObject) -> None:
         """See :class:`Writer`."""
         self._store.apply(value)
+
+    def delete(self, value: KubernetesObject) -> None:
+        """See :class:`Writer`."""
+        self._store.delete(type(value), value.metadata.namespace, value.metadata.name)
 
     def write_gateway_status(self, gateway: Gateway, status: GatewayStatus) -> None:
         """See :class:`Writer`."""
@@ -75,13 +83,23 @@ class Reconciler:
                 _log.error("not_applied", object=str(value.key), error="it is there already, and of somebody else's")
             elif existing is None or not says(existing, value):
                 missing.append(value)
+        leftovers = list(unwanted(objects, self._settings))
         statuses = gateway_statuses(objects, self._settings, utc_now().strftime("%Y-%m-%dT%H:%M:%SZ"))
-        if missing or statuses:
-            await trio.to_thread.run_sync(self._write, missing, statuses)
+        if missing or leftovers or statuses:
+            await trio.to_thread.run_sync(self._write, missing, leftovers, statuses)
 
     def _write(
-        self, missing: list[KubernetesObject], statuses: list[tuple[Gateway, GatewayStatus]]
+        self,
+        missing: list[KubernetesObject],
+        leftovers: list[KubernetesObject],
+        statuses: list[tuple[Gateway, GatewayStatus]],
     ) -> None:
+        for value in leftovers:
+            try:
+                self._writer.delete(value)
+                _log.info("deleted", object=str(value.key), reason="its Gateway does not ask for it any more")
+            except MeshError as error:
+                _log.error("not_deleted", object=str(value.key), error=str(error))
         for value in missing:
             try:
                 self._writer.apply(value)

@@ -3,6 +3,10 @@
 A service account, which is the waypoint's identity; a Service, by which ztunnels find its replicas; a Deployment of
 them. All bear the Gateway's name, as Istio's do, so policies written for those keep their meaning. The pods stay out of
 the mesh (``istio.io/dataplane-mode: none``): they speak HBONE themselves, which a label tells the translation.
+
+In a cluster there are a disruption budget and, unless the installation says otherwise, an autoscaler too, and pods are
+as closed as they can be: no user of the machine's, no capability, no writable file but in memory, no token of the API,
+only one that is for the mesh (``cluster_pods``). A lab runs the same programs as processes, which need none of it.
 """
 
 from __future__ import annotations
@@ -10,12 +14,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from controlplane.reconcile.cluster_pods import ROLLOUT, ClusterPods, closed
 from mesh import ports
+from resources.autoscaling import AutoscalerSpec, DisruptionBudgetSpec, ScaleTarget
 from resources.base import ObjectMeta, OwnerReference
 from resources.deployment import DeploymentSpec, PodTemplate
 from resources.network import ServicePort, ServiceSpec
 from resources.object_set import ObjectSet
-from resources.objects import Deployment, Gateway, KubernetesObject, Service, ServiceAccount
+from resources.objects import (
+    Deployment,
+    Gateway,
+    HorizontalPodAutoscaler,
+    KubernetesObject,
+    PodDisruptionBudget,
+    Service,
+    ServiceAccount,
+)
 from resources.pod import Container, ContainerPort, EnvironmentVariable, HttpGetAction, PodSpec, Probe
 from resources.security import WorkloadSelector
 
@@ -24,6 +38,9 @@ GATEWAY_CLASS_LABEL = "gateway.networking.k8s.io/gateway-class-name"
 MODE_LABEL = "istio.io/dataplane-mode"
 TUNNEL_LABEL = "networking.istio.io/tunnel"
 REPLICAS_ANNOTATION = "ambimesh.dev/replicas"
+MANAGED_LABEL = "ambimesh.dev/managed"
+MANAGED = "waypoint"
+"""On everything that is made here: what an uninstallation takes away."""
 READINESS_PORT = 15021
 METRICS_PORT = 15020
 _MOST_REPLICAS = 64
@@ -42,6 +59,8 @@ class WaypointSettings:
     """Beside what every replica is told of itself."""
     grace_seconds: int = 30
     """How long a replica may drain."""
+    cluster: ClusterPods | None = None
+    """How they run in a Kubernetes cluster; None in a lab."""
 
 
 def is_waypoint(gateway: Gateway, settings: WaypointSettings) -> bool:
@@ -51,15 +70,72 @@ def is_waypoint(gateway: Gateway, settings: WaypointSettings) -> bool:
 
 def wanted(objects: ObjectSet, settings: WaypointSettings) -> Iterator[KubernetesObject]:
     """Everything that should be there for the waypoints of a cluster."""
+    for gateway in _ours(objects, settings):
+        yield from parts_of(gateway, settings)
+        yield from scaling_of(gateway, settings)
+
+
+def unwanted(objects: ObjectSet, settings: WaypointSettings) -> Iterator[KubernetesObject]:
+    """What we have made and what should not be there any more although its Gateway is.
+
+    That is everything of a Gateway that has changed to a class of others, and an autoscaler where there are to be none.
+    What a Gateway that is gone owned goes by itself.
+    """
+    gateways = {gateway.metadata.uid for gateway in objects.of_kind(Gateway)}
+    keep = {value.key for value in wanted(objects, settings)}
+    for kind in (HorizontalPodAutoscaler, PodDisruptionBudget, Deployment, Service, ServiceAccount):
+        for value in objects.of_kind(kind):
+            owners = {owner.uid for owner in value.metadata.owner_references}
+            if value.metadata.labels.get(MANAGED_LABEL) == MANAGED and value.key not in keep and owners & gateways:
+                yield value
+
+
+def _ours(objects: ObjectSet, settings: WaypointSettings) -> Iterator[Gateway]:
     for gateway in objects.of_kind(Gateway):
         if is_waypoint(gateway, settings) and gateway.metadata.deletion_timestamp is None:
-            yield from parts_of(gateway, settings)
+            yield gateway
+
+
+def scaling_of(
+    gateway: Gateway, settings: WaypointSettings
+) -> tuple[PodDisruptionBudget | HorizontalPodAutoscaler, ...]:
+    """What keeps one Gateway's replicas in number; nothing in a lab."""
+    cluster = settings.cluster
+    if cluster is None:
+        return ()
+    name = gateway.metadata.name
+    metadata = _metadata(gateway, _labels(gateway))
+    selector = WorkloadSelector(match_labels={GATEWAY_NAME_LABEL: name})
+    # Of one replica none may be kept: a drain of its node would wait for ever.
+    budget = PodDisruptionBudget(metadata=metadata, spec=DisruptionBudgetSpec(selector=selector, max_unavailable=1))
+    if cluster.max_replicas is None:
+        return (budget,)
+    least = max(1, replicas_of(gateway))
+    target = {"type": "Utilization", "averageUtilization": cluster.cpu_utilization}
+    autoscaler = HorizontalPodAutoscaler(
+        metadata=metadata,
+        spec=AutoscalerSpec(
+            scale_target_ref=ScaleTarget(api_version="apps/v1", kind="Deployment", name=name),
+            min_replicas=least,
+            max_replicas=max(least, cluster.max_replicas),
+            metrics=[{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+        ),
+    )
+    return budget, autoscaler
+
+
+def _labels(gateway: Gateway) -> dict[str, str]:
+    return {
+        GATEWAY_NAME_LABEL: gateway.metadata.name,
+        GATEWAY_CLASS_LABEL: gateway.spec.gateway_class_name,
+        MANAGED_LABEL: MANAGED,
+    }
 
 
 def parts_of(gateway: Gateway, settings: WaypointSettings) -> tuple[ServiceAccount, Service, Deployment]:
-    """What one Gateway becomes."""
+    """What one Gateway becomes, everywhere."""
     name = gateway.metadata.name
-    labels = {GATEWAY_NAME_LABEL: name, GATEWAY_CLASS_LABEL: gateway.spec.gateway_class_name}
+    labels = _labels(gateway)
     selector = {GATEWAY_NAME_LABEL: name}
     account = ServiceAccount(metadata=_metadata(gateway, labels))
     service = Service(
@@ -72,18 +148,25 @@ def parts_of(gateway: Gateway, settings: WaypointSettings) -> tuple[ServiceAccou
             ),
         ),
     )
-    template = PodTemplate(
-        metadata=ObjectMeta(labels={**labels, MODE_LABEL: "none", TUNNEL_LABEL: "http"}),
-        spec=PodSpec(
-            service_account_name=name,
-            termination_grace_period_seconds=settings.grace_seconds,
-            containers=(_container(gateway, settings),),
-        ),
+    spec = PodSpec(
+        service_account_name=name,
+        termination_grace_period_seconds=settings.grace_seconds,
+        containers=(_container(gateway, settings),),
     )
+    if settings.cluster is not None:
+        spec = closed(spec, settings.cluster, selector)
+    template = PodTemplate(
+        metadata=ObjectMeta(labels={**labels, MODE_LABEL: "none", TUNNEL_LABEL: "http"}), spec=spec
+    )
+    # Left out, the number of replicas is the autoscaler's.
+    scaled = settings.cluster is not None and settings.cluster.max_replicas is not None
     deployment = Deployment(
         metadata=_metadata(gateway, labels),
         spec=DeploymentSpec(
-            replicas=replicas_of(gateway), selector=WorkloadSelector(match_labels=selector), template=template
+            replicas=1 if scaled else replicas_of(gateway),
+            selector=WorkloadSelector(match_labels=selector),
+            template=template,
+            strategy=None if settings.cluster is None else ROLLOUT,
         ),
     )
     return account, service, deployment

@@ -6,12 +6,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from ambimesh.chart.loading_driver import PLACES, Chart, load_chart, render
-from mesh.config import decode
+from controlplane.config import WaypointGroup
+from controlplane.reconcile.waypoints import parts_of
+from mesh.config import decode, load
 from mesh.errors import ConfigurationError, EnvironmentLacks
+from resources.base import ObjectMeta
+from resources.gateway import GatewaySpec
+from resources.objects import Gateway
+from waypoint.config import WaypointSettings as WaypointFile
 from ztunnel.config import ZtunnelSettings
 
 NAMESPACE = "ambimesh-system"
@@ -117,6 +124,34 @@ def test_ztunnel_reads_what_the_chart_writes() -> None:
     pod = _rendered({})[("DaemonSet", NAMESPACE, "ambimesh-ztunnel")]["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] == settings.drain_seconds + 5
     assert {entry["name"] for entry in pod["containers"][0]["env"]} == set(environment)
+
+
+def _settings(name: str, **values: Any) -> Any:
+    data = _rendered(values)[("ConfigMap", NAMESPACE, name)]["data"]
+    return yaml.safe_load(next(iter(data.values())))
+
+
+def test_waypoints_read_what_the_operator_gives_them() -> None:
+    """From the chart by the operator's settings to a pod's environment and the file in the waypoint's image."""
+    values = {"mesh": {"clusterId": 'a "name"', "network": "n"}, "waypoints": {"drainSeconds": 7}}
+    group = msgspec.convert(_settings("ambimesh-operator", **values)["waypoints"], WaypointGroup)
+    metadata = ObjectMeta(name="w", namespace="demo", uid="u")
+    gateway = Gateway(metadata=metadata, spec=GatewaySpec(gateway_class_name="ambimesh-waypoint"))
+    _, _, deployment = parts_of(gateway, group.settings())
+    spec = deployment.spec.template.spec
+    (container,) = spec.containers
+    told = {one.name: one.value or f"from {one.value_from}" for one in container.env}
+    environment = {**{one.name: "" for one in container.env}, **told, "POD_IP": "10.0.0.1"}
+    file = PLACES[0].parents[1] / "images" / "waypoint.yaml"
+    settings = load(file, WaypointFile, environment)
+    assert settings.gateway.cluster_id == 'a "name"'
+    assert settings.gateway.network == "n"
+    assert settings.gateway.key == f"{told['POD_NAMESPACE']}/w"
+    assert settings.drain_seconds + 5 == spec.termination_grace_period_seconds
+    assert settings.control_plane.server_name == f"ambimesh-operator.{NAMESPACE}.svc"
+    mounts = {mount["mountPath"] for mount in container.volume_mounts}
+    assert {str(settings.control_plane.token.parent), str(settings.control_plane.root_certificate.parent)} <= mounts
+    assert container.command[-1] == "/etc/ambimesh/waypoint.yaml"
 
 
 def test_settings_that_change_replace_the_pods() -> None:

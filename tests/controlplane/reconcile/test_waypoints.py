@@ -5,10 +5,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from controlplane.reconcile.cluster_pods import ClusterPods
 from controlplane.reconcile.difference import same_owner, says
 from controlplane.reconcile.driver import FolderWriter, Reconciler
 from controlplane.reconcile.status import gateway_statuses
-from controlplane.reconcile.waypoints import REPLICAS_ANNOTATION, WaypointSettings, parts_of, replicas_of, wanted
+from controlplane.reconcile.waypoints import (
+    REPLICAS_ANNOTATION,
+    WaypointSettings,
+    parts_of,
+    replicas_of,
+    scaling_of,
+    unwanted,
+    wanted,
+)
 from resources.base import ObjectMeta
 from resources.decode import decode_documents
 from resources.encode import to_yaml
@@ -16,7 +25,15 @@ from resources.folder_store import FolderStore
 from resources.gateway import GatewaySpec
 from resources.network import Endpoint, EndpointConditions, ServicePort, ServiceSpec
 from resources.object_set import ObjectSet
-from resources.objects import Deployment, EndpointSlice, Gateway, Service, ServiceAccount
+from resources.objects import (
+    Deployment,
+    EndpointSlice,
+    Gateway,
+    HorizontalPodAutoscaler,
+    PodDisruptionBudget,
+    Service,
+    ServiceAccount,
+)
 
 SETTINGS = WaypointSettings(command=("waypoint", "--config", "x"), environment={"A": "b"})
 
@@ -57,6 +74,54 @@ def test_what_is_made_is_what_the_reader_of_manifests_takes() -> None:
         decoded, problems = decode_documents(to_yaml(part), "made")
         assert problems == []
         assert decoded == [part]
+
+
+CLUSTER = WaypointSettings(
+    command=("waypoint",), image="i:1", cluster=ClusterPods(max_replicas=4, resources={"limits": {"memory": "1Gi"}})
+)
+
+
+def test_in_a_cluster_replicas_are_scaled_and_never_all_evicted() -> None:
+    gateways = ObjectSet([gateway(annotations={REPLICAS_ANNOTATION: "2"})])
+    found = {type(value).__name__: value for value in wanted(gateways, CLUSTER)}
+    assert set(found) == {
+        "ServiceAccount", "Service", "Deployment", "PodDisruptionBudget", "HorizontalPodAutoscaler",
+    }  # fmt: skip
+    autoscaler, deployment = found["HorizontalPodAutoscaler"], found["Deployment"]
+    assert isinstance(autoscaler, HorizontalPodAutoscaler)
+    assert isinstance(deployment, Deployment)
+    assert (autoscaler.spec.min_replicas, autoscaler.spec.max_replicas) == (2, 4)
+    # The autoscaler has the number; would we write it, each would undo the other's work.
+    assert "replicas" not in msgspec.to_builtins(deployment)["spec"]
+    assert {value.metadata.owner_references[0].uid for value in found.values()} == {"uid-waypoint"}
+    for value in found.values():
+        decoded, problems = decode_documents(to_yaml(value), "made")
+        assert (decoded, problems) == ([value], [])
+
+
+def test_a_gateway_may_ask_for_more_than_the_autoscaler_takes_and_there_may_be_none() -> None:
+    many = gateway(annotations={REPLICAS_ANNOTATION: "9"})
+    _, autoscaler = scaling_of(many, CLUSTER)
+    assert isinstance(autoscaler, HorizontalPodAutoscaler)
+    assert (autoscaler.spec.min_replicas, autoscaler.spec.max_replicas) == (9, 9)
+    none = WaypointSettings(command=(), cluster=ClusterPods())
+    assert [type(value) for value in scaling_of(many, none)] == [PodDisruptionBudget]
+    assert parts_of(many, none)[2].spec.replicas == 9
+    assert scaling_of(many, SETTINGS) == ()
+
+
+def test_what_is_not_asked_for_any_more_is_unwanted_and_nothing_else_is() -> None:
+    ours = gateway()
+    made = list(wanted(ObjectSet([ours]), CLUSTER))
+    strangers = Deployment(metadata=ObjectMeta(name="x", namespace="demo"), spec=parts_of(ours, SETTINGS)[2].spec)
+    there = [*made, strangers]
+    assert list(unwanted(ObjectSet([ours, *there]), CLUSTER)) == []
+    fixed = WaypointSettings(command=(), cluster=ClusterPods())
+    assert [type(one) for one in unwanted(ObjectSet([ours, *there]), fixed)] == [HorizontalPodAutoscaler]
+    moved = gateway(kind="nginx")
+    assert {one.key for one in unwanted(ObjectSet([moved, *there]), CLUSTER)} == {one.key for one in made}
+    # Of a Gateway that is gone it is the cluster that collects.
+    assert list(unwanted(ObjectSet(there), CLUSTER)) == []
 
 
 def test_gateways_of_other_classes_are_not_ours() -> None:

@@ -58,15 +58,29 @@ waypoints:
     - istio-waypoint
     {{- end }}
   image: {{ include "ambimesh.image" (dict "root" $ "component" "waypoint") | quote }}
-  image_pull_policy: {{ .Values.images.pullPolicy }}
-  command: ["python", "-m", "waypoint", "--config", "/etc/ambimesh/waypoint.yaml"]
+  command: [python, -m, waypoint, --config, /etc/ambimesh/waypoint.yaml]
   grace_seconds: {{ add .Values.waypoints.drainSeconds 5 }}
-  {{- if .Values.waypoints.autoscaling.enabled }}
-  max_replicas: {{ .Values.waypoints.autoscaling.maxReplicas }}
-  cpu_utilization: {{ .Values.waypoints.autoscaling.cpuUtilization }}
-  {{- end }}
-  resources:
-    {{- toYaml .Values.waypoints.resources | nindent 4 }}
+  environment:
+    CLUSTER_ID: {{ .Values.mesh.clusterId | quote }}
+    DRAIN_SECONDS: {{ .Values.waypoints.drainSeconds | toYaml | quote }}
+    LOG_FORMAT: {{ .Values.log.format }}
+    LOG_LEVEL: {{ .Values.log.level }}
+    NETWORK: {{ .Values.mesh.network | quote }}
+    OPERATOR_ADDRESS: {{ include "ambimesh.operatorHost" . }}:15012
+    OPERATOR_NAME: {{ include "ambimesh.operatorHost" . }}
+    TRUST_DOMAIN: {{ .Values.mesh.trustDomain | quote }}
+  cluster:
+    image_pull_policy: {{ .Values.images.pullPolicy }}
+    {{- with .Values.images.pullSecrets }}
+    image_pull_secrets:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- if .Values.waypoints.autoscaling.enabled }}
+    max_replicas: {{ .Values.waypoints.autoscaling.maxReplicas }}
+    cpu_utilization: {{ .Values.waypoints.autoscaling.cpuUtilization }}
+    {{- end }}
+    resources:
+      {{- toYaml .Values.waypoints.resources | nindent 6 }}
 log:
   level: {{ .Values.log.level }}
   format: {{ .Values.log.format }}
