@@ -5,7 +5,8 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 GENERATED := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo lab check test kubernetes test-unit test-compiled test-kubernetes test-root test-lab test-scale setup-e2e e2e bench bench-quick proto lock clean
+.PHONY: help setup demo lab check test kubernetes test-unit test-compiled test-kubernetes test-root test-lab test-scale \
+    setup-e2e e2e images vagrant-files test-vagrant bench bench-quick proto lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +23,7 @@ lab: setup ## Bring the lab up and leave it running (root); .venv/bin/ambimesh l
 # Each of check and test does all it has to do, and fails at the end if a part failed: the first fault hides no other.
 CHECKS := "$(PYTHON) -m ruff check" "$(PYTHON) -m mypy" ".venv/bin/lint-imports --no-logo"
 TIERS := unit compiled kubernetes root lab
-UNPRIVILEGED := not root and not lab and not kubernetes and not e2e
+UNPRIVILEGED := not root and not lab and not kubernetes and not e2e and not vagrant
 # Where the modules of scripts/compile_hot.py are tested.
 COMPILED := tests/mesh/hbone tests/mesh/relay tests/mesh/state tests/mesh/telemetry tests/ztunnel \
     tests/mesh/test_addresses.py tests/mesh/test_compiled.py tests/mesh/test_rbac.py
@@ -75,6 +76,15 @@ bench: setup ## The benchmark suite: writes tables and a picture under benchmark
 
 bench-quick: setup ## The same in under two minutes, without writing them (root)
 	@$(PYTHON) -m benchmarks --quick
+
+images: setup ## Build the images without a container engine, and try each in a chroot (root; debootstrap)
+	@$(PYTHON) scripts/image.py build
+
+vagrant-files: setup kubernetes ## Make what the Vagrant lab is provisioned from (root; debootstrap)
+	@$(PYTHON) scripts/vagrant_files.py
+
+test-vagrant: vagrant-files ## Run the Vagrant lab's provisioning in a root of its own (root; debootstrap, vagrant)
+	$(PYTEST) -m vagrant
 
 proto: setup ## Regenerate mesh/wire from its .proto files
 	@$(PYTHON) -m mesh.wire.generate
