@@ -91,9 +91,20 @@ def make_context(name: str, folder: Path) -> Path:
         shutil.copy(IMAGES / "waypoint.yaml", context / "root/etc/ambimesh")
     lock = (ROOT / "requirements" / "runtime.txt").read_text()
     (context / "requirements.txt").write_text(needed(lock, component["distributions"]))
-    (context / "packages.txt").write_text("".join(f"{package}\n" for package in component["debian"]))
+    packages = [package for each in component["packages"] for package in package_list(each)]
+    (context / "packages.txt").write_text("".join(f"{package}\n" for package in packages))
     shutil.copy(IMAGES / "install.sh", context)
     return context
+
+
+def package_list(name: str) -> list[str]:
+    """The Debian packages of a list in ``deploy/images``: one a line, ``#`` begins a comment, ``ARCH`` is Debian's."""
+    lines = (line.partition("#")[0].strip() for line in (IMAGES / f"{name}.packages").read_text().splitlines())
+    return [line.replace("ARCH", _architecture()) for line in lines if line]
+
+
+def _architecture() -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 
 
 def _built(name: str) -> Path:
@@ -243,9 +254,8 @@ def pack(root: Path, tag: str, settings: dict[str, Any], target: Path) -> None:
     _run(["tar", *reproducible, "-C", str(root), "-cf", str(layer), "."])
     with layer.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     rootfs = {"type": "layers", "diff_ids": [f"sha256:{digest}"]}
-    config = json.dumps({"architecture": architecture, "os": "linux", "config": settings, "rootfs": rootfs}).encode()
+    config = json.dumps({"architecture": _architecture(), "os": "linux", "config": settings, "rootfs": rootfs}).encode()
     config_name = f"{hashlib.sha256(config).hexdigest()}.json"
     manifest = json.dumps([{"Config": config_name, "RepoTags": [tag], "Layers": ["layer.tar"]}]).encode()
     with tarfile.open(target, "w") as archive:

@@ -8,7 +8,7 @@ home=/opt/ambimesh
 
 apt-get update -qq
 # shellcheck disable=SC2046 -- one word for each package
-apt-get install -y -qq --no-install-recommends ca-certificates python3 python3-venv $(cat "$context/packages.txt")
+apt-get install -y -qq --no-install-recommends python3-venv $(cat "$context/packages.txt")
 
 python3 -m venv "$home/venv"
 # Wheels that were fetched outside, where they are; else from wherever pip is told to look.
@@ -26,15 +26,12 @@ if [ -e "$context/with-headers" ]; then
     mkdir -p "$home/debian"
     ln -s /usr/lib/python3/dist-packages/bcc "$home/debian/bcc"
     for site in "$home"/venv/lib/python3*/site-packages; do echo "$home/debian" >"$site/debian-bcc.pth"; done
-    headers="linux-headers-cloud-$(dpkg --print-architecture)"
-    apt-cache show "$headers" >/dev/null 2>&1 || headers="linux-headers-$(dpkg --print-architecture)"
-    apt-get install -y -qq --no-install-recommends "$headers"
     PYTHONPATH=$home "$home/venv/bin/python" -m ebpf.headers /tmp/headers
     # The links of the merged folder become files, and the packages (with the compiler they want) go.
     cp -RL /tmp/headers "$home/kernel-headers" 2>/dev/null || true
     test -f "$home/kernel-headers/include/linux/kconfig.h"
     rm -rf /tmp/headers
-    apt-get purge -y -qq "$headers" 'linux-headers-*' 'linux-kbuild-*' 'linux-compiler-*'
+    apt-get purge -y -qq 'linux-headers-*' 'linux-kbuild-*' 'linux-compiler-*'
 fi
 
 "$home/venv/bin/python" -m pip uninstall --quiet --yes pip setuptools 2>/dev/null || true
