@@ -185,7 +185,7 @@ def test_nothing_is_privileged_and_everything_is_pinned_down() -> None:
             rights[name] = set(context["capabilities"].get("add", []))
     assert rights == {
         "ambimesh-operator": set(),
-        "ambimesh-agent": {"BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN", "SYS_PTRACE"},
+        "ambimesh-agent": {"BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN", "SYSLOG", "SYS_PTRACE"},
         "ambimesh-ztunnel": {"BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"},
     }
 

@@ -18,6 +18,7 @@ securityContext:
       - NET_ADMIN # attaches them to cgroups and network namespaces
       - PERFMON # programs read kernel structures
       - SYS_ADMIN # enters pods' network namespaces
+      - SYSLOG # the compiler asks /proc/kallsyms what the kernel has, which shows nothing without it
       - SYS_PTRACE # finds them under /proc, whoever owns the process
 volumeMounts:
   - {name: settings, mountPath: /etc/ambimesh, readOnly: true}
