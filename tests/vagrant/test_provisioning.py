@@ -42,7 +42,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     base = image.make_base(image.FOLDER)
     root = tmp_path_factory.mktemp("vagrant") / "root"
     subprocess.run(["cp", "-a", str(base), str(root)], check=True)
-    subprocess.run(["cp", "-a", str(FOLDER), str(root / "files")], check=True)
+    (root / "files").mkdir()
+    for part in ("bin", "pki", "wheels", "manifests"):  # images are loaded where containerd runs
+        subprocess.run(["cp", "-a", str(FOLDER / part), str(root / "files")], check=True)
     subprocess.run(["cp", "-a", str(VAGRANT / "provision"), str(root / "provision")], check=True)
     made = Machine(root)
     with image._as_this_machine(root):

@@ -80,7 +80,7 @@ async def test_agent_and_ztunnel_need_no_others(resource_prefix: str, monkeypatc
     capabilities = _capabilities()
     assert set(capabilities) == {"cni", "ztunnel"}
     monkeypatch.setattr(mesh_processes, "_process", _confined(mesh_processes._process, capabilities))
-    lab = await bring_up(Wish(layout=LabLayout.named(resource_prefix), nodes=1, mesh=True), lambda _text: None)
+    lab = await bring_up(Wish(layout=LabLayout.named(resource_prefix), nodes=2, mesh=True), lambda _text: None)
     try:
         for process, module in (("agent", "cni"), ("ztunnel", "ztunnel")):
             assert _effective(lab, process).bit_count() == len(capabilities[module])
