@@ -98,8 +98,9 @@ async def test_what_is_not_wanted_any_more_is_deleted(tmp_path: object) -> None:
     await Reconciler(FolderWriter(store), SETTINGS).reconcile(ObjectSet([gateway]))
     assert len(store.of_kind(HorizontalPodAutoscaler)) == 1
     fewer = WaypointSettings(command=(), cluster=ClusterPods())
-    made = [*store.of_kind(HorizontalPodAutoscaler), *store.of_kind(PodDisruptionBudget)]
-    there: list[KubernetesObject] = [gateway, *made]
+    there: list[KubernetesObject] = [gateway]
+    there += store.of_kind(HorizontalPodAutoscaler)
+    there += store.of_kind(PodDisruptionBudget)
     await Reconciler(FolderWriter(store), fewer).reconcile(ObjectSet(there))
     assert store.of_kind(HorizontalPodAutoscaler) == []
     assert len(store.of_kind(PodDisruptionBudget)) == 1
