@@ -87,8 +87,7 @@ async def test_agent_and_ztunnel_need_no_others(resource_prefix: str, monkeypatc
         store = FolderStore(lab.layout.cluster)
         assert manifests.apply(store, (SHIPPED_MANIFESTS,)).problems == []
         assert await readiness.wait_for_pods(lab, 60) == []
-        # A running pod is enrolled, which takes its namespace to be found, and calls over mutual TLS; then once more by
-        # the fast path, which enters sockets of pods.
+        # A running pod is enrolled, which takes its namespace to be found, and calls over mutual TLS.
         store.patch_metadata(Namespace, "", "demo", labels={"istio.io/dataplane-mode": "ambient"})
         with trio.fail_after(30):
             while not _all_captured(store):  # noqa: ASYNC110 -- the store has no event to wait for
