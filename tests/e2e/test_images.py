@@ -190,6 +190,7 @@ def test_the_project_is_in_its_layer_as_it_is() -> None:
         assert f"{home}/{module}" in found
     assert found[f"{home}/bin/ambimesh-cni"].mode == 0o755
     assert f"{home}/compiled/manifest.json" in found
+    assert "etc/ambimesh/waypoint.yaml" in found
     assert [name for name in found if name.endswith(".pyc")] == []
 
 

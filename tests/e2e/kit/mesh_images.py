@@ -206,7 +206,9 @@ def project_layer() -> Layer:
     if not plugin.exists() or not compiled.exists():
         raise EnvironmentLacks(f"{plugin} or {compiled} is missing; remedy: make setup")
     trees: dict[str, Path | bytes | str] = {f"{HOME}/{name}": ROOT / name for name in _SOURCES_OF_THE_PROJECT}
-    return tree_layer("project", {**trees, f"{HOME}/bin/ambimesh-cni": plugin, f"{HOME}/compiled": compiled})
+    made = {f"{HOME}/bin/ambimesh-cni": plugin, f"{HOME}/compiled": compiled}
+    settings = {"etc/ambimesh/waypoint.yaml": LISTS / "waypoint.yaml"}
+    return tree_layer("project", {**trees, **made, **settings})
 
 
 def _run(what: str, *command: str | Path) -> None:
