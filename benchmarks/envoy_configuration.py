@@ -74,10 +74,10 @@ def client_configuration(files: Files, server: str, expected: SpiffeId, ports: t
     cluster = {
         "name": _TUNNEL,
         "connect_timeout": "10s",
-        "load_assignment": _endpoint(_TUNNEL, server, HBONE_PORT),
-        "circuit_breakers": _no_limits(),
+        "load_assignment": endpoint(_TUNNEL, server, HBONE_PORT),
+        "circuit_breakers": no_limits(),
         "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _typed(
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
                 "extensions.upstreams.http.v3.HttpProtocolOptions",
                 explicit_http_config={"http2_protocol_options": options},
                 common_http_protocol_options={"max_requests_per_connection": STREAMS_PER_LIFE},
@@ -85,7 +85,7 @@ def client_configuration(files: Files, server: str, expected: SpiffeId, ports: t
         },
         "transport_socket": _tls("UpstreamTlsContext", files, expected),
     }
-    return _bootstrap([_tunnelled(files, server, port) for port in ports], [cluster])
+    return bootstrap([_tunnelled(files, server, port) for port in ports], [cluster])
 
 
 def server_configuration(files: Files, server: str, admitted: SpiffeId, ports: tuple[int, ...]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def server_configuration(files: Files, server: str, admitted: SpiffeId, ports: t
         admitted: the one client that its policy admits.
         ports: of the application.
     """
-    manager = _typed(
+    manager = typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=_TUNNEL,
         codec_type="HTTP2",
@@ -105,12 +105,12 @@ def server_configuration(files: Files, server: str, admitted: SpiffeId, ports: t
         stream_idle_timeout="0s",
         upgrade_configs=[{"upgrade_type": "CONNECT"}],
         route_config={"virtual_hosts": [_host(server, port) for port in ports]},
-        http_filters=[_admission(admitted), _filter("router", "extensions.filters.http.router.v3.Router")],
+        http_filters=[_admission(admitted), filtered("router", "extensions.filters.http.router.v3.Router")],
         access_log=[_access_log(files)],
     )
     listener = {
         "name": _TUNNEL,
-        "address": _address(server, HBONE_PORT),
+        "address": listening_on(server, HBONE_PORT),
         "filter_chains": [
             {
                 "transport_socket": _tls("DownstreamTlsContext", files, None),
@@ -118,12 +118,15 @@ def server_configuration(files: Files, server: str, admitted: SpiffeId, ports: t
             }
         ],
     }
-    return _bootstrap([listener], [_application(port) for port in ports])
+    return bootstrap([listener], [_application(port) for port in ports])
 
 
-def _bootstrap(listeners: list[dict[str, Any]], clusters: list[dict[str, Any]]) -> dict[str, Any]:
+def bootstrap(
+    listeners: list[dict[str, Any]], clusters: list[dict[str, Any]], admin_port: int = ADMIN_PORT
+) -> dict[str, Any]:
+    """A whole file."""
     return {
-        "admin": {"address": _address(LOOPBACK, ADMIN_PORT)},
+        "admin": {"address": listening_on(LOOPBACK, admin_port)},
         "layered_runtime": {"layers": [{"name": "limits", "static_layer": {_RESETS: _UNLIMITED}}]},
         "static_resources": {"listeners": listeners, "clusters": clusters},
     }
@@ -131,7 +134,7 @@ def _bootstrap(listeners: list[dict[str, Any]], clusters: list[dict[str, Any]]) 
 
 def _tunnelled(files: Files, server: str, port: int) -> dict[str, Any]:
     """A listener whose connections go through the tunnel, for one port of the application."""
-    proxy = _typed(
+    proxy = typed(
         "extensions.filters.network.tcp_proxy.v3.TcpProxy",
         stat_prefix=_TUNNEL,
         cluster=_TUNNEL,
@@ -141,7 +144,7 @@ def _tunnelled(files: Files, server: str, port: int) -> dict[str, Any]:
     )
     return {
         "name": f"outbound-{port}",
-        "address": _address(LOOPBACK, port),
+        "address": listening_on(LOOPBACK, port),
         "filter_chains": [{"filters": [{"name": "tcp", "typed_config": proxy}]}],
     }
 
@@ -161,8 +164,8 @@ def _application(port: int) -> dict[str, Any]:
     return {
         "name": name,
         "connect_timeout": "10s",
-        "load_assignment": _endpoint(name, LOOPBACK, port),
-        "circuit_breakers": _no_limits(),
+        "load_assignment": endpoint(name, LOOPBACK, port),
+        "circuit_breakers": no_limits(),
     }
 
 
@@ -176,7 +179,7 @@ def _admission(admitted: SpiffeId) -> dict[str, Any]:
         "principals": [{"authenticated": {"principal_name": {"exact": str(admitted)}}}],
     }
     rules = {"action": "ALLOW", "policies": {"admit-client": policy}}
-    return _filter("rbac", "extensions.filters.http.rbac.v3.RBAC", rules=rules)
+    return filtered("rbac", "extensions.filters.http.rbac.v3.RBAC", rules=rules)
 
 
 def _tls(kind: str, files: Files, expected: SpiffeId | None) -> dict[str, Any]:
@@ -193,7 +196,7 @@ def _tls(kind: str, files: Files, expected: SpiffeId | None) -> dict[str, Any]:
         "tls_certificates": [pair],
         "validation_context": validation,
     }
-    context = _typed(f"extensions.transport_sockets.tls.v3.{kind}", common_tls_context=common, **demand)
+    context = typed(f"extensions.transport_sockets.tls.v3.{kind}", common_tls_context=common, **demand)
     return {"name": "tls", "typed_config": context}
 
 
@@ -206,13 +209,14 @@ def _http_options() -> dict[str, Any]:
     }
 
 
-def _no_limits() -> dict[str, Any]:
+def no_limits() -> dict[str, Any]:
+    """Circuit breakers that no load reaches."""
     names = ("max_connections", "max_pending_requests", "max_requests")
     return {"thresholds": [dict.fromkeys(names, _UNLIMITED)]}
 
 
 def _access_log(files: Files) -> dict[str, Any]:
-    written = _typed(
+    written = typed(
         "extensions.access_loggers.file.v3.FileAccessLog",
         path=str(files.access_log),
         log_format={"text_format_source": {"inline_string": _TEXT}},
@@ -220,20 +224,24 @@ def _access_log(files: Files) -> dict[str, Any]:
     return {"name": "file", "typed_config": written}
 
 
-def _filter(name: str, kind: str, **settings: Any) -> dict[str, Any]:
-    return {"name": name, "typed_config": _typed(kind, **settings)}
+def filtered(name: str, kind: str, **settings: Any) -> dict[str, Any]:
+    """A filter of HTTP."""
+    return {"name": name, "typed_config": typed(kind, **settings)}
 
 
-def _typed(kind: str, **settings: Any) -> dict[str, Any]:
+def typed(kind: str, **settings: Any) -> dict[str, Any]:
+    """A message of a type of Envoy's."""
     return {"@type": f"{_PREFIX}{kind}", **settings}
 
 
-def _endpoint(cluster: str, address: str, port: int) -> dict[str, Any]:
+def endpoint(cluster: str, address: str, port: int) -> dict[str, Any]:
+    """A cluster's only endpoint."""
     return {
         "cluster_name": cluster,
-        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(address, port)}}]}],
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": listening_on(address, port)}}]}],
     }
 
 
-def _address(address: str, port: int) -> dict[str, Any]:
+def listening_on(address: str, port: int) -> dict[str, Any]:
+    """A socket's address."""
     return {"socket_address": {"address": address, "port_value": port}}

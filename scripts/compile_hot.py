@@ -36,11 +36,29 @@ MODULES = (
     *("ztunnel.proxy.admission", "ztunnel.proxy.baggage", "ztunnel.proxy.connections", "ztunnel.proxy.delivery"),
     *("ztunnel.proxy.inbound", "ztunnel.proxy.outbound"),
     *("mesh.state.routes", "mesh.state.upstream"),
+    *("waypoint.wire.ending", "waypoint.wire.socket_wire", "waypoint.wire.stream_wire", "waypoint.wire.timers"),
+    *("waypoint.http.message", "waypoint.http.h1_codec", "waypoint.http.h1_request_machine"),
+    *("waypoint.http.h1_client_machine", "waypoint.http.h1_server_machine"),
+    *("waypoint.http.h2_header_codec", "waypoint.http.h2_machine", "waypoint.http.h2_stream_machine"),
+    *("waypoint.http.h2_client_machine", "waypoint.http.h2_server_machine"),
+    *("waypoint.exchange.attempts", "waypoint.exchange.client_connection", "waypoint.exchange.decision"),
+    *("waypoint.exchange.exchange", "waypoint.exchange.facts", "waypoint.exchange.grpc_messages"),
+    *("waypoint.exchange.local_answer", "waypoint.exchange.retry"),
+    *("waypoint.routing.chance", "waypoint.routing.header_change", "waypoint.routing.path", "waypoint.routing.port"),
+    *("waypoint.routing.request_test", "waypoint.routing.rewrite", "waypoint.routing.route", "waypoint.routing.table"),
+    "waypoint.routing.text",
+    *("waypoint.upstream.backend", "waypoint.upstream.balancers", "waypoint.upstream.cluster"),
+    *("waypoint.upstream.endpoint", "waypoint.upstream.limits_machine", "waypoint.upstream.pool_contract"),
+    *("waypoint.upstream.pool_h1", "waypoint.upstream.pool_h2", "waypoint.upstream.outlier_machine"),
+    *("waypoint.telemetry.record", "waypoint.telemetry.request_metrics", "waypoint.telemetry.request_log"),
+    *("waypoint.telemetry.log_format", "waypoint.telemetry.flags"),
+    *("waypoint.security.authorization", "waypoint.security.subject"),
+    *("waypoint.deciding", "waypoint.guarding", "waypoint.requests"),
 )
 OPTIMIZATION = "2"
 GROUP = "ambimesh"
 """Compiled together, so that they call one another without Python's calling convention."""
-_TOP = ("mesh", "ebpf", "ztunnel")
+_TOP = ("mesh", "ebpf", "ztunnel", "waypoint")
 
 
 def main() -> int:
