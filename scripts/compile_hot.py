@@ -1,4 +1,4 @@
-"""Compiles ztunnel's hot modules with mypyc: ``python scripts/compile_hot.py FOLDER``, run by ``make setup``.
+"""Compiles the proxies' hot modules with mypyc: ``python scripts/compile_hot.py FOLDER``, run by ``make setup``.
 
 What is compiled, and why these, is a decision by measurement: see *Decisions* in ``ARCHITECTURE.md``. The folder's old
 contents stay in use until the new ones are complete; running processes keep what they have loaded. It takes most of a
@@ -26,7 +26,7 @@ from setuptools.command.build_ext import build_ext
 
 from mesh.compiled import MANIFEST, SOURCES, Unusable, digest, interpreter, read_manifest
 
-MODULES = (
+OF_ZTUNNEL = (
     *("mesh.addresses", "mesh.identity", "mesh.rbac"),
     *("mesh.hbone.codec", "mesh.hbone.contract", "mesh.hbone.control_machine", "mesh.hbone.header_codec"),
     "mesh.hbone.machine",
@@ -36,34 +36,39 @@ MODULES = (
     *("ztunnel.proxy.admission", "ztunnel.proxy.baggage", "ztunnel.proxy.connections", "ztunnel.proxy.delivery"),
     *("ztunnel.proxy.inbound", "ztunnel.proxy.outbound"),
     *("mesh.state.routes", "mesh.state.upstream"),
-    *("waypoint.wire.ending", "waypoint.wire.socket_wire", "waypoint.wire.stream_wire", "waypoint.wire.timers"),
-    *("waypoint.http.message", "waypoint.http.h1_codec", "waypoint.http.h1_request_machine"),
-    *("waypoint.http.h1_client_machine", "waypoint.http.h1_server_machine"),
-    *("waypoint.http.h2_header_codec", "waypoint.http.h2_machine", "waypoint.http.h2_stream_machine"),
-    *("waypoint.http.h2_client_machine", "waypoint.http.h2_server_machine"),
-    *("waypoint.exchange.attempts", "waypoint.exchange.client_connection", "waypoint.exchange.decision"),
-    *("waypoint.exchange.exchange", "waypoint.exchange.facts", "waypoint.exchange.grpc_messages"),
-    *("waypoint.exchange.local_answer", "waypoint.exchange.retry"),
-    *("waypoint.routing.chance", "waypoint.routing.header_change", "waypoint.routing.path", "waypoint.routing.port"),
-    *("waypoint.routing.request_test", "waypoint.routing.rewrite", "waypoint.routing.route", "waypoint.routing.table"),
-    "waypoint.routing.text",
-    *("waypoint.upstream.backend", "waypoint.upstream.balancers", "waypoint.upstream.cluster"),
-    *("waypoint.upstream.endpoint", "waypoint.upstream.limits_machine", "waypoint.upstream.pool_contract"),
-    *("waypoint.upstream.pool_h1", "waypoint.upstream.pool_h2", "waypoint.upstream.outlier_machine"),
-    *("waypoint.telemetry.record", "waypoint.telemetry.request_metrics", "waypoint.telemetry.request_log"),
-    *("waypoint.telemetry.log_format", "waypoint.telemetry.flags"),
-    *("waypoint.security.authorization", "waypoint.security.subject"),
-    *("waypoint.deciding", "waypoint.guarding", "waypoint.requests"),
 )
+"""Ztunnel's, and what it shares with waypoints."""
+OF_WAYPOINTS = tuple(
+    f"waypoint.{name}"
+    for name in (
+        *("deciding", "guarding", "requests"),
+        *("exchange.attempts", "exchange.client_connection", "exchange.decision", "exchange.exchange"),
+        *("exchange.facts", "exchange.grpc_messages", "exchange.local_answer", "exchange.retry"),
+        *("http.h1_client_machine", "http.h1_codec", "http.h1_plain_codec", "http.h1_request_machine"),
+        *("http.h1_server_machine", "http.h2_client_machine", "http.h2_header_codec", "http.h2_machine"),
+        *("http.h2_server_machine", "http.h2_stream_machine", "http.message"),
+        *("routing.chance", "routing.header_change", "routing.path", "routing.port", "routing.request_test"),
+        *("routing.rewrite", "routing.route", "routing.table", "routing.text"),
+        *("security.authorization", "security.conditions", "security.subject"),
+        *("telemetry.default_line", "telemetry.flags", "telemetry.log_format", "telemetry.record"),
+        *("telemetry.request_log", "telemetry.request_metrics"),
+        *("upstream.backend", "upstream.balancers", "upstream.cluster", "upstream.endpoint"),
+        *("upstream.limits_machine", "upstream.outlier_machine", "upstream.pool_contract", "upstream.pool_h1"),
+        *("upstream.pool_h2", "upstream.services"),
+        *("wire.ending", "wire.socket_wire", "wire.stream_wire", "wire.timers"),
+    )
+)
+MODULES = (*OF_ZTUNNEL, *OF_WAYPOINTS)
+GROUPS = {"ambimesh": OF_ZTUNNEL, "waypoint": OF_WAYPOINTS}
+"""What is compiled into one library each. All of them call one another without Python's calling convention; a ztunnel
+never loads what is the waypoint's."""
 OPTIMIZATION = "2"
-GROUP = "ambimesh"
-"""Compiled together, so that they call one another without Python's calling convention."""
 _TOP = ("mesh", "ebpf", "ztunnel", "waypoint")
 
 
 def main() -> int:
     """Compile unless the folder is up to date; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Compile ztunnel's hot modules.")
+    parser = argparse.ArgumentParser(description="Compile the proxies' hot modules.")
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder.absolute()
     tools = _tools()
@@ -78,7 +83,7 @@ def main() -> int:
         made = Path(work) / "made"
         _build(Path(work), made)
         files = {_import_name(path.relative_to(made)): str(path.relative_to(made)) for path in made.rglob("*.so")}
-        if {name for name in files if name != f"{GROUP}__mypyc"} != set(MODULES):
+        if set(files) - {f"{name}__mypyc" for name in GROUPS} != set(MODULES):
             raise SystemExit(f"mypyc made {sorted(files)}, which is not what was asked for")
         sources = {str(file): digest(file) for file in sorted(closure(MODULES))}
         manifest = {"interpreter": interpreter(), "tools": tools, "files": files, "sources": sources}
@@ -90,17 +95,20 @@ def main() -> int:
 
 
 def _build(work: Path, made: Path) -> None:
-    paths = [str(_file(module)) for module in MODULES]
+    groups: list[tuple[list[str], str | None]] = [
+        ([str(_file(module)) for module in modules], name) for name, modules in GROUPS.items()
+    ]
     extensions = mypycify(
-        ["--config-file=pyproject.toml", *paths],
+        ["--config-file=pyproject.toml", *(path for paths, _ in groups for path in paths)],
         opt_level=OPTIMIZATION,
         debug_level="0",
-        group_name=GROUP,
+        separate=groups,
         target_dir=str(work / "c"),
     )
-    command = build_ext(Distribution({"name": GROUP, "ext_modules": extensions}))
+    command = build_ext(Distribution({"name": "ambimesh", "ext_modules": extensions}))
     command.build_lib = str(made)
     command.build_temp = str(work / "objects")
+    command.parallel = len(GROUPS)
     command.ensure_finalized()
     command.run()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from mesh.addresses import format_ip
 from mesh.clock import SystemClock
@@ -27,9 +27,9 @@ from waypoint.security.subject import Peer
 from waypoint.upstream.backend import Chooser, RetryLimit, ServiceBackend
 from waypoint.upstream.pool_contract import Unavailable
 
-_CHAIN = b"x-forwarded-for"
-_SCHEME = b"x-forwarded-proto"
-_REQUEST_ID = b"x-request-id"
+_CHAIN: Final = b"x-forwarded-for"
+_SCHEME: Final = b"x-forwarded-proto"
+_REQUEST_ID: Final = b"x-request-id"
 
 
 class Backends(Protocol):
@@ -186,16 +186,17 @@ class PortDecider:
     def _introduce(self, head: RequestHead, client: Client) -> None:
         """Tell the application who calls: it sees the waypoint's address on its connection."""
         address = format_ip(client.address.ip).encode()
-        chain = b", ".join([value for name, value in head.headers if name == _CHAIN] + [address])
+        chain = b""
         identified = False
         kept = []
         for field in head.headers:
             name = field[0]
-            if name in (_CHAIN, _SCHEME):
-                continue
-            identified = identified or name == _REQUEST_ID
-            kept.append(field)
-        kept.append((_CHAIN, chain))
+            if name == _CHAIN:
+                chain += field[1] + b", "
+            elif name != _SCHEME:
+                identified = identified or name == _REQUEST_ID
+                kept.append(field)
+        kept.append((_CHAIN, chain + address))
         kept.append((_SCHEME, head.scheme))
         if not identified:
             kept.append((_REQUEST_ID, self._request_id()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -121,7 +122,7 @@ class Guard:
         self._tasks.start(wait.run, self._keys)
 
 
-_OF_CONNECTIONS = frozenset(
+_OF_CONNECTIONS: Final = frozenset(
     {Attribute.PRINCIPAL, Attribute.NAMESPACE, Attribute.SERVICE_ACCOUNT, Attribute.TRUST_DOMAIN, Attribute.SNI}
 )
 

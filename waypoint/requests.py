@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -19,7 +20,8 @@ from waypoint.telemetry.record import HttpVersion, RequestRecord
 from waypoint.telemetry.request_log import RequestLog
 from waypoint.telemetry.request_metrics import RequestMetrics
 
-_VERSIONS = {"1.0": HttpVersion.HTTP_1_0, "1.1": HttpVersion.HTTP_1_1, "2": HttpVersion.HTTP_2}
+_NODE: Final = (1 << 48) - 1
+_VERSIONS: Final = {"1.0": HttpVersion.HTTP_1_0, "1.1": HttpVersion.HTTP_1_1, "2": HttpVersion.HTTP_2}
 
 
 class Requests:
@@ -44,8 +46,8 @@ class Requests:
 
     def new_request_id(self) -> bytes:
         """A UUID of version 4 (RFC 9562): unique, not secret, so no system call for entropy."""
-        digits = f"{self._random.getrandbits(128):032x}"
-        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
+        high, low = self._random.getrandbits(60), self._random.getrandbits(60)
+        return b"%08x-%04x-4%03x-a%03x-%012x" % (high >> 28, high >> 12 & 0xFFFF, high & 0xFFF, low >> 48, low & _NODE)
 
     def of(self, destination: Destination) -> DestinationRequests:
         """The observer of one destination's requests."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from waypoint.client import Client
 from waypoint.exchange.decision import Decider, Forward, Observer
@@ -12,7 +13,7 @@ from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.upstream.pool_contract import EndpointPool, Unavailable
 from waypoint.wire.timers import Timer, Timers
 
-_OUTCOMES = {
+_OUTCOMES: Final = {
     FailureKind.CONNECT: (503, "UF"),
     FailureKind.CONNECT_TIMEOUT: (503, "UF"),
     FailureKind.OVERFLOW: (503, "UO"),
@@ -23,7 +24,7 @@ _OUTCOMES = {
 }
 """How a client is answered when an attempt fails, and the flag."""
 
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
+_IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 
 
 class Context:

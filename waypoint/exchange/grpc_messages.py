@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from waypoint.wire.contract import Buffer
 
-_PREFIX = 5
+_PREFIX: Final = 5
 
 
 class MessageCount:

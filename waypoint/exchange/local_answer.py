@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import quote_from_bytes
 
 from waypoint.http.message import Headers, RequestHead, first
 
-_GRPC_OF_HTTP = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
+_GRPC_OF_HTTP: Final = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
 """gRPC's own table ("HTTP to gRPC status code mapping"); others are UNKNOWN."""
 
-FLAG_OF_STATUS = {408: "DPE", 504: "UT"}
+FLAG_OF_STATUS: Final = {408: "DPE", 504: "UT"}
 
 
 def is_grpc(head: RequestHead) -> bool:

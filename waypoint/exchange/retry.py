@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from mesh.model.http_route import Retry
 from waypoint.http.contract import Failure, FailureKind
@@ -10,7 +10,7 @@ from waypoint.http.message import ResponseHead, first
 from waypoint.routing.retry import Failure as Ending
 from waypoint.routing.retry import RetryPlan as Conditions
 
-_ENDINGS = {
+_ENDINGS: Final = {
     FailureKind.CONNECT: Ending.CONNECT | Ending.RESET_BEFORE_REQUEST,
     FailureKind.CONNECT_TIMEOUT: Ending.CONNECT | Ending.RESET_BEFORE_REQUEST,
     FailureKind.REFUSED: Ending.REFUSED_STREAM,

@@ -6,17 +6,21 @@ connection is used again when both messages were complete and framed, and nothin
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import httptools
 
 from mesh.errors import MeshError
 from waypoint.http.contract import UNWANTED, Failure, FailureKind, ResponseSink
 from waypoint.http.h1_codec import RESPONSE_SPECIAL, chunk, connection_tokens, last_chunk, request_head, without_named
+from waypoint.http.h1_plain_codec import read_plain_response
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.wire.contract import Buffer, Wire
 from waypoint.wire.ending import end_or_reset
+
+_PLAIN_HEAD: Final = 8192
+"""Where the end of a head is looked for before the parser is asked."""
 
 
 class ClientOwner(Protocol):
@@ -50,7 +54,8 @@ class H1ClientMachine:
     __slots__ = (
         *("_chunked_out", "_closed_ends", "_connect", "_connection", "_end_noted", "_events", "_fed", "_gone"),
         *("_head_method", "_headers"),
-        *("_in_head", "_keep_alive", "_length", "_limits", "_out", "_owner", "_parser", "_refusal", "_replace_parser"),
+        *("_in_head", "_keep_alive", "_length", "_limits", "_out", "_owner", "_parser", "_plain_from", "_plain_left"),
+        *("_refusal", "_replace_parser"),
         *("_request_done", "_response_begun", "_sink", "_te", "_trailers", "_tunnel", "_upgrade", "_upgrade_asked"),
         *("_wire", "idle_since", "in_call", "requests"),
     )
@@ -96,6 +101,10 @@ class H1ClientMachine:
         """The body ends with the connection."""
         self._replace_parser = False
         self._refusal: str | None = None
+        self._plain_left = 0
+        """Of an answer whose head needed no parser: bytes that are to come."""
+        self._plain_from = 0
+        """Where its body begins in the bytes at hand."""
 
     @property
     def busy(self) -> bool:
@@ -186,6 +195,9 @@ class H1ClientMachine:
             if self._sink is not None:
                 self._sink.response_flush()
             return
+        if self._plain_left or (not self._fed and self._in_head and self._plain_head(data)):
+            self._take_plain(data)
+            return
         self._response_begun = True
         if self._in_head:
             self._fed += len(data)
@@ -202,6 +214,36 @@ class H1ClientMachine:
         if self._in_head and self._fed > self._limits.head_bytes:
             self._refusal = "the answer's head is too large"
         self._tell(rest)
+
+    def _plain_head(self, data: Buffer) -> bool:
+        """Whether this begins with a whole head that needs no parser; it is noted then, and the body that follows."""
+        if self._head_method or self._upgrade_asked or self._connect:
+            return False
+        end = bytes(data[:_PLAIN_HEAD]).find(b"\r\n\r\n")
+        if end < 0 or end >= self._limits.head_bytes:
+            return False
+        plain = read_plain_response(bytes(data[:end]))
+        if plain is None or plain.status in (204, 304) or len(plain.headers) > self._limits.headers:
+            return False
+        self._closed_ends = False
+        self._events.append(ResponseHead(status=plain.status, headers=plain.headers))
+        self._plain_left = plain.length + end + 4
+        self._plain_from = end + 4
+        return True
+
+    def _take_plain(self, data: Buffer) -> None:
+        """Some of a message whose length is known."""
+        self._response_begun = True
+        events, size, start, left = self._events, len(data), self._plain_from, self._plain_left
+        self._plain_from = 0
+        self._plain_left = left - min(left, size)
+        if min(left, size) > start:
+            events.append(bytes(data[start:left]))
+        if not self._plain_left:
+            events.append(EndOfResponse(None))
+            if size > left:
+                events.append(b"")  # more than the answer
+        self._tell(b"")
 
     def _tell(self, rest: bytes) -> None:
         """Pass on what the parser has noted."""

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from typing import Final
 
 from mesh.errors import InternalError, InvalidValue
 from waypoint.http.message import Headers, RequestHead
 
-REQUEST_SPECIAL = frozenset(
+REQUEST_SPECIAL: Final = frozenset(
     {
         *(b"host", b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"te", b"upgrade"),
         *(b"http2-settings", b"content-length"),
     }
 )
 """Headers of requests that do not simply travel on."""
-RESPONSE_SPECIAL = REQUEST_SPECIAL - {b"host", b"te"}
+RESPONSE_SPECIAL: Final = REQUEST_SPECIAL - {b"host", b"te"}
 
-_NOT_NAMED = frozenset({b"close", b"keep-alive", b"upgrade", b"te", b""})
-_KEPT = frozenset({b"content-length", b"cookie", b"authorization", b"forwarded", b"x-forwarded-for", b"cache-control"})
+_NOT_NAMED: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te", b""})
+_KEPT: Final = frozenset(
+    {b"content-length", b"cookie", b"authorization", b"forwarded", b"x-forwarded-for", b"cache-control"}
+)
 """Headers that ``connection`` may not name: nobody would who means well (RFC 9110 section 7.6.1)."""
 
-_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
-_ABSOLUTE = re.compile(rb"(https?)://([^/?#@]+)([/?][^#]*)?", re.IGNORECASE)
-_METHOD = re.compile(rb"(?:\r\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} ")
+_AUTHORITY: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
+_ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#@]+)([/?][^#]*)?", re.IGNORECASE)
+_ENDS_A_WORD: Final = re.compile(rb"[ \r\n]")
+_METHOD: Final = re.compile(rb"(?:\r\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} ")
 
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
-STATUS_LINES = {status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode() for status in range(100, 1000)}
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+STATUS_LINES: Final = {
+    status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode() for status in range(100, 1000)
+}
 
 
 class BadHead(InvalidValue):
@@ -116,7 +122,7 @@ def request_head(head: RequestHead, *, end: bool) -> tuple[bytes, bool]:
     method = head.method
     block = header_block(head.headers)
     target = head.path
-    if b" " in target or b"\r" in target or b"\n" in target or b" " in method or b"\n" in head.authority:
+    if _ENDS_A_WORD.search(target) or method.find(b" ") >= 0 or head.authority.find(b"\n") >= 0:
         raise InternalError("a request line with a space or line end in its target")
     chunked = False
     block = b"host: %b\r\n%b" % (head.authority, block)
@@ -125,17 +131,17 @@ def request_head(head: RequestHead, *, end: bool) -> tuple[bytes, bool]:
     elif head.upgrade:
         block += b"connection: upgrade\r\nupgrade: " + head.upgrade + b"\r\n"
     elif end:
-        if method in _WITH_BODY and b"\ncontent-length: " not in block:
+        if method in _WITH_BODY and block.find(b"\ncontent-length: ") < 0:
             block += b"content-length: 0\r\n"
-    elif b"\ncontent-length: " not in block:
+    elif block.find(b"\ncontent-length: ") < 0:
         chunked = True
         block += b"transfer-encoding: chunked\r\n"
-    if b"\nte: trailers\r\n" in block and not head.upgrade:
+    if block.find(b"\nte: trailers\r\n") >= 0 and not head.upgrade:
         block += b"connection: te\r\n"
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, block), chunked
 
 
-_WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
+_WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
 def chunk(data: bytes) -> bytes:

@@ -26,6 +26,7 @@ from waypoint.http.h1_codec import (
     valid_authority,
     without_named,
 )
+from waypoint.http.h1_plain_codec import read_plain_request
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead
 from waypoint.wire.contract import Buffer
@@ -70,7 +71,7 @@ class RequestReader:
 
     __slots__ = (
         *("_body_bytes", "_chunked", "_chunks", "_connection", "_excess", "_first", "_headers", "_host", "_known_host"),
-        *("_length", "_limits", "_parser", "_refusal", "_te", "_trailers", "_upgrade", "_url"),
+        *("_last", "_length", "_limits", "_parser", "_refusal", "_te", "_trailers", "_upgrade", "_url"),
         *("events", "head_bytes", "in_head", "rest", "upgrade_pending"),
     )
 
@@ -83,6 +84,8 @@ class RequestReader:
         """What follows the request at hand may be another protocol: it waits in ``rest``."""
         self.rest = bytearray()
         self._first = True
+        self._last = False
+        """The client has said that no request follows."""
         # The head being read.
         self.in_head = True
         self.head_bytes = 0
@@ -111,6 +114,10 @@ class RequestReader:
             return
         before = self._body_bytes
         if self.in_head:
+            if not self.head_bytes and not self._last:
+                data = self._take_plain(data)
+                if not data:
+                    return
             self.head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -132,6 +139,27 @@ class RequestReader:
             self._chunks = 0
             if self._excess > self._limits.chunk_overhead_bytes:
                 self.events.append(BadHead(413, "a body that is all chunk headers"))
+
+    def _take_plain(self, data: Buffer) -> Buffer:
+        """Read the heads at the front that need no parser; returns what is left for it."""
+        whole, limits = bytes(data), self._limits
+        start, end = 0, whole.find(b"\r\n\r\n")
+        while end >= 0 and end - start < limits.head_bytes:
+            plain = read_plain_request(whole[start:end])
+            if plain is None or len(plain.target) > limits.target_bytes or len(plain.headers) > limits.headers:
+                break
+            if plain.host != self._known_host:
+                if not valid_authority(plain.host):
+                    break
+                self._known_host = plain.host
+            head = RequestHead(
+                method=plain.method, path=plain.target, authority=plain.host, headers=plain.headers
+            )
+            self.events.append(RequestEvent(head, end=True, http10=False, keep_alive=True))
+            self._first = False
+            start = end + 4
+            end = whole.find(b"\r\n\r\n", start)
+        return whole[start:] if start else data
 
     def go_on(self) -> None:
         """The other protocol was declined: what waits are requests."""
@@ -245,7 +273,9 @@ class RequestReader:
             raise self._refuse(400, "a CONNECT with a body")
         self.upgrade_pending = bool(upgrade) or method == b"CONNECT"
         head = RequestHead(method=method, path=url, authority=host, scheme=scheme, headers=headers, upgrade=upgrade)
-        self.events.append(RequestEvent(head, end=not has_body, http10=http10, keep_alive=parser.should_keep_alive()))
+        keep_alive = parser.should_keep_alive()
+        self._last = not keep_alive
+        self.events.append(RequestEvent(head, end=not has_body, http10=http10, keep_alive=keep_alive))
         # The next head begins when this message is complete; until then what comes are trailers.
         self.in_head = False
         self.head_bytes = 0

@@ -225,7 +225,7 @@ class H1ServerMachine:
             return
         if self._no_body or status == 304 or status == 204:
             end = True
-        elif b"\ncontent-length: " not in block:
+        elif block.find(b"\ncontent-length: ") < 0:
             if end:
                 block += b"content-length: 0\r\n"
             elif self._http10:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from mesh.errors import MeshError
 from mesh.hbone.codec import ErrorCode, error_name
@@ -17,7 +17,7 @@ from waypoint.wire.contract import Buffer, Wire
 from waypoint.wire.ending import end_or_reset
 from waypoint.wire.timers import Timers
 
-_RESPONSE_PSEUDO = frozenset({b":status"})
+_RESPONSE_PSEUDO: Final = frozenset({b":status"})
 
 
 class H2ClientOwner(Protocol):

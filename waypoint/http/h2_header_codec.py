@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
@@ -21,13 +22,13 @@ from mesh.hbone.contract import Http2Violation
 from mesh.hbone.header_codec import HeaderAssembler
 from waypoint.http.message import Headers
 
-_KEPT_BLOCKS = 256
-_KEPT_BLOCK_BYTES = 1024
-_KEPT_FIELDS = 4096
-_SECRET = frozenset({b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"})
+_KEPT_BLOCKS: Final = 256
+_KEPT_BLOCK_BYTES: Final = 1024
+_KEPT_FIELDS: Final = 4096
+_SECRET: Final = frozenset({b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"})
 """Never indexed by whoever passes them on (section 7.1.3), and not kept here."""
 
-_STATIC = {
+_STATIC: Final = {
     (b":method", b"GET"): b"\x82",
     (b":method", b"POST"): b"\x83",
     (b":path", b"/"): b"\x84",
@@ -41,10 +42,10 @@ _STATIC = {
     (b":status", b"404"): b"\x8d",
     (b":status", b"500"): b"\x8e",
 }
-_STATIC_NAMES = {b":authority": 1, b":method": 2, b":path": 4, b":scheme": 6, b":status": 8}
+_STATIC_NAMES: Final = {b":authority": 1, b":method": 2, b":path": 4, b":scheme": 6, b":status": 8}
 
-VALID_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-BAD_VALUE = re.compile(rb"[\x00\r\n]|\A[ \t]|[ \t]\Z")
+VALID_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+BAD_VALUE: Final = re.compile(rb"[\x00\r\n]|\A[ \t]|[ \t]\Z")
 
 
 def _text(value: bytes) -> bytes:
@@ -134,7 +135,7 @@ class MalformedMessage(Exception):
     """A message that HTTP/2 forbids (RFC 9113 section 8.1.1): a stream error."""
 
 
-_FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+_FORBIDDEN: Final = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 
 
 def read_fields(fields: Iterable[tuple[bytes, bytes]], pseudo: frozenset[bytes]) -> tuple[dict[bytes, bytes], Headers]:

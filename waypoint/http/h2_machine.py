@@ -8,7 +8,7 @@ it is the oracle in the tests, in both roles.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from mesh.hbone.codec import END_HEADERS, END_STREAM, ErrorCode, FrameType, pack_frame_header
 from mesh.hbone.contract import MAX_STREAM_ID, ConnectionOwner, HboneSettings, HboneStream, Role
@@ -18,9 +18,9 @@ from waypoint.http.limits import HttpLimits
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
-_HEADERS = int(FrameType.HEADERS)
-_CONTINUATION = int(FrameType.CONTINUATION)
-_RESET_COST = 12
+_HEADERS: Final = int(FrameType.HEADERS)
+_CONTINUATION: Final = int(FrameType.CONTINUATION)
+_RESET_COST: Final = 12
 """Of the budget of 4000 per second (``mesh.hbone.control_machine``), on top of its own 4: a request that is reset at
 once has cost a request to an endpoint (CVE-2023-44487)."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from mesh.errors import MeshError
 from mesh.hbone.codec import ErrorCode, error_name
 from mesh.hbone.contract import HboneStream, Http2Violation, Role
@@ -16,10 +18,10 @@ from waypoint.wire.contract import Buffer, Wire
 from waypoint.wire.ending import end_within
 from waypoint.wire.timers import Timer, Timers
 
-_REQUEST_PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
-_UNREAD = 16 * 1024 * 1024
+_REQUEST_PSEUDO: Final = frozenset({b":method", b":scheme", b":path", b":authority"})
+_UNREAD: Final = 16 * 1024 * 1024
 """Bytes that may wait for a client that asks and asks, and does not read."""
-STATUS = {status: b"%d" % status for status in range(100, 1000)}
+STATUS: Final = {status: b"%d" % status for status in range(100, 1000)}
 
 
 class H2Responder(H2Stream):

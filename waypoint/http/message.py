@@ -8,35 +8,48 @@ stays: it is part of the message, and whoever frames the body looks there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """In order of arrival; a name may occur several times."""
 
 
-@dataclass(slots=True, kw_only=True)
 class RequestHead:
     """What a client asks for. Changed in place by the filters."""
 
-    method: bytes
-    path: bytes
-    """Path and query as received (origin form), or ``*``."""
-    authority: bytes
-    """Host and port as the client named them; empty only for HTTP/1.0 without ``host``."""
-    scheme: bytes = b"http"
-    headers: Headers = field(default_factory=list)
-    upgrade: bytes = b""
-    """The protocol that an HTTP/1.1 client offers to change to, in lower case; or ``:protocol`` of an extended CONNECT
-    (RFC 8441)."""
+    __slots__ = ("authority", "headers", "method", "path", "scheme", "upgrade")
+
+    # Written out, as below: what a dataclass makes is never compiled, and there is one for each request.
+    def __init__(
+        self,
+        *,
+        method: bytes,
+        path: bytes,
+        authority: bytes,
+        scheme: bytes = b"http",
+        headers: Headers | None = None,
+        upgrade: bytes = b"",
+    ) -> None:
+        self.method = method
+        self.path = path
+        """Path and query as received (origin form), or ``*``."""
+        self.authority = authority
+        """Host and port as the client named them; empty only for HTTP/1.0 without ``host``."""
+        self.scheme = scheme
+        self.headers: Headers = [] if headers is None else headers
+        self.upgrade = upgrade
+        """The protocol that an HTTP/1.1 client offers to change to, in lower case; or ``:protocol`` of an extended
+        CONNECT (RFC 8441)."""
 
 
-@dataclass(slots=True, kw_only=True)
 class ResponseHead:
     """What an upstream, or the waypoint itself, answers."""
 
-    status: int
-    headers: Headers = field(default_factory=list)
+    __slots__ = ("headers", "status")
+
+    def __init__(self, *, status: int, headers: Headers | None = None) -> None:
+        self.status = status
+        self.headers: Headers = [] if headers is None else headers
 
 
 def first(headers: Headers, name: bytes) -> bytes | None:

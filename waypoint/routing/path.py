@@ -51,13 +51,14 @@ def normalised(target: bytes, level: PathLevel = PathLevel.BASE) -> bytes | None
         target: path and query in origin form, or ``*``.
         level: how far.
     """
-    # Nearly every path is in form already; five searches tell, in a tenth of the time that taking it apart would need.
-    if not (
-        b"/." in target
-        or b"%" in target
-        or b"\\" in target
-        or b"#" in target
-        or (level > PathLevel.BASE and b"//" in target)
+    # Nearly every path is in form already; some searches tell, in a tenth of the time that taking it apart would need.
+    # (``in`` makes an exception and drops it before it looks for bytes in bytes.)
+    if (
+        target.find(b"/.") < 0
+        and target.find(b"%") < 0
+        and target.find(b"\\") < 0
+        and target.find(b"#") < 0
+        and (level <= PathLevel.BASE or target.find(b"//") < 0)
     ):
         return target if target.startswith(b"/") or target == b"*" else None
     if level is PathLevel.NONE:

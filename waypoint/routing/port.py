@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
 from mesh.errors import ConfigurationError
 from mesh.model.http_route import Backend, HttpRoute, RequestMatch
@@ -20,7 +21,7 @@ from waypoint.routing.path import without_query
 from waypoint.routing.route import CompiledRoute, RouteMatch
 from waypoint.routing.table import RouteTable
 
-_EVERYTHING = (RequestMatch(),)
+_EVERYTHING: Final = (RequestMatch(),)
 
 
 class PortRoutes:

@@ -21,7 +21,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from mesh.model.http_route import PathMatch, PathMatchKind, RequestMatch, TextMatchKind
@@ -38,19 +37,21 @@ _MERGE_UP_TO: Final = 32
 _NEVER: Final = 1 << 62
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Entry(Generic[Item]):
     """One alternative of one route."""
 
-    number: int
-    """Its place: lower ones come first."""
-    item: Item
-    """What the table was asked to find."""
-    match: RequestMatch
-    segments: int
-    """Length of a prefix that ends with a segment; -1: the index has said all about the path."""
-    test: RequestTest | None
-    """Everything else; None: nothing else."""
+    __slots__ = ("item", "match", "number", "segments", "test")
+
+    def __init__(self, number: int, item: Item, match: RequestMatch, segments: int, test: RequestTest | None) -> None:
+        self.number = number
+        """Its place: lower ones come first."""
+        self.item = item
+        """What the table was asked to find."""
+        self.match = match
+        self.segments = segments
+        """Length of a prefix that ends with a segment; -1: the index has said all about the path."""
+        self.test = test
+        """Everything else; None: nothing else."""
 
 
 class Run(Generic[Item]):

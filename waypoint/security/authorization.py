@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from mesh.errors import ConfigurationError
 from mesh.model.request_policy import ExternalAuthorizer, RequestAction, RequestClause, RequestPolicy, RequestRule
@@ -60,8 +61,8 @@ class _Policy:
         self.deny = Verdict(False, policy.key, f"rbac_access_denied_matched_policy[{policy.key}]")
 
 
-_ALLOWED = Verdict(True, None, "")
-_NOT_ALLOWED = Verdict(False, None, "rbac_access_denied_matched_policy[none]")
+_ALLOWED: Final = Verdict(True, None, "")
+_NOT_ALLOWED: Final = Verdict(False, None, "rbac_access_denied_matched_policy[none]")
 
 
 class PolicyTable:

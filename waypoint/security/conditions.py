@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mesh.cidr import contained_in
+from mesh.errors import ConfigurationError
 from mesh.model.request_policy import AddressAttribute, AddressCondition, Attribute, Condition, PortCondition
 from waypoint.routing.redirect import split_authority
 from waypoint.routing.text import TextTest, compile_any, encoded, header_value
@@ -72,7 +73,7 @@ def _compile(condition: Condition, *, any_field: bool) -> SubjectTest:
         return _header(encoded(condition.name.lower()), test, any_field=any_field)
     if attribute is Attribute.CLAIM:
         return _claim(condition.name, test)
-    return _PLAIN[attribute](test)
+    return _plain(attribute, test)
 
 
 def _host(test: TextTest) -> SubjectTest:
@@ -111,21 +112,25 @@ def _claim(name: str, test: TextTest) -> SubjectTest:
     return claim
 
 
-def _audience(test: TextTest) -> SubjectTest:
-    return lambda subject: subject.token is not None and any(map(test, subject.token.audiences))
-
-
-_PLAIN: dict[Attribute, Callable[[TextTest], SubjectTest]] = {
-    Attribute.PRINCIPAL: lambda test: lambda subject: test(subject.peer.principal),
-    Attribute.NAMESPACE: lambda test: lambda subject: test(subject.peer.namespace),
-    Attribute.SERVICE_ACCOUNT: lambda test: lambda subject: test(subject.peer.account),
-    Attribute.TRUST_DOMAIN: lambda test: lambda subject: test(subject.peer.trust_domain),
-    Attribute.METHOD: lambda test: lambda subject: test(subject.head.method),
-    Attribute.PATH: lambda test: lambda subject: test(subject.path),
-    Attribute.SNI: lambda test: lambda subject: test(subject.server_name),
-    Attribute.AUDIENCE: _audience,
-    Attribute.REQUEST_PRINCIPAL: lambda test: (
-        lambda subject: test(None if subject.token is None else subject.token.principal)
-    ),
-    Attribute.PRESENTER: lambda test: lambda subject: test(None if subject.token is None else subject.token.presenter),
-}
+def _plain(attribute: Attribute, test: TextTest) -> SubjectTest:
+    if attribute is Attribute.PRINCIPAL:
+        return lambda subject: test(subject.peer.principal)
+    if attribute is Attribute.NAMESPACE:
+        return lambda subject: test(subject.peer.namespace)
+    if attribute is Attribute.SERVICE_ACCOUNT:
+        return lambda subject: test(subject.peer.account)
+    if attribute is Attribute.TRUST_DOMAIN:
+        return lambda subject: test(subject.peer.trust_domain)
+    if attribute is Attribute.METHOD:
+        return lambda subject: test(subject.head.method)
+    if attribute is Attribute.PATH:
+        return lambda subject: test(subject.path)
+    if attribute is Attribute.SNI:
+        return lambda subject: test(subject.server_name)
+    if attribute is Attribute.AUDIENCE:
+        return lambda subject: subject.token is not None and any(map(test, subject.token.audiences))
+    if attribute is Attribute.REQUEST_PRINCIPAL:
+        return lambda subject: test(None if subject.token is None else subject.token.principal)
+    if attribute is Attribute.PRESENTER:
+        return lambda subject: test(None if subject.token is None else subject.token.presenter)
+    raise ConfigurationError(f"the attribute {attribute} cannot be compared here")

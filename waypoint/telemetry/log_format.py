@@ -72,7 +72,7 @@ class StartTime:
 
 
 @lru_cache(maxsize=8192)
-def _text(text: str) -> str:
+def shown_text(text: str) -> str:
     """Names of routes and services, reasons: few of them, in every line."""
     return _escaped(text) if text else NOTHING
 
@@ -91,9 +91,9 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
         "PROTOCOL": lambda record: record.version.value,
         "RESPONSE_CODE": lambda record: str(record.status),
         "RESPONSE_FLAGS": lambda record: flags_text(record.flags),
-        "RESPONSE_CODE_DETAILS": lambda record: _text(record.details),
+        "RESPONSE_CODE_DETAILS": lambda record: shown_text(record.details),
         "CONNECTION_TERMINATION_DETAILS": _nothing,
-        "UPSTREAM_TRANSPORT_FAILURE_REASON": lambda record: _text(record.transport_failure),
+        "UPSTREAM_TRANSPORT_FAILURE_REASON": lambda record: shown_text(record.transport_failure),
         "BYTES_RECEIVED": lambda record: str(record.request_bytes),
         "BYTES_SENT": lambda record: str(record.response_bytes),
         "DURATION": lambda record: milliseconds(record.started, record.ended),
@@ -102,8 +102,8 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
         "UPSTREAM_HOST": lambda record: (
             NOTHING if record.upstream_address is None else _address(record.upstream_address)
         ),
-        "UPSTREAM_CLUSTER": lambda record: _text(record.upstream_service),
-        "UPSTREAM_CLUSTER_RAW": lambda record: _text(record.upstream_service),
+        "UPSTREAM_CLUSTER": lambda record: shown_text(record.upstream_service),
+        "UPSTREAM_CLUSTER_RAW": lambda record: shown_text(record.upstream_service),
         "UPSTREAM_LOCAL_ADDRESS": _nothing,
         "UPSTREAM_REQUEST_ATTEMPT_COUNT": lambda record: str(record.attempts),
         "UPSTREAM_PEER_URI_SAN": lambda record: NOTHING if record.peer_identity is None else str(record.peer_identity),
@@ -114,7 +114,7 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
             NOTHING if record.client.identity is None else str(record.client.identity)
         ),
         "REQUESTED_SERVER_NAME": _nothing,
-        "ROUTE_NAME": lambda record: _text(record.route),
+        "ROUTE_NAME": lambda record: shown_text(record.route),
         "GRPC_STATUS_NUMBER": lambda record: (
             NOTHING if record.grpc_status == NO_GRPC_STATUS else str(record.grpc_status)
         ),

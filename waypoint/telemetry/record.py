@@ -11,6 +11,7 @@ client's connection, without framing.
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from mesh.addresses import SocketAddress
 from mesh.identity import SpiffeId
@@ -18,9 +19,9 @@ from mesh.model.workload import Workload
 from waypoint.client import Client
 from waypoint.http.message import Headers, RequestHead
 
-NOT_REACHED = -1.0
+NOT_REACHED: Final = -1.0
 """A time that did not come."""
-NO_GRPC_STATUS = -1
+NO_GRPC_STATUS: Final = -1
 
 
 class HttpVersion(enum.StrEnum):

@@ -13,9 +13,9 @@ import msgspec
 
 from mesh.model.waypoint import LogFormat, Telemetry
 from mesh.telemetry.output import LineOutput
+from waypoint.telemetry.default_line import DefaultLine
 from waypoint.telemetry.flags import flags_text
 from waypoint.telemetry.log_format import (
-    DEFAULT_TEMPLATE,
     NOTHING,
     StartTime,
     compile_template,
@@ -58,7 +58,9 @@ class RequestLog:
 def _line(telemetry: Telemetry) -> Callable[[RequestRecord], bytes]:
     if telemetry.log_format is LogFormat.JSON:
         return _JsonLine()
-    template = telemetry.log_template if telemetry.log_format is LogFormat.TEMPLATE else DEFAULT_TEMPLATE
+    if telemetry.log_format is not LogFormat.TEMPLATE:
+        return DefaultLine()
+    template = telemetry.log_template
     text = compile_template(template if template.endswith("\n") else template + "\n")
     return lambda record: text(record).encode(errors="backslashreplace")
 

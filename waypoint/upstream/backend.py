@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from mesh.addresses import HboneTarget, SocketAddress
 from mesh.model.upstream_policy import TrafficPolicy
@@ -24,7 +25,7 @@ from waypoint.upstream.pool_h2 import H2Pool
 from waypoint.wire.dialling import Connector
 from waypoint.wire.timers import Timers
 
-_LOCAL = frozenset({FailureKind.CONNECT, FailureKind.CONNECT_TIMEOUT})
+_LOCAL: Final = frozenset({FailureKind.CONNECT, FailureKind.CONNECT_TIMEOUT})
 
 
 class ServiceBackend:

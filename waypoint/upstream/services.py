@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Final
 
 from mesh.addresses import is_ipv4, parse_ip, to_sockaddr
 from mesh.errors import ConfigurationError
@@ -32,8 +33,8 @@ from waypoint.wire.socket_connector import SocketConnector
 from waypoint.wire.timers import Timers
 from waypoint.wire.tls_wire import TlsConnector, terms_of
 
-_HTTP2 = frozenset({AppProtocol.HTTP2, AppProtocol.GRPC})
-_PLAIN = TrafficPolicy()
+_HTTP2: Final = frozenset({AppProtocol.HTTP2, AppProtocol.GRPC})
+_PLAIN: Final = TrafficPolicy()
 _Key = tuple[str, int, str | None, TrafficPolicy, bool]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+from typing import Final
 
 from mesh.errors import MeshError
 from mesh.relay.dialing_end import DialingEnd
@@ -11,9 +12,9 @@ from mesh.relay.engine import Engine
 from mesh.relay.socket_end import DONT_WAIT, EPOLLIN, LOOKED_AWAY
 from waypoint.wire.contract import NOBODY, Buffer, Flushable, WireOwner
 
-READ = 128 * 1024
+READ: Final = 128 * 1024
 """Most bytes taken from a socket at once, and so the most that one pause comes too late."""
-EPOLLOUT = select.EPOLLOUT
+EPOLLOUT: Final = select.EPOLLOUT
 
 
 class SocketWire(DialingEnd):

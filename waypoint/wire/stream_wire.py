@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -12,7 +13,7 @@ from mesh.hbone.contract import HboneStream
 from mesh.relay.tunnel import Tunnel
 from waypoint.wire.contract import NOBODY, Buffer, Flushable, WireOwner
 
-LAST_WORDS = 256 * 1024
+LAST_WORDS: Final = 256 * 1024
 """Bytes that a peer may still send on a connection that was ended here, before the stream is reset."""
 
 _log = structlog.get_logger("waypoint")

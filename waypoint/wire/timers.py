@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
-RESOLUTION = 0.005
+RESOLUTION: Final = 0.005
 """Seconds of one slot: how late a timer may be because of rounding."""
 
 _log = structlog.get_logger("waypoint")
@@ -59,6 +60,7 @@ class Timers:
         timers = self._slots.get(timer.slot)
         if timers is not None:
             timers.pop(timer, None)
+        timer.callback = _nothing  # whoever is to be called mostly holds the timer: a circle for the collector
 
     @property
     def next_at(self) -> float | None:
@@ -75,8 +77,9 @@ class Timers:
             while timers:
                 timer = next(iter(timers))
                 del timers[timer]
+                callback, timer.callback = timer.callback, _nothing
                 try:
-                    timer.callback()
+                    callback()
                 except Exception:  # one connection's bug must not stop everybody's deadlines
                     _log.exception("a timer failed")
             # A callback may have armed an earlier slot meanwhile, so this one need not be the heap's first any more.
@@ -86,3 +89,7 @@ class Timers:
 
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
+
+
+def _nothing() -> None:
+    """What a timer calls that is done with."""

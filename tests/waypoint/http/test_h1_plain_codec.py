@@ -1,0 +1,136 @@
+"""Heads that are read without a parser: what is read is what llhttp reads, and what is not plain is left to it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from waypoint.http.h1_plain_codec import read_plain_request, read_plain_response
+from waypoint.http.h1_request_machine import DataEvent, RequestEvent, RequestReader
+from waypoint.http.limits import HttpLimits
+
+NAMES = ["accept", "X-Canary", "User-Agent", "cookie", "authorization", "x-request-id", "connection", "host", "Host"]
+NAMES += ["content-length", "transfer-encoding", "te", "upgrade", "keep-alive", "proxy-connection", "x a", "", "é"]
+VALUES = ["", "a", "*/*", "keep-alive", "close", "Keep-Alive", "upgrade", "x, y", "shop", "shop:80", "a b", " a", "a "]
+VALUES += ["\ta", "a\tb", "5", "0", "chunked", "trailers", "websocket", "a\rb", "a\nb", "\x00", "\x7f", "é", "a\r\n b"]
+TARGETS = ["/", "/a?b=c", "/%41", "/#x", "*", "http://shop/a", "shop:80", "/a b", "/é", "/{x}", "", "//", "/\\", "/|"]
+METHODS = ["GET", "POST", "HEAD", "get", "CONNECT", "OPTIONS", "PURGE", "FOO", ""]
+VERSIONS = ["HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "http/1.1", ""]
+
+fields = st.tuples(
+    st.sampled_from(NAMES) | st.text(max_size=8), st.sampled_from([": ", ":", " : ", ":  "]), st.sampled_from(VALUES)
+)
+heads = st.builds(
+    lambda method, target, version, host, lines: "\r\n".join(
+        [f"{method} {target} {version}", *([f"host: {host}"] if host else []), *(a + b + c for a, b, c in lines)]
+    ).encode("latin-1", "replace"),
+    st.sampled_from(METHODS),
+    st.sampled_from(TARGETS) | st.text(max_size=10),
+    st.sampled_from(VERSIONS),
+    st.sampled_from(["shop", "shop:80", "[::1]:80", "", "a b"]),
+    st.lists(fields, max_size=4),
+)
+Told = list[tuple[object, ...]]
+
+
+def told(data: bytes, *, parser: bool) -> Told:
+    """What a reader makes of bytes; with ``parser`` only llhttp is asked, which one byte at first makes sure of."""
+    reader = RequestReader(HttpLimits())
+    for part in (data[:1], data[1:]) if parser else (data,):
+        if not reader.events:  # after a refusal nothing is fed
+            reader.feed(part)
+    found: Told = []
+    for event in reader.events:
+        if isinstance(event, RequestEvent):
+            head = event.head
+            found.append(
+                (head.method, head.path, head.authority, head.scheme, head.headers, head.upgrade, event.end)
+                + (event.http10, event.keep_alive)
+            )
+        else:
+            found.append((type(event).__name__, event.data if isinstance(event, DataEvent) else None))
+    return found
+
+
+@settings(max_examples=500)
+@given(heads, st.binary(max_size=8) | heads.map(lambda head: head + b"\r\n\r\n"))
+@example(b"GET / HTTP/1.1\r\nhost: shop\r\nconnection: keep-alive\r\nx:", b"")
+@example(b"GET / HTTP/1.1\r\nhost: shop\r\nconnection: close", b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n")
+def test_a_reader_tells_what_the_parser_alone_would(head: bytes, more: bytes) -> None:
+    data = head + b"\r\n\r\n" + more
+    assert told(data, parser=False) == told(data, parser=True)
+
+
+@given(heads)
+def test_a_line_means_the_same_when_it_is_remembered(head: bytes) -> None:
+    first = read_plain_request(head)
+    again = read_plain_request(head)
+    assert (first is None) == (again is None)
+    if first is not None and again is not None:
+        assert (first.host, first.headers) == (again.host, again.headers)
+
+
+def test_a_plain_request() -> None:
+    found = read_plain_request(
+        b"GET /a?b HTTP/1.1\r\nHost: shop\r\nConnection: Keep-Alive\r\nX-A: 1\r\nx-a: \r\ncookie: c=1; d=2"
+    )
+    assert found is not None
+    assert (found.method, found.target, found.host) == (b"GET", b"/a?b", b"shop")
+    assert found.headers == [(b"x-a", b"1"), (b"x-a", b""), (b"cookie", b"c=1; d=2")]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1",
+        b"GET / HTTP/1.1\r\nhost: a\r\nhost: a",
+        b"GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 0",
+        b"GET / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked",
+        b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close",
+        b"GET / HTTP/1.1\r\nhost: a\r\n folded",
+        b"GET / HTTP/1.1\r\nhost: a\nx: b",
+        b"GET  / HTTP/1.1\r\nhost: a",
+        b"GET /a#b HTTP/1.1\r\nhost: a",
+        b"\r\nGET / HTTP/1.1\r\nhost: a",
+    ],
+)
+def test_what_is_left_to_the_parser(head: bytes) -> None:
+    assert read_plain_request(head) is None
+
+
+def test_a_plain_response() -> None:
+    found = read_plain_response(b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 12\r\nconnection: keep-alive")
+    assert found is not None
+    assert (found.status, found.length) == (200, 12)
+    assert found.headers == [(b"server", b"x"), (b"content-length", b"12")]
+    found = read_plain_response(b"HTTP/1.1 503 \r\ncontent-length: 0")
+    assert found is not None
+    assert (found.status, found.length) == (503, 0)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.0 200 OK\r\ncontent-length: 1",
+        b"HTTP/1.1 100 Continue\r\ncontent-length: 1",
+        b"HTTP/1.1 600 ?\r\ncontent-length: 1",
+        b"HTTP/1.1 200\r\ncontent-length: 1",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 1",
+        b"HTTP/1.1 200 OK\r\ncontent-length: +1",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1, 1",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close",
+        b"HTTP/1.1 200 OK\r\ncontent-length : 1",
+    ],
+)
+def test_which_answers_are_left_to_the_parser(head: bytes) -> None:
+    assert read_plain_response(head) is None
+
+
+def test_more_lines_than_are_remembered_are_forgotten_and_learnt_again() -> None:
+    for number in range(5000):
+        found = read_plain_request(b"GET / HTTP/1.1\r\nhost: h%d\r\nx-n: %d" % (number, number))
+        assert found is not None
+        assert (found.host, found.headers) == (b"h%d" % number, [(b"x-n", b"%d" % number)])
