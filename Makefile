@@ -25,7 +25,7 @@ CHECKS := "$(PYTHON) -m ruff check" "$(PYTHON) -m mypy" ".venv/bin/lint-imports 
 TIERS := unit compiled kubernetes root lab
 UNPRIVILEGED := not root and not lab and not kubernetes and not e2e and not vagrant
 # Where the modules of scripts/compile_hot.py are tested.
-COMPILED := tests/mesh/hbone tests/mesh/relay tests/mesh/state tests/mesh/telemetry tests/ztunnel \
+COMPILED := tests/mesh/hbone tests/mesh/relay tests/mesh/state tests/mesh/telemetry tests/ztunnel tests/waypoint \
     tests/mesh/test_addresses.py tests/mesh/test_compiled.py tests/mesh/test_rbac.py
 
 check: setup ## Lint, types, import rules
@@ -43,7 +43,7 @@ test: setup ## Every test tier, in order of cost
 test-unit: setup ## Tests that need no privilege
 	$(PYTEST) -m "$(UNPRIVILEGED)"
 
-test-compiled: setup ## The tests of ztunnel's hot modules once more, on their compiled form
+test-compiled: setup ## The tests of the proxies' hot modules once more, on their compiled form
 	AMBIMESH_TEST_FORM=compiled $(PYTEST) -m "$(UNPRIVILEGED)" $(COMPILED)
 
 kubernetes: setup ## Build a Kubernetes for tests, once per version: some 6 minutes, kept in ~/.cache/ambimesh (needs Go)

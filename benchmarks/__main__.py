@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import trio
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -17,11 +18,14 @@ from ambimesh.lab.layout import LabLayout
 from ambimesh.output import print_table, progress_console, remark, say, steps
 from benchmarks import machine, picture, report
 from benchmarks.bed import Tools, open_bed
-from benchmarks.build import build_rr, install_envoy
+from benchmarks.build import build_http, build_rr, install_envoy
 from benchmarks.cases import CASES, ENVOY, FULL, IDLE, QUICK, SUBJECTS, Plan, choose, choose_subjects
+from benchmarks.layer7 import cases as layer7_cases
+from benchmarks.layer7 import measure as layer7_measure
+from benchmarks.layer7 import report as layer7_report
 from benchmarks.measure import Measured, measure
 from benchmarks.results import Results, results
-from mesh.errors import MeshError
+from mesh.errors import ConfigurationError, MeshError
 
 DEFAULT_LAB = "ambimesh-bench"
 COMMITTED = Path(__file__).parent
@@ -35,8 +39,12 @@ def main() -> int:
         folder = COMMITTED
     status = 0
     try:
-        plan = planned(quick=arguments.quick, only=arguments.only, subjects=arguments.subjects)
-        _show(trio.run(_run, LabLayout.named(arguments.lab), plan), folder)
+        plan, plan7 = planned_both(quick=arguments.quick, only=arguments.only, subjects=arguments.subjects)
+        layout = LabLayout.named(arguments.lab)
+        if plan is not None:
+            _show(trio.run(_run, layout, plan), folder)
+        if plan7 is not None:
+            trio.run(_run_layer7, layout, plan7, folder)
     except* KeyboardInterrupt:
         status = 130
     except* MeshError as group:
@@ -50,7 +58,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure the mesh against no mesh and Envoy, in a lab of its own that is gone afterwards (root).",
-        epilog=f"Cases: {', '.join(case.name for case in CASES)}, {IDLE}.",
+        epilog=f"Cases: {', '.join(case.name for case in CASES)}, {IDLE}; {', '.join(layer7_cases.NAMES)}.",
     )
     parser.add_argument("--quick", action="store_true", help="under two minutes, without held loads; writes nothing")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write results.md, .json and .png there")
@@ -83,6 +91,48 @@ def planned(*, quick: bool, only: list[str], subjects: list[str]) -> Plan:
     return dataclasses.replace(
         plan, cases=cases, held_seconds=held, idle_connections=plan.idle_connections if idle else 0
     )
+
+
+def planned_both(
+    *, quick: bool, only: list[str], subjects: list[str]
+) -> tuple[Plan | None, layer7_cases.Plan | None]:
+    """The plans of a command line for layers 4 and 7; None where nothing is to be done.
+
+    Raises:
+        ConfigurationError: a case or a subject is not known.
+    """
+    of_layer7 = [name for name in only if name in layer7_cases.NAMES]
+    others = [name for name in only if name not in of_layer7]
+    if of_layer7 and subjects:
+        raise ConfigurationError("--subjects chooses among those of layer 4; the cases of layer 7 have their own")
+    plan = planned(quick=quick, only=others, subjects=subjects) if others or not only else None
+    if subjects or (only and not of_layer7):
+        return plan, None
+    plan7 = layer7_cases.QUICK if quick else layer7_cases.Plan()
+    return plan, dataclasses.replace(plan7, cases=layer7_cases.chosen(of_layer7)) if of_layer7 else plan7
+
+
+async def _run_layer7(layout: LabLayout, plan: layer7_cases.Plan, folder: Path | None) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_interrupt_on_sigterm)
+        with steps() as step:
+            step("building the load generator")
+            http = await build_http()
+            step("installing Envoy")
+            envoy = await install_envoy()
+        described = await machine.describe(envoy)
+        with TemporaryDirectory(prefix="ambimesh-bench-") as logs, _progress(plan.loads) as tell:
+            found = await layer7_measure.measure(plan, http, envoy, Path(logs), layout, tell)
+        nursery.cancel_scope.cancel()
+    made = layer7_report.table(found)
+    say(f"\n{made.title}")
+    print_table(made.columns, made.rows)
+    say("")
+    for line in layer7_report.notes(found, described):
+        say(line)
+    if folder is not None:
+        layer7_report.write(found, described, folder)
+        say(f"written: {layer7_report.NAME}.md, .json and .png in {folder}")
 
 
 async def _run(layout: LabLayout, plan: Plan) -> Results:

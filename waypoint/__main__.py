@@ -16,7 +16,11 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see waypoint/config.py")
     arguments = parser.parse_args()
     prepare_proxy()
-    # Imported only now: OpenSSL reads its configuration when it is first loaded.
+    # Imported only now: OpenSSL reads its configuration when it is first loaded, and modules that the compiled form
+    # replaces must not have been imported before it is chosen.
+    from mesh import compiled
+
+    compiled.choose()
     import trio
 
     from mesh import config

@@ -13,6 +13,7 @@ from importlib.metadata import version
 import structlog
 import trio
 
+from mesh import compiled
 from mesh.certificates.ca_client import CaSettings, GrpcCaClient
 from mesh.certificates.contexts import ContextCache
 from mesh.certificates.manager import IdentityManager
@@ -58,8 +59,9 @@ async def run(settings: WaypointSettings) -> None:
     """
     log.configure(settings.log.format, settings.log.level)
     collect_rarely()
-    descriptors = raise_descriptor_limit()
+    descriptors, form = raise_descriptor_limit(), compiled.current()
     _log.info("starting", gateway=settings.gateway.key, version=version("ambimesh"), descriptors=descriptors)
+    _log.info("form of the hot modules", form=form.name, detail=form.detail)
     await _Waypoint(settings).run()
 
 

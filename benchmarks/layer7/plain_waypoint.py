@@ -1,14 +1,13 @@
 """``python -m benchmarks.layer7.plain_waypoint PORT BACKEND ROUTES``: the waypoint's HTTP engine as a plain proxy.
 
 Everything between a client's connection and its record is what a waypoint runs; only what carries the connections is
-another: sockets on both sides, where a waypoint has streams of tunnels. The configuration is ``benchmarks.layer7.scene``
-as the control plane would send it. The access log goes to standard output.
+another: sockets on both sides, where a waypoint has streams of tunnels. The configuration is the scene's, as the
+control plane would send it. The access log goes to standard output.
 """
 
 from __future__ import annotations
 
 import gc
-import random
 import signal
 import socket
 import sys
@@ -68,7 +67,8 @@ async def _serve(port: int, backend: int, routes: int) -> None:
     if refused:
         raise SystemExit(f"resources were refused: {refused}")
     async with trio.open_nursery() as nursery:
-        host = WaypointHost(gateway.key, SpiffeId("cluster.local", "shop", "waypoint"), OwnedTasks(nursery, engine), OwnNamespace())
+        identity = SpiffeId("cluster.local", "shop", "waypoint")
+        host = WaypointHost(gateway.key, identity, OwnedTasks(nursery, engine), OwnNamespace())
         no_contexts: Any = None
         serving = Serving(
             engine, timers, host, TunnelPool(engine, host, no_contexts), state, gateway, new_registry("waypoint", "0"),

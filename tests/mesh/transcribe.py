@@ -34,7 +34,8 @@ def write(value: object) -> None:
 
 def used() -> dict[str, str]:
     """Where the modules under test come from."""
-    import ztunnel.app  # noqa: F401 -- brings all along, and none may come before ``choose``
+    # These bring all along, and none may come before ``choose``.
+    import ztunnel.app  # noqa: F401
 
     return {name: str(module.__file__) for name, module in sys.modules.items() if getattr(module, "__file__", None)}
 
