@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from mesh.addresses import format_ip
 from mesh.clock import SystemClock
@@ -188,8 +188,9 @@ class PortDecider:
         address = format_ip(client.address.ip).encode()
         chain = b""
         identified = False
-        kept = []
-        for field in head.headers:
+        kept: list[Any] = []  # as any objects, since compiled code would make new pairs of pairs
+        headers: list[Any] = head.headers
+        for field in headers:
             name = field[0]
             if name == _CHAIN:
                 chain += field[1] + b", "

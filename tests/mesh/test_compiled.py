@@ -203,6 +203,8 @@ def test_each_process_runs_its_form(forms: tuple[Transcriber, Transcriber]) -> N
     modules = compiled.read_manifest(compiled.FOLDER).files
     assert len(modules) > 10
     for name in modules:
+        if name.endswith("__mypyc"):
+            continue  # what the modules of one group are made of
         assert fast.files[name].startswith(str(compiled.FOLDER)), name
         assert name not in pure.files or pure.files[name].endswith(".py"), name
 

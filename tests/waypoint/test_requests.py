@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from mesh.addresses import PeerAddress, SocketAddress, parse_ip
 from mesh.errors import DestinationMismatch
 from mesh.identity import SpiffeId
+from mesh.model.upstream_policy import TrafficPolicy
 from mesh.model.waypoint import Destination, LogFormat, Telemetry
 from mesh.model.workload import TunnelProtocol
 from mesh.state.service_index import route_to
@@ -21,12 +22,14 @@ from mesh.testing.model import make_workload
 from waypoint.client import Client
 from waypoint.exchange.facts import Facts
 from waypoint.exchange.grpc_messages import GrpcMessages
+from waypoint.http.limits import HttpLimits
 from waypoint.http.message import RequestHead, ResponseHead
 from waypoint.requests import Requests, record_of
 from waypoint.telemetry.flags import flags_text
 from waypoint.telemetry.record import NOT_REACHED
-from waypoint.testing.wires import MemoryConnector
-from waypoint.upstream.backend import Chooser
+from waypoint.testing.wires import ManualClock, MemoryConnector
+from waypoint.upstream.backend import Chooser, ServiceBackend
+from waypoint.upstream.cluster import Cluster
 from waypoint.upstream.endpoint import Endpoint
 
 KEY = "demo/echo.demo.svc.cluster.local"
@@ -38,16 +41,18 @@ CLIENT = Client(
 )
 
 
-class Chosen(Chooser):
+def choice(**fields: object) -> Chooser:
     """One whose endpoint is known."""
-
-    def __init__(self, **fields: object) -> None:
-        workload = make_workload("echo-1", "10.0.0.2", namespace="demo", workload_name="echo", **fields)  # type: ignore[arg-type]
-        self.chosen = Endpoint(route_to(workload, workload.addresses[0], 8080, KEY), 0.0)
-
-    @property
-    def service(self) -> str:
-        return KEY
+    cluster = Cluster(TrafficPolicy(), make_workload("self"), lambda: 0.5)
+    clock = ManualClock()
+    made = Chooser(
+        ServiceBackend(
+            KEY, cluster, lambda cluster: [], lambda to: MemoryConnector(), clock.timers, HttpLimits(), http2=False
+        )
+    )
+    workload = make_workload("echo-1", "10.0.0.2", namespace="demo", workload_name="echo", **fields)  # type: ignore[arg-type]
+    made.chosen = Endpoint(route_to(workload, workload.addresses[0], 8080, KEY), 0.0)
+    return made
 
 
 def facts_of(path: bytes = b"/a?b", status: int = 200, chooser: Chooser | None = None, flags: str = "") -> Facts:
@@ -86,7 +91,7 @@ def samples(registry: CollectorRegistry, name: str) -> list[tuple[dict[str, str]
 
 
 def test_what_an_endpoint_answered() -> None:
-    chosen = Chosen(tunnel_protocol=TunnelProtocol.HBONE)
+    chosen = choice(tunnel_protocol=TunnelProtocol.HBONE)
     record = record_of(facts_of(chooser=chosen), KEY, 1000.0)
     assert chosen.chosen is not None
     workload = chosen.chosen.to.workload
@@ -99,7 +104,7 @@ def test_what_an_endpoint_answered() -> None:
 
 
 def test_an_endpoint_outside_of_the_mesh_proves_nothing() -> None:
-    record = record_of(facts_of(chooser=Chosen(tunnel_protocol=TunnelProtocol.NONE)), KEY, 1000.0)
+    record = record_of(facts_of(chooser=choice(tunnel_protocol=TunnelProtocol.NONE)), KEY, 1000.0)
     assert record.peer_identity is None
     assert record.endpoint is not None
 
@@ -135,7 +140,7 @@ def test_what_was_answered_here_went_nowhere() -> None:
 
 
 def test_an_earlier_attempts_answer_is_not_the_last_ones() -> None:
-    facts = facts_of(status=504, chooser=Chosen(), flags="URX,UT")
+    facts = facts_of(status=504, chooser=choice(), flags="URX,UT")
     facts.sent_at, facts.details, facts.upstream_failure = 100.4, "attempt timeout", "reset"
     record = record_of(facts, KEY, 1000.0)
     assert record.first_answered == NOT_REACHED
@@ -144,7 +149,7 @@ def test_an_earlier_attempts_answer_is_not_the_last_ones() -> None:
 
 
 def test_grpc_says_its_own_status() -> None:
-    facts = facts_of(chooser=Chosen())
+    facts = facts_of(chooser=choice())
     facts.grpc = GrpcMessages()
     facts.grpc.response.take(bytes(5))
     facts.response_trailers = [(b"grpc-status", b"14")]
@@ -160,8 +165,8 @@ async def test_one_line_and_one_count_per_request(written: tuple[LineOutput, Cal
     registry = CollectorRegistry()
     requests = Requests(registry, output)
     observer = requests.of(Destination(key=KEY, waypoint="demo/waypoint"))
-    observer.finished(facts_of(chooser=Chosen()))
-    observer.finished(facts_of(status=503, chooser=Chosen(), flags="UF"))
+    observer.finished(facts_of(chooser=choice()))
+    observer.finished(facts_of(status=503, chooser=choice(), flags="UF"))
     assert ['"GET /a?b HTTP/1.1" 200 - via_upstream' in lines()[0], " 503 UF " in lines()[1]] == [True, True]
     assert len(lines()) == 2
     found = {

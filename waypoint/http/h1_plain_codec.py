@@ -12,12 +12,15 @@ Lines are remembered up to a bound, short ones only, and none that holds a secre
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from waypoint.http.h1_codec import REQUEST_SPECIAL, RESPONSE_SPECIAL
 from waypoint.http.message import Headers
 
 Field = tuple[bytes, bytes]
+_Kept = dict[bytes, Any]
+"""Fields by line. To the compiler they are any objects: as pairs it would take them apart, and make new ones, each
+time one is handed on."""
 
 _MOST_LINES: Final = 2048
 _LONGEST_LINE: Final = 256
@@ -32,7 +35,7 @@ _NOT_KEPT: Final = frozenset(
     }
 )
 _NOTHING: Final[Field] = (b"", b"")
-"""Of a line that says nothing: ``connection: keep-alive`` is how it is anyway."""
+"""Of a line that says nothing: ``connection: keep-alive`` is how it is anyway. Told by its empty name."""
 
 
 class PlainRequest:
@@ -68,11 +71,11 @@ class _Lines:
         """``special``: names that make a head not plain; ``apart``: one of them that is read here."""
         self._special = special - {apart}
         self._apart = apart
-        self.fields: dict[bytes, Field] = {}
-        self.apart: dict[bytes, Field] = {}
+        self.fields: _Kept = {}
+        self.apart: _Kept = {}
         """Lines of that name."""
 
-    def learn(self, line: bytes) -> Field | None:
+    def learn(self, line: bytes) -> Any:
         """What a line means that is not remembered; None: it is not plain."""
         match = _FIELD.fullmatch(line)
         if match is None:
@@ -82,7 +85,7 @@ class _Lines:
         if name in self._special:
             if name != b"connection" or value.lower() != b"keep-alive":
                 return None
-            field = _NOTHING
+            field: Any = _NOTHING
         else:
             field = (name, value)
         if len(line) <= _LONGEST_LINE and name not in _NOT_KEPT:
@@ -114,7 +117,7 @@ def read_plain_request(head: bytes) -> PlainRequest | None:
     if not target.startswith(b"/") or target.translate(None, _TARGET):
         return None
     host: bytes | None = None
-    headers: Headers = []
+    headers: list[Any] = []
     fields, hosts = _request_lines.fields, _request_lines.apart
     for index in range(1, len(lines)):
         line = lines[index]
@@ -125,12 +128,13 @@ def read_plain_request(head: bytes) -> PlainRequest | None:
                 field = _request_lines.learn(line)
                 if field is None:
                     return None
-            if field[0] == b"host":
+            name = field[0]
+            if name == b"host":
                 if host is not None:
                     return None
                 host = field[1]
                 continue
-        if field is not _NOTHING:
+        if field[0]:
             headers.append(field)
     return None if host is None else PlainRequest(method, target, host, headers)
 
@@ -154,7 +158,7 @@ def read_plain_response(head: bytes) -> PlainResponse | None:
                 _statuses.clear()
             _statuses[first] = status
     length = -1
-    headers: Headers = []
+    headers: list[Any] = []
     fields, lengths = _response_lines.fields, _response_lines.apart
     for index in range(1, len(lines)):
         line = lines[index]
@@ -166,10 +170,10 @@ def read_plain_response(head: bytes) -> PlainResponse | None:
                 if field is None:
                     return None
             if field[0] == b"content-length":
-                text = field[1]
+                text: bytes = field[1]
                 if length >= 0 or not text.isdigit() or len(text) > 15:
                     return None
                 length = int(text)
-        if field is not _NOTHING:
+        if field[0]:
             headers.append(field)
     return None if length < 0 else PlainResponse(status, length, headers)

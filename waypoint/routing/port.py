@@ -21,7 +21,7 @@ from waypoint.routing.path import without_query
 from waypoint.routing.route import CompiledRoute, RouteMatch
 from waypoint.routing.table import RouteTable
 
-_EVERYTHING: Final = (RequestMatch(),)
+_EVERYTHING: Final[tuple[RequestMatch, ...]] = (RequestMatch(),)
 
 
 class PortRoutes:

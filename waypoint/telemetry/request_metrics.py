@@ -26,8 +26,8 @@ from mesh.telemetry.metrics import L4_LABELS, NO_SERVICE, L4Labels, ServiceLabel
 from waypoint.telemetry.flags import flags_text
 from waypoint.telemetry.record import RequestRecord
 
-LABELS: Final = (*L4_LABELS[:-1], "response_code", "grpc_response_status", "response_flags")
-BOUNDS: Final = (
+LABELS: Final[tuple[str, ...]] = (*L4_LABELS[:-1], "response_code", "grpc_response_status", "response_flags")
+BOUNDS: Final[tuple[float, ...]] = (
     *(0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0),
     *(30_000.0, 60_000.0, 300_000.0, 600_000.0, 1_800_000.0, 3_600_000.0),
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mesh.errors import ConnectionLost
 from waypoint.http.contract import Failure, FailureKind, Unwanted
-from waypoint.http.h1_client_machine import ClientOwner, H1ClientMachine
+from waypoint.http.h1_client_machine import H1ClientMachine
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 from waypoint.testing.wires import MemoryWire
@@ -51,7 +51,7 @@ class Sink(Unwanted):
         pass
 
 
-class Owner(ClientOwner):
+class Owner:
     def __init__(self) -> None:
         self.reusable = 0
         self.gone = 0

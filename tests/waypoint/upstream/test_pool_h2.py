@@ -156,11 +156,11 @@ def test_a_wire_that_comes_too_late_is_reset() -> None:
     clock, connector = ManualClock(), MemoryConnector(at_once=False)
     told: list[object] = []
 
-    class Pool(H2Pool):
+    class Pool:
         def dialled(self, dialling: Dialling, wire: object, failure: Failure | None) -> None:
             told.append(failure)
 
-    dialling = Dialling(Pool("e", connector, clock.timers, PoolLimits()))
+    dialling = Dialling(Pool())
     dialling.start(connector, clock.timers, 1.0)
     clock.advance(2)
     connector.finish_one()

@@ -12,6 +12,7 @@ from mesh.identity import SpiffeId
 from mesh.model.service import Service
 from mesh.model.upstream_policy import Subset, UpstreamPolicy
 from mesh.model.workload import TunnelProtocol, Workload
+from mesh.relay.engine import Engine
 from mesh.state.store import MeshState
 from mesh.testing.model import make_service, make_workload
 from mesh.xds.codec import ADDRESS_TYPE, encode_address
@@ -62,7 +63,7 @@ def services(state: MeshState) -> Services:
     host = WaypointHost("demo/waypoint", SpiffeId("cluster.local", "demo", "waypoint"), nothing, nothing)
     labels = {pod(2).uid: {"version": "v2"}}
     return Services(
-        nothing, ManualClock().timers, host, nothing, state, gateway, random.Random(1).random, HttpLimits(),
+        Engine(), ManualClock().timers, host, nothing, state, gateway, random.Random(1).random, HttpLimits(),
         lambda uid: labels.get(uid, {}), HealthChecks(ManualClock().timers, CollectorRegistry()),
     )  # fmt: skip
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from mesh.errors import ConnectionLost, MeshError, TunnelRefused
 from mesh.hbone.codec import ErrorCode, encode_connect, encode_response
 from mesh.hbone.contract import HboneSettings, HboneStream, Role
 from mesh.hbone.machine import HboneMachine
 from waypoint.wire.contract import Buffer, WireOwner
 from waypoint.wire.stream_wire import LAST_WORDS, StreamWire
+
+# The tunnel and its engine are stand-ins here, which compiled wires do not take; with real ones they are run by
+# tests/waypoint/test_app.py in both forms.
+pytestmark = pytest.mark.pure_form
 
 SMALL = HboneSettings(initial_stream_window=70_000, max_stream_window=70_000)
 
