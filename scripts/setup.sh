@@ -15,7 +15,7 @@ packages=(
     iperf3 curl                              # traffic
     openssl git                              # tests: another TLS peer, and which files are the project's
     nginx socat redis-tools                  # tests: ordinary programs on the same-node fast path (redis-tools: the server too)
-    gcc libc6-dev                            # the CNI plugin, bcc's includes, ztunnel's compiled modules
+    gcc libc6-dev                            # the CNI plugin, bcc's includes, the proxies' compiled modules
     python3-dev                              # the interpreter's headers, for these modules
     make util-linux procps
 )
@@ -141,13 +141,13 @@ build_plugin() {
     fi
 }
 
-# ztunnel's hot modules, compiled by mypyc; ztunnel runs their pure form where this is missing or out of date.
+# The proxies' hot modules, compiled by mypyc; they run the pure form where this is missing or out of date.
 compile_modules() {
     local want
     want=$({ find mesh ebpf ztunnel -name '*.py' -print0 | sort -z | xargs -0 cat; cat scripts/compile_hot.py \
         pyproject.toml requirements/dev.txt; gcc --version; /usr/bin/python3 -VV; } | hash_of)
     if ! stamped compiled "$want" || [[ ! -f $build/compiled/manifest.json ]]; then
-        run "ztunnel's compiled modules" .venv/bin/python scripts/compile_hot.py "$build/compiled"
+        run "the proxies' compiled modules" .venv/bin/python scripts/compile_hot.py "$build/compiled"
         stamp compiled "$want"
     fi
 }

@@ -44,10 +44,8 @@ def told(data: bytes, *, parser: bool) -> Told:
     for event in reader.events:
         if isinstance(event, RequestEvent):
             head = event.head
-            found.append(
-                (head.method, head.path, head.authority, head.scheme, head.headers, head.upgrade, event.end)
-                + (event.http10, event.keep_alive)
-            )
+            said = (head.method, head.path, head.authority, head.scheme, head.headers, head.upgrade)
+            found.append((*said, event.end, event.http10, event.keep_alive))
         else:
             found.append((type(event).__name__, event.data if isinstance(event, DataEvent) else None))
     return found
