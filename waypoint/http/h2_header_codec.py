@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
@@ -112,17 +112,18 @@ class BlockReader(HeaderAssembler):
         known = self._known.get(block)
         if known is not None:
             return known
-        entries = self._reader.header_table.dynamic_entries
-        before = (len(entries), entries[0] if entries else None, self._reader.header_table.maxsize)
+        # As any objects: compiled code would make another pair of each entry, and no two would be the same one.
+        table: Any = self._reader.header_table
+        entries = table.dynamic_entries
+        count, newest, size = len(entries), entries[0] if entries else None, table.maxsize
         try:
             fields = tuple([(bytes(name), bytes(value)) for name, value in self._reader.decode(block, raw=True)])
         except OversizedHeaderListError as error:
             raise Http2Violation(ErrorCode.ENHANCE_YOUR_CALM, "a header list larger than allowed") from error
         except HPACKError as error:
             raise Http2Violation(ErrorCode.COMPRESSION_ERROR, "a header block that cannot be decoded") from error
-        entries = self._reader.header_table.dynamic_entries
-        first = entries[0] if entries else None
-        if len(entries) != before[0] or first is not before[1] or self._reader.header_table.maxsize != before[2]:
+        entries = table.dynamic_entries
+        if len(entries) != count or (entries[0] if entries else None) is not newest or table.maxsize != size:
             self._known.clear()
         elif len(block) <= _KEPT_BLOCK_BYTES:
             if len(self._known) >= _KEPT_BLOCKS:
