@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.build import HTTP_SOURCE
-from benchmarks.layer7.cases import CASES
+from benchmarks.layer7.cases import CASES, Case
 from benchmarks.layer7.measure import command
 from benchmarks.layer7.proxies import ADDRESS, free_ports
 from benchmarks.loads import read_round_trips
@@ -42,9 +42,8 @@ def port(http: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("case", [SMALL, LARGE, GRPC], ids=lambda case: case.name)
-def test_every_load_can_be_made(http: Path, port: int, case: object) -> None:
-    assert case in (SMALL, LARGE, GRPC)
-    argv = command(http, case, ADDRESS, port, 0.2)  # type: ignore[arg-type]
+def test_every_load_can_be_made(http: Path, port: int, case: Case) -> None:
+    argv = command(http, case, ADDRESS, port, 0.2)
     reading = read_round_trips(subprocess.run(argv, check=True, capture_output=True, timeout=30).stdout)
     assert reading.work > 32
     assert reading.rate > 0
@@ -78,7 +77,7 @@ def test_any_other_answer_ends_the_run(http: Path, answer: bytes) -> None:
 
         server = threading.Thread(target=serve)
         server.start()
-        argv = [http, "get", ADDRESS, str(listener.getsockname()[1]), "1", "5", "/x"]
+        argv = [str(http), "get", ADDRESS, str(listener.getsockname()[1]), "1", "5", "/x"]
         done = subprocess.run(argv, capture_output=True, timeout=30, check=False)
         server.join()
     assert done.returncode == 1
