@@ -6,21 +6,20 @@ connection is used again when both messages were complete and framed, and nothin
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol
 
 import httptools
 
 from mesh.errors import MeshError
 from waypoint.http.contract import UNWANTED, Failure, FailureKind, ResponseSink
-from waypoint.http.h1_codec import RESPONSE_SPECIAL, chunk, connection_tokens, last_chunk, request_head, without_named
-from waypoint.http.h1_plain_codec import read_plain_response
+from waypoint.http.h1_codec import RESPONSE_SPECIAL, BadHead, connection_tokens, without_named
+from waypoint.http.h1_plain_codec import plain_response_at
+from waypoint.http.h1_request_machine import EndEvent
+from waypoint.http.h1_sending_machine import H1Sending
 from waypoint.http.limits import HttpLimits
-from waypoint.http.message import Headers, RequestHead, ResponseHead
+from waypoint.http.message import Headers, ResponseHead
 from waypoint.wire.contract import Buffer, Wire
 from waypoint.wire.ending import end_or_reset
-
-_PLAIN_HEAD: Final = 8192
-"""Where the end of a head is looked for before the parser is asked."""
 
 
 class ClientOwner(Protocol):
@@ -35,34 +34,19 @@ class ClientOwner(Protocol):
         ...
 
 
-class EndOfResponse:
-    """A body is over."""
-
-    __slots__ = ("trailers",)
-
-    def __init__(self, trailers: Headers | None) -> None:
-        self.trailers = trailers
-
-
-class BadResponse(Exception):
-    """What the endpoint sent is refused."""
-
-
-class H1ClientMachine:
+class H1ClientMachine(H1Sending):
     """One connection to an endpoint."""
 
     __slots__ = (
-        *("_chunked_out", "_closed_ends", "_connect", "_connection", "_end_noted", "_events", "_fed", "_gone"),
-        *("_head_method", "_headers"),
-        *("_in_head", "_keep_alive", "_length", "_limits", "_out", "_owner", "_parser", "_plain_from", "_plain_left"),
-        *("_refusal", "_replace_parser"),
-        *("_request_done", "_response_begun", "_sink", "_te", "_trailers", "_tunnel", "_upgrade", "_upgrade_asked"),
-        *("_wire", "idle_since", "in_call", "requests"),
+        *("_closed_ends", "_connection", "_end_noted", "_events", "_fed", "_gone", "_headers", "_in_head"),
+        *("_keep_alive", "_length", "_limits", "_owner", "_parser", "_plain_from", "_plain_left", "_refusal"),
+        *("_replace_parser", "_response_begun", "_sink", "_te", "_trailers", "_upgrade", "idle_since", "in_call"),
+        "requests",
     )
 
     def __init__(self, wire: Wire, limits: HttpLimits, owner: ClientOwner) -> None:
         """The caller attaches it to the wire."""
-        self._wire = wire
+        super().__init__(wire)
         self._limits = limits
         self._owner = owner
         self._gone = False
@@ -74,18 +58,11 @@ class H1ClientMachine:
         """For the pool."""
         # The request under way.
         self._sink: ResponseSink | None = None
-        self._out: list[bytes] = []
-        self._request_done = True
-        self._chunked_out = False
-        self._head_method = False
-        self._upgrade_asked = False
-        self._connect = False
-        self._tunnel = False
         # The answer.
         self._parser = httptools.HttpResponseParser(self)
         self._end_noted = False
         """The parser has seen all of the answer."""
-        self._events: list[ResponseHead | bytes | EndOfResponse] = []
+        self._events: list[ResponseHead | bytes | EndEvent] = []
         self._response_begun = False
         """Some of it has arrived."""
         self._in_head = True
@@ -122,43 +99,6 @@ class H1ClientMachine:
         self._keep_alive = True
 
     # -- requests (Call) ---------------------------------------------------------------------------------------------
-
-    def send_head(self, head: RequestHead, *, end: bool) -> None:
-        """See :class:`Call`."""
-        block, self._chunked_out = request_head(head, end=end)
-        self._head_method = head.method == b"HEAD"
-        self._upgrade_asked = bool(head.upgrade)
-        self._connect = head.method == b"CONNECT"
-        self._request_done = end
-        if end:
-            self._wire.write(block)
-        else:
-            self._out.append(block)
-
-    def send_data(self, data: bytes) -> None:
-        """See :class:`Call`."""
-        if not self._chunked_out:
-            self._out.append(data)
-        elif data:
-            self._out.append(chunk(data))
-
-    def send_end(self, trailers: Headers | None) -> None:
-        """See :class:`Call`."""
-        if self._tunnel:
-            self.flush()
-            self._wire.finish()
-        else:
-            if self._chunked_out:
-                self._out.append(last_chunk(trailers))
-            self.flush()
-        self._request_done = True
-
-    def flush(self) -> None:
-        """See :class:`Call`."""
-        out = self._out
-        if out:
-            self._wire.write(out[0] if len(out) == 1 else b"".join(out))
-            out.clear()
 
     def cancel(self) -> None:
         """See :class:`Call`. HTTP/1.1 has no other way than to end the connection, unless the whole answer is here."""
@@ -219,16 +159,13 @@ class H1ClientMachine:
         """Whether this begins with a whole head that needs no parser; it is noted then, and the body that follows."""
         if self._head_method or self._upgrade_asked or self._connect:
             return False
-        end = bytes(data[:_PLAIN_HEAD]).find(b"\r\n\r\n")
-        if end < 0 or end >= self._limits.head_bytes:
-            return False
-        plain = read_plain_response(bytes(data[:end]))
+        plain = plain_response_at(data, self._limits.head_bytes)
         if plain is None or plain.status in (204, 304) or len(plain.headers) > self._limits.headers:
             return False
         self._closed_ends = False
         self._events.append(ResponseHead(status=plain.status, headers=plain.headers))
-        self._plain_left = plain.length + end + 4
-        self._plain_from = end + 4
+        self._plain_left = plain.size + plain.length
+        self._plain_from = plain.size
         return True
 
     def _take_plain(self, data: Buffer) -> None:
@@ -240,7 +177,7 @@ class H1ClientMachine:
         if min(left, size) > start:
             events.append(bytes(data[start:left]))
         if not self._plain_left:
-            events.append(EndOfResponse(None))
+            events.append(EndEvent(None))
             if size > left:
                 events.append(b"")  # more than the answer
         self._tell(b"")
@@ -248,7 +185,7 @@ class H1ClientMachine:
     def _tell(self, rest: bytes) -> None:
         """Pass on what the parser has noted."""
         events, self._events = self._events, []
-        self._end_noted = bool(events) and isinstance(events[-1], EndOfResponse)
+        self._end_noted = bool(events) and isinstance(events[-1], EndEvent)
         for event in events:
             sink = self._sink
             if sink is None:
@@ -256,7 +193,7 @@ class H1ClientMachine:
                 return
             if isinstance(event, bytes):
                 sink.response_data(event)
-            elif isinstance(event, EndOfResponse):
+            elif isinstance(event, EndEvent):
                 self._over(event.trailers, sink, last=event is events[-1])
             elif event.status >= 200:
                 # What the parser takes for a body that ends with the connection are the tunnel's first bytes.
@@ -402,13 +339,13 @@ class H1ClientMachine:
             # The parser waits for a body now that a HEAD's answer has not: the next answer gets a new one.
             self._replace_parser = self._length > 0 or self._te is not None or self._length < 0
             if self._replace_parser:
-                self._events.append(EndOfResponse(None))
+                self._events.append(EndEvent(None))
         self._te = None
         self._length = -1
 
-    def _refuse(self, text: str) -> BadResponse:
+    def _refuse(self, text: str) -> BadHead:
         self._refusal = text
-        return BadResponse(text)
+        return BadHead(502, text)
 
     def on_body(self, data: bytes) -> None:
         """Some of the body."""
@@ -421,5 +358,5 @@ class H1ClientMachine:
         self._in_head = True
         last = self._events[-1] if self._events else None
         if not (isinstance(last, ResponseHead) and last.status < 200):
-            self._events.append(EndOfResponse(self._trailers))
+            self._events.append(EndEvent(self._trailers))
             self._trailers = None

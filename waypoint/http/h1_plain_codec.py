@@ -16,12 +16,15 @@ from typing import Any, Final
 
 from waypoint.http.h1_codec import REQUEST_SPECIAL, RESPONSE_SPECIAL
 from waypoint.http.message import Headers
+from waypoint.wire.contract import Buffer
 
 Field = tuple[bytes, bytes]
 _Kept = dict[bytes, Any]
 """Fields by line. To the compiler they are any objects: as pairs it would take them apart, and make new ones, each
 time one is handed on."""
 
+_LOOKED_AT: Final = 8192
+"""How far the end of an answer's head is looked for."""
 _MOST_LINES: Final = 2048
 _LONGEST_LINE: Final = 256
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?((?:[!-~](?:[ -~]*[!-~])?)?)")
@@ -54,9 +57,11 @@ class PlainRequest:
 class PlainResponse:
     """What a head says."""
 
-    __slots__ = ("headers", "length", "status")
+    __slots__ = ("headers", "length", "size", "status")
 
     def __init__(self, status: int, length: int, headers: Headers) -> None:
+        self.size = 0
+        """Of the head, the empty line at its end included; 0: nobody has said."""
         self.status = status
         self.length = length
         self.headers = headers
@@ -137,6 +142,17 @@ def read_plain_request(head: bytes) -> PlainRequest | None:
         if field[0]:
             headers.append(field)
     return None if host is None else PlainRequest(method, target, host, headers)
+
+
+def plain_response_at(data: Buffer, most: int) -> PlainResponse | None:
+    """The answer at the front of these bytes, if its head is whole, plain and shorter than ``most`` bytes."""
+    end = bytes(data[:_LOOKED_AT]).find(b"\r\n\r\n")
+    if end < 0 or end >= most:
+        return None
+    found = read_plain_response(bytes(data[:end]))
+    if found is not None:
+        found.size = end + 4
+    return found
 
 
 def read_plain_response(head: bytes) -> PlainResponse | None:
