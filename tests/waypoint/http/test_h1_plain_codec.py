@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from waypoint.http.h1_plain_codec import read_plain_request, read_plain_response
+from waypoint.http.h1_plain_codec import plain_response_at, read_plain_request, read_plain_response
 from waypoint.http.h1_request_machine import DataEvent, RequestEvent, RequestReader
 from waypoint.http.limits import HttpLimits
 
@@ -105,6 +105,16 @@ def test_a_plain_response() -> None:
     found = read_plain_response(b"HTTP/1.1 503 \r\ncontent-length: 0")
     assert found is not None
     assert (found.status, found.length) == (503, 0)
+
+
+def test_an_answer_at_the_front_of_bytes() -> None:
+    data = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabcHTTP/1.1 ..."
+    found = plain_response_at(memoryview(data), 100)
+    assert found is not None
+    assert (found.status, found.length, data[found.size :][: found.length]) == (200, 3, b"abc")
+    assert plain_response_at(data[:30], 100) is None  # not whole
+    assert plain_response_at(data, 20) is None  # too long
+    assert plain_response_at(b"HTTP/1.1 200 OK\r\nx: %b\r\n\r\n" % (9000 * b"x"), 100_000) is None
 
 
 @pytest.mark.parametrize(
