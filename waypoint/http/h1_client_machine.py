@@ -39,9 +39,9 @@ class H1ClientMachine(H1Sending):
 
     __slots__ = (
         *("_closed_ends", "_connection", "_end_noted", "_events", "_fed", "_gone", "_headers", "_in_head"),
-        *("_keep_alive", "_length", "_limits", "_owner", "_parser", "_plain_from", "_plain_left", "_refusal"),
-        *("_replace_parser", "_response_begun", "_sink", "_te", "_trailers", "_upgrade", "idle_since", "in_call"),
-        "requests",
+        *("_keep_alive", "_length", "_limits", "_owner", "_parser", "_parsing", "_plain_from", "_plain_left"),
+        *("_refusal", "_replace_parser", "_response_begun", "_sink", "_te", "_trailers", "_upgrade", "idle_since"),
+        *("in_call", "requests"),
     )
 
     def __init__(self, wire: Wire, limits: HttpLimits, owner: ClientOwner) -> None:
@@ -78,6 +78,8 @@ class H1ClientMachine(H1Sending):
         """The body ends with the connection."""
         self._replace_parser = False
         self._refusal: str | None = None
+        self._parsing = False
+        """The parser is in the midst of an answer."""
         self._plain_left = 0
         """Of an answer whose head needed no parser: bytes that are to come."""
         self._plain_from = 0
@@ -135,7 +137,7 @@ class H1ClientMachine(H1Sending):
             if self._sink is not None:
                 self._sink.response_flush()
             return
-        if self._plain_left or (not self._fed and self._in_head and self._plain_head(data)):
+        if self._plain_left or (not self._parsing and self._in_head and self._plain_head(data)):
             self._take_plain(data)
             return
         self._response_begun = True
@@ -225,8 +227,10 @@ class H1ClientMachine(H1Sending):
         if self._replace_parser:
             self._replace_parser = False
             self._parser = httptools.HttpResponseParser(self)
+            self._parsing = False
             self._in_head = True
         reusable = last and self._request_done and self._keep_alive and not self._gone and self._refusal is None
+        reusable = reusable and not self._parsing
         # The pool first: the exchange may want a connection for the next request of its client.
         if not reusable:
             self._drop(reset=False)
@@ -286,6 +290,10 @@ class H1ClientMachine(H1Sending):
         self._owner.connection_gone(self)
 
     # -- what the parser calls ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """The first byte of an answer; of one that nobody has asked for, if the one before is over."""
+        self._parsing = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer."""
@@ -353,6 +361,7 @@ class H1ClientMachine(H1Sending):
 
     def on_message_complete(self) -> None:
         """The answer is complete, or an interim one."""
+        self._parsing = False
         if self._replace_parser:
             return
         self._in_head = True

@@ -71,7 +71,7 @@ class RequestReader:
 
     __slots__ = (
         *("_body_bytes", "_chunked", "_chunks", "_connection", "_excess", "_first", "_headers", "_host", "_known_host"),
-        *("_last", "_length", "_limits", "_parser", "_refusal", "_te", "_trailers", "_upgrade", "_url"),
+        *("_last", "_length", "_limits", "_parser", "_parsing", "_refusal", "_te", "_trailers", "_upgrade", "_url"),
         *("events", "head_bytes", "in_head", "rest", "upgrade_pending"),
     )
 
@@ -86,6 +86,8 @@ class RequestReader:
         self._first = True
         self._last = False
         """The client has said that no request follows."""
+        self._parsing = False
+        """The parser is in the midst of a request: what arrives is its to read, however it looks."""
         # The head being read.
         self.in_head = True
         self.head_bytes = 0
@@ -114,7 +116,7 @@ class RequestReader:
             return
         before = self._body_bytes
         if self.in_head:
-            if not self.head_bytes and not self._last:
+            if not self._parsing and not self._last:
                 data = self._take_plain(data)
                 if not data:
                     return
@@ -166,6 +168,7 @@ class RequestReader:
         self.upgrade_pending = False
         rest, self.rest = self.rest, bytearray()
         self._parser = httptools.HttpRequestParser(self)
+        self._parsing = False
         if rest:
             self.feed(rest)
 
@@ -175,6 +178,7 @@ class RequestReader:
             self.rest += rest
             return
         self._parser = httptools.HttpRequestParser(self)
+        self._parsing = False
         if rest:
             self.feed(rest)
 
@@ -191,6 +195,10 @@ class RequestReader:
         self.events.append(refusal)
 
     # -- what the parser calls ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._parsing = True
 
     def on_url(self, part: bytes) -> None:
         """Some of the request's target."""
@@ -298,6 +306,7 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """The request is over."""
+        self._parsing = False
         if self._chunked or self._length:
             self.events.append(EndEvent(self._trailers))
             self._trailers = None

@@ -181,3 +181,13 @@ def test_a_body_that_ends_with_its_connection_is_whole_only_if_that_ends_well() 
             getattr(wire, end)()
         assert sink.events[-1] == (("end", None) if whole else b"some")
         assert (sink.failure is None) is whole
+
+
+def test_a_connection_on_which_an_answer_has_begun_unasked_is_not_used_again() -> None:
+    chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
+    for answer in (chunked, b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na"):
+        sink, owner = answered([answer + b"HTTP/1.1 200 OK\r\nx: "])
+        assert sink.events[-1] == ("end", None)
+        assert (owner.reusable, owner.gone) == (0, 1)
+        sink, owner = answered([answer])
+        assert (owner.reusable, owner.gone) == (1, 0)
