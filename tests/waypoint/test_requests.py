@@ -110,7 +110,7 @@ def test_an_endpoint_outside_of_the_mesh_proves_nothing() -> None:
 
 
 def test_of_several_identities_the_one_that_was_proven_is_told() -> None:
-    chosen = Chosen(tunnel_protocol=TunnelProtocol.HBONE)
+    chosen = choice(tunnel_protocol=TunnelProtocol.HBONE)
     endpoint = chosen.chosen
     assert endpoint is not None
     other = SpiffeId("cluster.local", "other", "echo")
