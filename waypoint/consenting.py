@@ -18,7 +18,7 @@ from waypoint.security.external_authorizers import ExternalAuthorizers
 from waypoint.upstream.inquiry import Inquiry
 
 
-class ConsentWait(Wait):
+class ConsentWait:
     """One request's questions."""
 
     def __init__(
@@ -109,7 +109,7 @@ class ConsentWait(Wait):
             resume(decision)
 
 
-class _ToldWait(Wait):
+class _ToldWait:
     """Another wait, whose outcome is to be changed."""
 
     def __init__(self, wait: Wait, consents: list[Consent]) -> None:

@@ -20,7 +20,7 @@ from mesh.errors import ConfigurationError
 from mesh.model.http_route import HttpRoute, RateLimit
 from mesh.relay.owned_tasks import OwnedTasks
 from waypoint.client import Client
-from waypoint.exchange.decision import Answer, Decision, Resume, Wait, decided_by
+from waypoint.exchange.decision import Answer, Decision, Resume, decided_by
 from waypoint.exchange.facts import Facts
 from waypoint.http.message import RequestHead
 from waypoint.security.rate_limit_machine import CompiledLimit, TokenBuckets
@@ -198,7 +198,7 @@ class RouteLimits:
         return None
 
 
-class _LimitWait(Wait):
+class _LimitWait:
     """A request that waits for the store."""
 
     body_bytes = 0
