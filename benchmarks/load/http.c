@@ -17,7 +17,7 @@
 
 enum {
     SMALL = 100, LARGE = 100 * 1024, NUMBERS = 10000, BUFFER = 256 * 1024, HEADS = 1024, MOST_STREAMS = 64,
-    DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, PING = 6, GOAWAY = 7, WINDOW_UPDATE = 8,
+    PATIENCE = 10, DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, PING = 6, GOAWAY = 7, WINDOW_UPDATE = 8,
     END_STREAM = 1, ACK = 1, END_HEADERS = 4, FRAME = 9, WINDOW = 1 << 30
 };
 static const char PREFACE[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -346,7 +346,8 @@ static void run(int count, double seconds) {
     for (int i = 0; i < count; i++) begin();
     double start = now(), end = start + seconds;
     struct epoll_event ready[BATCH];
-    while (now() < end) {
+    /* A busy machine may need longer for the first answer; a rate is of the time that it took. */
+    for (double at = start; at < end || (!taken && at < end + PATIENCE); at = now()) {
         int events = epoll_wait(epoll, ready, BATCH, 100);
         for (int i = 0; i < events; i++) take_answer(ready[i].data.fd, connections[ready[i].data.fd]);
     }
