@@ -79,6 +79,7 @@ class Tunnel:
         pass
 
 
+@pytest.mark.pure_form
 def test_whom_a_tunnel_has_proven_its_far_end_to_be_is_known() -> None:
     pool: Any = Tunnels(KeyError())
     nothing: Any = None
