@@ -81,7 +81,7 @@ def markdown(found: Layer7, machine: Machine) -> str:
     lines = [
         "# Figures of layer 7",
         "",
-        f"Made by `make bench` on {machine.date} UTC at commit {machine.commit}.",
+        f"Made by the cases of layer 7 of `python -m benchmarks` on {machine.date} UTC at commit {machine.commit}.",
         "",
         f"Machine: {machine.cpu}, {machine.cores} cores, {machine.memory_gib:g} GiB; Linux {machine.kernel}, Python "
         f"{machine.python}.",
