@@ -144,7 +144,7 @@ build_plugin() {
 # The proxies' hot modules, compiled by mypyc; they run the pure form where this is missing or out of date.
 compile_modules() {
     local want
-    want=$({ find mesh ebpf ztunnel -name '*.py' -print0 | sort -z | xargs -0 cat; cat scripts/compile_hot.py \
+    want=$({ find mesh ebpf ztunnel waypoint -name '*.py' -print0 | sort -z | xargs -0 cat; cat scripts/compile_hot.py \
         pyproject.toml requirements/dev.txt; gcc --version; /usr/bin/python3 -VV; } | hash_of)
     if ! stamped compiled "$want" || [[ ! -f $build/compiled/manifest.json ]]; then
         run "the proxies' compiled modules" .venv/bin/python scripts/compile_hot.py "$build/compiled"
