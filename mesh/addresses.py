@@ -28,8 +28,7 @@ class SocketAddress(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        text = format_ip(self.ip)
-        return f"[{text}]:{self.port}" if ":" in text else f"{text}:{self.port}"
+        return address_text(self)
 
 
 class Cidr(NamedTuple):
@@ -105,6 +104,12 @@ def format_ip(ip: IpBytes) -> str:
     return socket.inet_ntop(socket.AF_INET6, ip)
 
 
+def address_text(address: SocketAddress) -> str:
+    """What ``str`` says of it, without the detour through it: ``10.0.0.1:80`` or ``[fd00::1]:80``."""
+    text = format_ip(address.ip)
+    return f"[{text}]:{address.port}" if ":" in text else f"{text}:{address.port}"
+
+
 def is_ipv4(ip: IpBytes) -> bool:
     """Whether this is a mapped IPv4 address."""
     return ip.startswith(_MAPPED)
@@ -156,7 +161,10 @@ def parse_cidr(text: str) -> Cidr:
 
 def from_sockaddr(sockaddr: tuple[object, ...]) -> SocketAddress:
     """Convert what ``accept``, ``getsockname`` and ``getpeername`` return for AF_INET and AF_INET6."""
-    return SocketAddress(parse_ip(str(sockaddr[0])), int(str(sockaddr[1])))
+    host, port = sockaddr[0], sockaddr[1]
+    assert isinstance(host, str)
+    assert isinstance(port, int)
+    return SocketAddress(parse_ip(host), port)
 
 
 def to_sockaddr(address: SocketAddress) -> tuple[str, int]:

@@ -1,5 +1,6 @@
 /*
- * connect(2) of processes under the node's cgroup: left alone, turned towards ztunnel, or dialled directly.
+ * connect(2) of processes under the node's cgroup: left alone, turned towards ztunnel, dialled directly, or, of ztunnel
+ * towards an application, given its source.
  *
  * An enrolled pod's connect(2) is turned towards ztunnel's listener on the pod's loopback; what it had dialled follows
  * the SYN by the map handoffs (connections.bpf.c). If ztunnel has admitted the like of it before and left a verdict, the
@@ -53,7 +54,7 @@ static __always_inline bool is_in_excluded_network(u64 netns, const u32 *ip)
 
 /* -- connect(2) --------------------------------------------------------------------------------------------------- */
 
-enum verdict { LEAVE, CAPTURE, REFUSE, DIAL_FAST };
+enum verdict { LEAVE, CAPTURE, REFUSE, DIAL_FAST, DELIVER };
 
 /*
  * What to do with a connect(2) to this destination, and what sock_ops has to know of the socket once its SYN is made.
@@ -205,8 +206,11 @@ static __always_inline int examine(struct bpf_sock_addr *ctx, struct bpf_sock *s
 {
 	u64 caller = bpf_get_current_cgroup_id();
 	u32 *role = caller_roles.lookup(&caller);
-	if (role && *role == ROLE_ZTUNNEL)
-		return LEAVE; /* with what ztunnel announced for this socket */
+	if (role && *role == ROLE_ZTUNNEL) {
+		/* With what ztunnel announced for this socket. */
+		struct connection *announced = connections.sk_storage_get(sk, 0, 0);
+		return announced && announced->kind == CONNECTION_DELIVERY ? DELIVER : LEAVE;
+	}
 
 	u64 netns = bpf_get_netns_cookie(ctx);
 	u32 kind = CONNECTION_UNTOUCHED;
@@ -245,6 +249,24 @@ static __always_inline int examine(struct bpf_sock_addr *ctx, struct bpf_sock *s
 	return verdict;
 }
 
+/*
+ * A delivery has a loopback address as its source, so that the application's answers come back to it and nowhere else.
+ * IPv4's are many: each has ephemeral ports of its own, so that sockets in TIME_WAIT after a burst of short connections
+ * do not make the kernel search for a free one. They are 127.16.0.6 to 127.19.63.6, out of the way of 127.0.0.1.
+ */
+static __always_inline u32 delivery_source(void)
+{
+	u32 drawn = bpf_get_prandom_u32();
+	return bpf_htonl(0x7f100006 | (drawn & 0x3) << 16 | (drawn & 0x3f00));
+}
+
+/* What connect(2) is told of a delivery whose source could not be bound. */
+static __always_inline int without_source(void)
+{
+	bpf_set_retval(-EADDRNOTAVAIL);
+	return 0;
+}
+
 int mesh_connect4(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -258,6 +280,13 @@ int mesh_connect4(struct bpf_sock_addr *ctx)
 	int verdict = examine(ctx, sk, &to, bound, &pod);
 	if (verdict == LEAVE)
 		return 1;
+	if (verdict == DELIVER && sk->src_ip4 != 0)
+		return 1;
+	if (verdict == DELIVER) {
+		struct sockaddr_in source = {.sin_family = AF_INET};
+		source.sin_addr.s_addr = delivery_source();
+		return bpf_bind(ctx, (struct sockaddr *)&source, sizeof(source)) ? without_source() : 1;
+	}
 	if (verdict == REFUSE || !pod)
 		return 0;
 	if (sk->src_ip4 == 0) {
@@ -291,6 +320,13 @@ int mesh_connect6(struct bpf_sock_addr *ctx)
 	int verdict = examine(ctx, sk, &to, bound, &pod);
 	if (verdict == LEAVE)
 		return 1;
+	if (verdict == DELIVER && (bound[0] | bound[1] | bound[2] | bound[3]) != 0)
+		return 1;
+	if (verdict == DELIVER) {
+		struct sockaddr_in6 source = {.sin6_family = AF_INET6};
+		source.sin6_addr.s6_addr32[3] = bpf_htonl(1);
+		return bpf_bind(ctx, (struct sockaddr *)&source, sizeof(source)) ? without_source() : 1;
+	}
 	if (verdict == REFUSE || !pod)
 		return 0;
 	bool mapped = is_mapped(to.ip);

@@ -46,6 +46,8 @@ class Acceptor:
         # Given up to accept, and so refuse, a connection when descriptors run out; otherwise it would stay readable
         # and the loop would spin.
         self._reserve: socket.socket | None = socket.socket()
+        self._batch = 1
+        self._last_turn = engine.now
         engine.register(listener.fileno(), select.EPOLLIN, self._on_ready)
 
     @property
@@ -54,7 +56,12 @@ class Acceptor:
         return self._listener
 
     def _on_ready(self, _events: int) -> None:
-        self._accept(BATCH)
+        # Asking for one more in vain costs as much as taking one, and the engine asks again before its turn is over:
+        # so one by one, and more only when that has found more.
+        turn = self._engine.now
+        self._batch = min(2 * self._batch, BATCH) if turn == self._last_turn else 1
+        self._last_turn = turn
+        self._accept(self._batch)
 
     def _accept(self, most: int) -> None:
         for _ in range(most):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from mesh.errors import ConnectFailed, MeshError
 from mesh.relay.engine import Engine
-from mesh.relay.socket_end import EPOLLIN, EPOLLOUT, RawSocket, SocketEnd
+from mesh.relay.socket_end import DONT_WAIT, EPOLLIN, EPOLLOUT, RawSocket, SocketEnd
 
 DialReport = Callable[[MeshError | None], None]
 """Told once how the dial went."""
@@ -18,29 +18,57 @@ DialReport = Callable[[MeshError | None], None]
 class DialingEnd(SocketEnd):
     """What is written before the connection stands is kept and sent then."""
 
-    __slots__ = ("_report", "connecting")
+    __slots__ = ("_lasting", "_report", "connecting")
 
     def __init__(self, engine: Engine, sock: RawSocket) -> None:
         super().__init__(engine, sock)
         self.connecting = False
         self._report: DialReport | None = None
+        self._lasting: Callable[[DialingEnd], None] | None = None
 
     def expect_dial(self) -> None:
         """Keep what is written from now on until :meth:`dial` has connected."""
         self.connecting = True
         self.backlog = bytearray()
 
-    def dial(self, address: tuple[str, int], report: DialReport) -> None:
-        """Connect; :meth:`expect_dial` was called before."""
+    def dial(
+        self,
+        address: tuple[str, int],
+        report: DialReport,
+        lasting: Callable[[DialingEnd], None] | None = None,
+    ) -> None:
+        """Connect; :meth:`expect_dial` was called before. ``lasting`` is told of a dial that takes time."""
         self._report = report
+        self._lasting = lasting
         code = self.sock.connect_ex(address)
         if code == errno.EINPROGRESS:
-            # Over loopback the handshake is over before connect returns: asking again is cheaper than a turn.
-            code = self.sock.connect_ex(address)
-            if code in (errno.EALREADY, errno.EINPROGRESS):
-                self.watch(EPOLLOUT)
-                return
-        self._connected(0 if code == errno.EISCONN else code)
+            self.dial_begun()
+        else:
+            self._connected(code)
+
+    def dial_begun(self) -> None:
+        """The handshake is under way. Over loopback it is over by now, but connect(2) has not seen it."""
+        self.find_connected()
+
+    def find_connected(self) -> None:
+        """Whether the connection stands already: what is to be sent finds out, cheaper than asking, or than a turn."""
+        backlog = self.backlog
+        if self.closed or not self.connecting or backlog is None:
+            return
+        try:
+            size = self.sock.send(backlog, DONT_WAIT)
+        except BlockingIOError:
+            self.watch(EPOLLOUT)
+            if self._lasting is not None:
+                self._lasting(self)
+            return
+        except OSError as error:
+            self._connected(error.errno or errno.EIO)
+            return
+        if size:
+            del backlog[:size]
+            self.written(size)
+        self._connected(0)
 
     def on_ready(self, events: int) -> None:
         """The engine's handler."""
@@ -56,6 +84,7 @@ class DialingEnd(SocketEnd):
 
     def _connected(self, code: int) -> None:
         report, self._report = self._report, None
+        self._lasting = None
         if report is None or self.closed:
             return
         if code:

@@ -74,9 +74,7 @@ class PlainPair:
 
     def dial(self, address: tuple[str, int], timed: Callable[[DialingEnd], None]) -> None:
         """Connect the second socket, then let bytes flow; ``timed`` is told of a dial that takes time."""
-        self.dialled.dial(address, self._dialled)
-        if self.dialled.connecting and not self.dialled.closed:
-            timed(self.dialled)
+        self.dialled.dial(address, self._dialled, timed)
 
     def _dialled(self, error: MeshError | None) -> None:
         if error is not None:

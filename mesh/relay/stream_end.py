@@ -63,6 +63,12 @@ class StreamEnd(DialingEnd):
         self.tunnel.join(self)
         self.expect_dial()
 
+    def dial_begun(self) -> None:
+        """What the peer sent ahead is most often part of the same batch: it is told apart after that, and sent at once.
+        """
+        if not self.tunnel.after_batch(self):
+            self.find_connected()
+
     # -- socket to stream --------------------------------------------------------------------------------------------
 
     def read_input(self) -> None:

@@ -53,6 +53,13 @@ class TunnelEnd(Protocol):
         """The tunnel is gone."""
 
 
+class Dialling(Protocol):
+    """An end that dials, for a request of the batch that is being read."""
+
+    def find_connected(self) -> None:
+        """The batch is over."""
+
+
 class TunnelOwner(Protocol):
     """Who is told what happens to a tunnel as a whole."""
 
@@ -70,7 +77,7 @@ class Tunnel:
     """See the module's docstring."""
 
     __slots__ = (
-        *("_answered", "_closing", "_dirty", "_ends", "_events", "_fd", "_incoming", "_leftover"),
+        *("_answered", "_closing", "_dialling", "_dirty", "_ends", "_events", "_fd", "_incoming", "_leftover"),
         *("_next_ping_at", "_outgoing", "_owner", "_pending", "_pinged_at", "_receiving", "_tls", "_waiting"),
         *("blocked", "blocked_at", "closed", "engine", "last_used", "machine", "peer_identity", "sock"),
     )
@@ -98,6 +105,8 @@ class Tunnel:
         self._waiting: list[TunnelEnd] = []
         self._answered: list[TunnelEnd] = []
         """Ends whose answer was sent while a batch was read."""
+        self._dialling: list[Dialling] = []
+        """Ends that began to dial while a batch was read."""
         self._pending = bytearray()
         """Encrypted, not yet taken by the socket."""
         self._leftover = b""
@@ -146,6 +155,12 @@ class Tunnel:
             self._answered.append(end)
         elif not end.received:
             self.output_ready()
+
+    def after_batch(self, end: Dialling) -> bool:
+        """Have ``find_connected`` called once the batch that is being read is over; False when none is."""
+        if self._receiving:
+            self._dialling.append(end)
+        return self._receiving
 
     def wait_unblocked(self, end: TunnelEnd) -> None:
         """Stop reading this end until the tunnel takes data again."""
@@ -313,6 +328,10 @@ class Tunnel:
         finally:
             self._receiving = False
         self._leftover = bytes(view[taken:end]) if taken < end else b""
+        if self._dialling:
+            dialling, self._dialling = self._dialling, []
+            for end_of_dial in dialling:
+                end_of_dial.find_connected()
         if self._answered:
             if not all(end.received for end in self._answered):
                 self.output_ready()

@@ -156,9 +156,7 @@ class InboundProxy:
             else:
                 _refuse(request, end, error)
 
-        end.dial(to_sockaddr(request.target), dialled)
-        if end.connecting:
-            self._dials.watch(end)
+        end.dial(to_sockaddr(request.target), dialled, self._dials.watch)
 
     def _describe(self, connection: Connection) -> None:
         connection.record.destination_workload = connection.pod.workload

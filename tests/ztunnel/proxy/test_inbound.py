@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from mesh.addresses import parse_socket_address
-from mesh.errors import ConnectFailed
+from mesh.errors import ConnectFailed, EnvironmentLacks
 from mesh.hbone.codec import ErrorCode, encode_connect
 from mesh.model.policy import Match, PolicyAction, StringMatch, StringMatchKind
 from mesh.testing.model import make_policy
@@ -188,7 +188,7 @@ async def test_a_client_that_gives_up_while_it_waits(kit: Any) -> None:
     assert len(kit.log.lines) == 1
 
 
-@pytest.mark.parametrize("failure", [OSError(24, "too many open files"), ConnectFailed("no port"), RuntimeError("bug")])
+@pytest.mark.parametrize("failure", [EnvironmentLacks("no descriptors"), ConnectFailed("no port"), RuntimeError("bug")])
 async def test_no_delivery_socket(kit: Any, failure: Exception) -> None:
     kit.describe(kit.server, kit.client)
     kit.deliveries.failure = failure

@@ -36,16 +36,15 @@ async def test_baggage_follows_the_workload(kit: Any) -> None:
     cache.forget(kit.server)
 
 
-async def test_a_delivery_comes_from_loopback(kit: Any) -> None:
+async def test_a_delivery_socket_is_of_its_destinations_family(kit: Any) -> None:
     deliverer = kit.deliverer
-    for text, family, source in (
-        ("127.0.0.2:80", socket.AF_INET, "127."),
-        ("[::ffff:127.0.0.2]:80", socket.AF_INET, "127."),
-        ("[::1]:80", socket.AF_INET6, "::1"),
+    for text, family in (
+        ("127.0.0.2:80", socket.AF_INET),
+        ("[::ffff:127.0.0.2]:80", socket.AF_INET),
+        ("[::1]:80", socket.AF_INET6),
     ):
         with deliverer.socket_for(kit.server, parse_socket_address(text), CLIENT) as sock:
             assert sock.family == family
-            assert sock.getsockname()[0].startswith(source)
             assert not sock.getblocking()
     deliverer.forget(kit.server)
     assert kit.deliveries.announced == [CLIENT] * 3
@@ -54,7 +53,7 @@ async def test_a_delivery_comes_from_loopback(kit: Any) -> None:
 
 @pytest.mark.parametrize(
     ("failure", "raised"),
-    [(OSError(98, "in use"), ConnectFailed), (EnvironmentLacks("no"), EnvironmentLacks), (KeyError(), KeyError)],
+    [(EnvironmentLacks("no"), EnvironmentLacks), (KeyError(), KeyError)],
 )
 async def test_a_delivery_that_fails_keeps_no_socket(
     kit: Any, failure: Exception, raised: type[Exception]
