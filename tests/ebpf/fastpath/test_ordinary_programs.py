@@ -200,5 +200,7 @@ def test_iperf3_both_ways(mesh: Any, maps: FastPathMaps) -> None:
     )
     report = json.loads(text)
     assert "error" not in report
-    assert report["end"]["sum_sent"]["bytes"] >= amount
+    there, back = (report["end"][name]["bytes"] for name in ("sum_sent", "sum_sent_bidir_reverse"))
+    assert max(there, back) >= amount  # whichever is through first ends the run
+    assert min(there, back) > 0
     assert spliced > SEEN
