@@ -36,7 +36,7 @@ import trio
 
 from mesh.errors import InternalError, MeshError
 
-MAX_STAY = 0.002
+MAX_STAY = 0.004
 """Seconds between two visits to trio while traffic flows."""
 
 LINGER = 0.001

@@ -11,7 +11,8 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeAlias
 
 from mesh.errors import ConnectionLost, MeshError, ProtocolViolation, TlsFailure
 from mesh.hbone.codec import ErrorCode
@@ -34,6 +35,9 @@ FLUSH_AT: Final = 256 * 1024
 
 PING_EVERY: Final = 10.0
 PING_TIMEOUT: Final = 20.0
+
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class TunnelEnd(Protocol):
@@ -78,7 +82,8 @@ class Tunnel:
 
     __slots__ = (
         *("_answered", "_closing", "_dialling", "_dirty", "_ends", "_events", "_fd", "_incoming", "_leftover"),
-        *("_next_ping_at", "_outgoing", "_owner", "_pending", "_pinged_at", "_receiving", "_tls", "_waiting"),
+        *("_next_ping_at", "_outgoing", "_owner", "_pending", "_pinged_at", "_read_plain", "_receiving", "_tls"),
+        *("_waiting", "_write_plain"),
         *("blocked", "blocked_at", "closed", "engine", "last_used", "machine", "peer_identity", "sock"),
     )
 
@@ -96,6 +101,10 @@ class Tunnel:
         self.sock = sock
         self._fd = sock.fileno()
         self._tls = tls.ssl_object
+        # What is behind it, when there: a call of Python's less for every record, either way.
+        session: Any = getattr(tls.ssl_object, "_sslobj", None) or tls.ssl_object
+        self._write_plain: Callable[[Buffer], int] = session.write
+        self._read_plain: Callable[[int, memoryview], int] = session.read
         self._incoming = tls.incoming
         self._outgoing = tls.outgoing
         self._owner = owner
@@ -207,12 +216,12 @@ class Tunnel:
             self.send_now(memoryview(outgoing))
             return
         if outgoing:
-            self._tls.write(outgoing)
+            self._write_plain(outgoing)
             outgoing.clear()
         self._send_encrypted()
 
     def _encrypt(self, view: memoryview) -> None:
-        write = self._tls.write
+        write = self._write_plain
         position, end = 0, len(view)
         while position < end:
             position += write(view[position : position + RECORD])
@@ -285,7 +294,7 @@ class Tunnel:
 
     def _decrypt(self) -> None:
         view = self.engine.plain_view
-        read: Any = self._tls.read  # with a buffer it returns a number, which its published types do not say
+        read = self._read_plain
         end = len(self._leftover)
         if end:
             view[:end] = self._leftover
