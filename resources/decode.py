@@ -121,20 +121,7 @@ class _Decoder:
         self.objects[decoded.key] = decoded
 
     def _invalid(self, document: Document, text: str, path: Path, key: ObjectKey | None) -> None:
-        match = _AT.match(text)
-        assert match is not None
-        message = match["message"]
-        inner = parse_path(match["path"] or "$")
-        remedy = ""
-        if unknown := _UNKNOWN_FIELD.match(message):
-            inner = (*inner, unknown["name"])
-            message = "unknown field"
-            remedy = "correct its name or remove it"
-        elif missing := _MISSING_FIELD.match(message):
-            inner = (*inner, missing["name"])
-            message = "required field is missing"
-        elif match["in_key"]:
-            message = f"{message} as a key"
+        inner, message, remedy = explained(text)
         self._report(document, (*path, *inner), message, key=key, remedy=remedy)
 
     def _report(
@@ -154,6 +141,19 @@ class _Decoder:
                 key=key,
             )
         )
+
+
+def explained(text: str) -> tuple[Path, str, str]:
+    """What msgspec says of a value that does not fit: the field's path, what is wrong with it, and a remedy if any."""
+    match = _AT.match(text)
+    assert match is not None
+    message = match["message"]
+    path = parse_path(match["path"] or "$")
+    if unknown := _UNKNOWN_FIELD.match(message):
+        return (*path, unknown["name"]), "unknown field", "correct its name or remove it"
+    if missing := _MISSING_FIELD.match(message):
+        return (*path, missing["name"]), "required field is missing", ""
+    return path, f"{message} as a key" if match["in_key"] else message, ""
 
 
 def with_namespace(decoded: KubernetesObject) -> KubernetesObject:

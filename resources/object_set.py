@@ -1,26 +1,30 @@
 """An immutable set of objects that makes what changed cheap to find.
 
 Sets made from one another by ``with_changes`` share everything that did not change: the table of an untouched kind is
-the very same table, an untouched object the very same object. Comparing two sets therefore skips whole kinds by
-identity and compares the rest by identity first.
+the very same table, an untouched object the very same object. A set remembers what makes it out of the one before, so
+that whoever follows set by set is told for as much as the change is large. Comparing two sets that are further apart
+skips whole kinds by identity and compares the rest by identity first.
 """
 
 from __future__ import annotations
 
 import hashlib
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
+from mesh.layered_map import LayeredMap
 from resources.decode import with_metadata
 from resources.objects import KubernetesObject, ObjectKey
 
 _UID_SPACE = uuid.UUID("6f0d7a3e-2f5c-5a53-9a0c-6f6b7e5b7a10")
 _Kind = TypeVar("_Kind", bound=KubernetesObject)
-_Table = dict[ObjectKey, KubernetesObject]
+_Table = LayeredMap[ObjectKey, KubernetesObject]
+_EMPTY: _Table = LayeredMap()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +43,24 @@ class Changes:
 class ObjectSet(Mapping[ObjectKey, KubernetesObject]):
     """Objects by kind, namespace and name."""
 
-    __slots__ = ("_tables",)
+    __slots__ = ("__weakref__", "_before", "_changes", "_tables")
 
     def __init__(self, objects: Iterable[KubernetesObject] = ()) -> None:
-        tables: dict[str, _Table] = {}
+        tables: dict[str, dict[ObjectKey, KubernetesObject]] = {}
         for value in objects:
             key = value.key
             tables.setdefault(key.kind, {})[key] = value
-        self._tables = tables
+        self._tables: dict[str, _Table] = {kind: LayeredMap(table) for kind, table in tables.items()}
+        self._before: weakref.ref[ObjectSet] | None = None
+        """The set this one was made from: not kept alive, or all sets there ever were would be."""
+        self._changes = Changes()
+        """What makes this one out of it."""
 
     def __getitem__(self, key: ObjectKey) -> KubernetesObject:
-        return self._tables[key.kind][key]
+        value = self._tables.get(key.kind, _EMPTY).get(key)
+        if value is None:
+            raise KeyError(key)
+        return value
 
     def __iter__(self) -> Iterator[ObjectKey]:
         for table in self._tables.values():
@@ -64,55 +75,59 @@ class ObjectSet(Mapping[ObjectKey, KubernetesObject]):
 
     def of_kind(self, kind: type[_Kind]) -> Iterator[_Kind]:
         """All objects of a kind, such as ``Pod``."""
-        for value in self._tables.get(kind.__name__, {}).values():
+        for value in self._tables.get(kind.__name__, _EMPTY).values():
             assert isinstance(value, kind)
             yield value
 
     def find(self, kind: type[_Kind], namespace: str, name: str) -> _Kind | None:
         """The object of a kind by its name; ``namespace`` is empty for cluster-scoped kinds."""
-        value = self._tables.get(kind.__name__, {}).get(ObjectKey(kind.__name__, namespace, name))
+        value = self._tables.get(kind.__name__, _EMPTY).get(ObjectKey(kind.__name__, namespace, name))
         assert value is None or isinstance(value, kind)
         return value
 
     def with_changes(self, updated: Iterable[KubernetesObject], removed: Iterable[ObjectKey] = ()) -> ObjectSet:
         """A set with some objects put in or replaced and others taken out; ``self`` when that changes nothing."""
-        tables = dict(self._tables)
-        own: set[str] = set()
-
-        def table_of(kind: str) -> _Table:
-            if kind not in own:
-                own.add(kind)
-                tables[kind] = dict(tables.get(kind, {}))
-            return tables[kind]
-
+        differences: dict[str, dict[ObjectKey, KubernetesObject | None]] = {}
         for key in removed:
-            if key in tables.get(key.kind, {}):
-                del table_of(key.kind)[key]
+            if key in self._tables.get(key.kind, _EMPTY):
+                differences.setdefault(key.kind, {})[key] = None
         for value in updated:
             key = value.key
-            if tables.get(key.kind, {}).get(key) != value:
-                table_of(key.kind)[key] = value
-        if not own:
+            if self._tables.get(key.kind, _EMPTY).get(key) != value:
+                differences.setdefault(key.kind, {})[key] = value
+            else:
+                differences.get(key.kind, {}).pop(key, None)
+        differences = {kind: table for kind, table in differences.items() if table}
+        if not differences:
             return self
         result = ObjectSet()
-        result._tables = tables
+        result._tables = dict(self._tables)
+        gone: list[KubernetesObject] = []
+        for kind, table in differences.items():
+            before = self._tables.get(kind, _EMPTY)
+            gone += [old for key, new in table.items() if new is None and (old := before.get(key)) is not None]
+            result._tables[kind] = before.changed(table)
+        present = [value for table in differences.values() for value in table.values() if value is not None]
+        result._before, result._changes = weakref.ref(self), Changes(tuple(present), tuple(gone))
         return result
 
     def changes_since(self, older: ObjectSet) -> Changes:
         """What happened between an older set and this one."""
+        if self is older:
+            return Changes()
+        if self._before is not None and self._before() is older:
+            return self._changes
         updated: list[KubernetesObject] = []
         removed: list[KubernetesObject] = []
         for kind in self._tables.keys() | older._tables.keys():
-            now = self._tables.get(kind, {})
-            before = older._tables.get(kind, {})
+            now, before = self._tables.get(kind, _EMPTY), older._tables.get(kind, _EMPTY)
             if now is before:
                 continue
-            for key, value in now.items():
-                old = before.get(key)
+            for value in now.values():
+                old = before.get(value.key)
                 if old is not value and old != value:
                     updated.append(value)
-            if len(now) < len(before) or now.keys() != before.keys():
-                removed += [value for key, value in before.items() if key not in now]
+            removed += [value for value in before.values() if value.key not in now]
         return Changes(tuple(updated), tuple(removed))
 
 

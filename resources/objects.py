@@ -75,6 +75,15 @@ class Namespace(_Object, frozen=True):
     status: NamespaceStatus | None = None
 
 
+class Node(_Object, frozen=True):
+    """A machine; its labels say where it stands."""
+
+    api_version: Literal["v1"] = "v1"
+    kind: Literal["Node"] = "Node"
+    spec: Raw = None
+    status: Raw = None
+
+
 class ServiceAccount(_Object, frozen=True):
     """An account that pods run as: the source of their identity."""
 
@@ -307,6 +316,7 @@ class Telemetry(_Object, frozen=True):
 
 KubernetesObject: TypeAlias = (
     Namespace
+    | Node
     | ServiceAccount
     | Pod
     | Deployment
@@ -335,6 +345,7 @@ KubernetesObject: TypeAlias = (
 KINDS: Mapping[str, type[KubernetesObject]] = MappingProxyType(
     {
         "Namespace": Namespace,
+        "Node": Node,
         "ServiceAccount": ServiceAccount,
         "Pod": Pod,
         "Deployment": Deployment,
@@ -362,5 +373,5 @@ KINDS: Mapping[str, type[KubernetesObject]] = MappingProxyType(
 )
 """Every kind that is read, by name."""
 
-CLUSTER_SCOPED = frozenset({"Namespace", "GatewayClass"})
+CLUSTER_SCOPED = frozenset({"Namespace", "Node", "GatewayClass"})
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"

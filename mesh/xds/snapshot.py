@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from mesh.layered_map import LayeredMap
 from mesh.xds.discovery_codec import Resource, payload_of, resource_field
-from mesh.xds.layered_map import LayeredMap
 
 _REMEMBERED_CHANGES = 1024
 _REMEMBERED_NAMES = 65536
@@ -61,14 +61,14 @@ def entry(
     return Entry(name, version, alias_names, tuple(found_under), wire)
 
 
-_Index = LayeredMap[LayeredMap[bool]]
+_Index = LayeredMap[str, LayeredMap[str, bool]]
 
 
 @dataclass(frozen=True, slots=True)
 class TypeSnapshot:
     """The resources of one type."""
 
-    entries: LayeredMap[Entry] = field(default_factory=LayeredMap)
+    entries: LayeredMap[str, Entry] = field(default_factory=LayeredMap)
     by_alias: _Index = field(default_factory=LayeredMap)
     by_group: _Index = field(default_factory=LayeredMap)
     log: tuple[tuple[int, frozenset[str]], ...] = ()
@@ -189,7 +189,7 @@ def _moves(
 def _reindexed(index: _Index, moves: Mapping[str, dict[str, bool | None]]) -> _Index:
     if not moves:
         return index
-    updates: dict[str, LayeredMap[bool] | None] = {}
+    updates: dict[str, LayeredMap[str, bool] | None] = {}
     for key, names in moves.items():
         members = (index.get(key) or LayeredMap()).changed(names)
         updates[key] = members if len(members) else None

@@ -1,4 +1,4 @@
-"""An immutable mapping whose changed copies are cheap: the snapshots' building block.
+"""An immutable mapping whose changed copies are cheap: the building block of snapshots and sets of objects.
 
 A large base that copies share, and a small layer of changes over it. When the layer outgrows the square root of the
 base, the two are merged; so a change of one entry among n costs about the square root of n, not n, and readers that
@@ -7,23 +7,24 @@ kept an older copy still see it unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from math import isqrt
 from typing import Generic, TypeVar
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _SMALL = 64
 
 
-class LayeredMap(Generic[V]):
-    """Text keys to values."""
+class LayeredMap(Generic[K, V]):
+    """Keys to values, which are never None."""
 
     __slots__ = ("_base", "_changes", "_size")
 
-    def __init__(self, base: Mapping[str, V] | None = None) -> None:
-        self._base: dict[str, V] = dict(base) if base else {}
-        self._changes: dict[str, V | None] = {}
+    def __init__(self, base: Mapping[K, V] | None = None) -> None:
+        self._base: dict[K, V] = dict(base) if base else {}
+        self._changes: dict[K, V | None] = {}
         """None marks what is removed."""
         self._size = len(self._base)
 
@@ -31,15 +32,15 @@ class LayeredMap(Generic[V]):
         return self._size
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self.get(key) is not None
+        return self.get(key) is not None  # type: ignore[arg-type]  # any key may be asked for
 
-    def get(self, key: str) -> V | None:
+    def get(self, key: K) -> V | None:
         """The value, or None."""
         if key in self._changes:
             return self._changes[key]
         return self._base.get(key)
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[K]:
         for key, value in self._changes.items():
             if value is not None:
                 yield key
@@ -47,9 +48,21 @@ class LayeredMap(Generic[V]):
             if key not in self._changes:
                 yield key
 
-    def changed(self, updates: Mapping[str, V | None]) -> LayeredMap[V]:
+    def values(self) -> Iterator[V]:
+        """All values."""
+        for value in self._changes.values():
+            if value is not None:
+                yield value
+        if not self._changes:
+            yield from self._base.values()
+            return
+        for key, value in self._base.items():
+            if key not in self._changes:
+                yield value
+
+    def changed(self, updates: Mapping[K, V | None]) -> LayeredMap[K, V]:
         """A copy with these values; None removes."""
-        copy: LayeredMap[V] = LayeredMap()
+        copy: LayeredMap[K, V] = LayeredMap()
         copy._size = self._size
         for key, value in updates.items():
             copy._size += (value is not None) - (self.get(key) is not None)

@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.xds.layered_map import LayeredMap
+from mesh.layered_map import LayeredMap
 
 keys = st.sampled_from([f"k{n}" for n in range(40)])
 updates = st.lists(st.dictionaries(keys, st.none() | st.integers()), max_size=30)
@@ -10,7 +10,7 @@ updates = st.lists(st.dictionaries(keys, st.none() | st.integers()), max_size=30
 @settings(deadline=None)
 @given(updates)
 def test_it_behaves_as_a_dict_and_older_copies_stay_as_they_were(changes: list[dict[str, int | None]]) -> None:
-    current: LayeredMap[int] = LayeredMap({"k0": 0})
+    current: LayeredMap[str, int] = LayeredMap({"k0": 0})
     expected: dict[str, int] = {"k0": 0}
     history = [(current, dict(expected))]
     for change in changes:

@@ -1,0 +1,197 @@
+"""Objects as the API sends them, to the structures of ``resources``.
+
+Theory of operation. The structures refuse fields they do not have, which is right for a manifest and wrong for an API
+server that is newer than this program: its pods have fields that nobody here has heard of. They also hold everything,
+where an operator needs a tenth of a pod. So each kind is decoded into a *twin* first, made from its structure once:
+with the same fields, or fewer, and deaf to others. msgspec skips what the twin does not have while it parses, and makes
+the structure of the twin. What a twin has is checked as ever.
+
+A kind that is read strictly has the twins for ``metadata`` and ``status`` only, which other programs write; its
+``spec`` says what somebody wants of the mesh, and a field there that is not known makes the object a problem.
+
+The API writes nulls where Go has an empty list, which the structures do not take. They are rare, so they are taken out
+in a second attempt only, once the first has failed.
+"""
+
+from __future__ import annotations
+
+import types
+from functools import cache
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from resources import admission
+from resources.base import Condition, Fields, ObjectMeta, Raw
+from resources.decode import explained, format_path, with_metadata, with_namespace
+from resources.kube.kinds import ApiKind, Reading
+from resources.network import Endpoint
+from resources.objects import KubernetesObject, Node, ObjectKey, Pod
+from resources.pod import Container, ContainerPort, PodSpec, PodStatus
+from resources.problem import Problem
+
+MAX_OBJECT = 4 << 20
+"""Bytes of one object; an API server's own limit is some 1.5 MiB."""
+PLACE = "Kubernetes API"
+
+_KEPT: dict[type, frozenset[str]] = {
+    ObjectMeta: frozenset(
+        {
+            "name", "namespace", "uid", "resource_version", "generation", "creation_timestamp", "deletion_timestamp",
+            "labels", "annotations", "owner_references",
+        }
+    ),
+    PodSpec: frozenset({"containers", "service_account_name", "service_account", "node_name", "host_network"}),
+    Container: frozenset({"name", "ports"}),
+    ContainerPort: frozenset({"name", "container_port", "protocol"}),
+    PodStatus: frozenset({"phase", "conditions", "pod_ip", "pod_ips"}),
+    Endpoint: frozenset({"addresses", "conditions", "target_ref", "node_name", "zone"}),
+    Node: frozenset({"metadata"}),
+}  # fmt: skip
+"""Of these structures, what anybody looks at."""
+
+_ANNOTATION_MARKS = ("istio.io/", "ambimesh.dev/")
+_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+class _Name(msgspec.Struct):
+    name: str = ""
+    namespace: str = ""
+
+
+class _Named(msgspec.Struct):
+    metadata: _Name
+
+
+def decode_object(kind: ApiKind, raw: bytes | msgspec.Raw) -> KubernetesObject | Problem:
+    """One object of a kind, without what nobody looks at; a Problem that names it and the field if it cannot be read.
+
+    Args:
+        kind: what it is known to be.
+        raw: its JSON.
+    """
+    raw = bytes(raw)
+    key = named(kind, raw)
+    if len(raw) > MAX_OBJECT:
+        return Problem(place=PLACE, message=f"larger than {MAX_OBJECT} bytes", remedy="make it smaller", key=key)
+    try:
+        decoded = _decoded(kind, raw)
+    except msgspec.ValidationError as error:
+        path, message, remedy = explained(str(error))
+        return Problem(place=PLACE, message=message, field=_field(path), remedy=remedy, key=key)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Problem(place=PLACE, message=f"not readable: {error}", key=key)
+    decoded = _lean(with_namespace(decoded))
+    for violation in admission.violations(decoded):
+        return Problem(
+            place=PLACE,
+            message=violation.message,
+            field=_field(violation.path),
+            remedy=violation.remedy,
+            key=decoded.key,
+        )
+    return decoded
+
+
+def named(kind: ApiKind, raw: bytes | msgspec.Raw) -> ObjectKey | None:
+    """The name of an object, which may be broken otherwise; None if not even that can be read."""
+    try:
+        metadata = msgspec.json.decode(raw, type=_Named).metadata
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return ObjectKey(kind.name, (metadata.namespace or "default") if kind.namespaced else "", metadata.name)
+
+
+def _decoded(kind: ApiKind, raw: bytes) -> KubernetesObject:
+    decoder = _decoder(kind)
+    try:
+        twin = decoder.decode(raw)
+    except msgspec.ValidationError:
+        twin = msgspec.convert(_without_nulls(msgspec.json.decode(raw)), decoder.type)
+    return msgspec.convert(twin, kind.type, from_attributes=True)
+
+
+def _lean(value: KubernetesObject) -> KubernetesObject:
+    """Without annotations that are for others, and without what would make a change of something that is none."""
+    metadata = value.metadata
+    if isinstance(value, Node):
+        # A node's status changes all the time.
+        return with_metadata(value, ObjectMeta(name=metadata.name, uid=metadata.uid, labels=metadata.labels))
+    if isinstance(value, Pod):
+        kept = {
+            key: text for key, text in metadata.annotations.items() if any(mark in key for mark in _ANNOTATION_MARKS)
+        }
+        conditions = tuple(
+            Condition(type=one.type, status=one.status) for one in value.status.conditions if one.type == "Ready"
+        )
+        value = msgspec.structs.replace(value, status=msgspec.structs.replace(value.status, conditions=conditions))
+    elif _APPLIED in metadata.annotations:
+        kept = {key: text for key, text in metadata.annotations.items() if key != _APPLIED}
+    else:
+        return value
+    return with_metadata(value, msgspec.structs.replace(metadata, annotations=kept))
+
+
+def _field(path: tuple[str | int, ...]) -> str:
+    return format_path(path) if path else ""
+
+
+@cache
+def _decoder(kind: ApiKind) -> msgspec.json.Decoder[Any]:
+    structure = kind.type
+    lenient = kind.reading is Reading.LENIENT
+    return msgspec.json.Decoder(_twin(structure, frozenset() if lenient else frozenset({"spec"})))
+
+
+def _twin(structure: type, strict: frozenset[str]) -> type:
+    """A structure that is deaf to other fields, with those that are kept.
+
+    Args:
+        structure: a ``Fields``.
+        strict: fields whose values are the structures themselves.
+    """
+    kept = _KEPT.get(structure)
+    hints = get_type_hints(structure, include_extras=True)
+    fields: list[Any] = []
+    for one in msgspec.structs.fields(structure):
+        if kept is not None and one.name not in kept:
+            continue
+        annotation = hints[one.name] if one.name in strict else _twinned(hints[one.name])
+        if one.required:
+            fields.append((one.name, annotation, msgspec.field(name=one.encode_name)))
+        elif one.default_factory is not msgspec.NODEFAULT:
+            fields.append(
+                (one.name, annotation, msgspec.field(default_factory=one.default_factory, name=one.encode_name))
+            )
+        else:
+            fields.append((one.name, annotation, msgspec.field(default=one.default, name=one.encode_name)))
+    return msgspec.defstruct(f"{structure.__name__}Twin", fields, frozen=True, kw_only=True)
+
+
+@cache
+def _loose(structure: type) -> type:
+    return _twin(structure, frozenset())
+
+
+def _twinned(annotation: Any) -> Any:
+    """A type with the structures in it replaced by their twins."""
+    if isinstance(annotation, type) and issubclass(annotation, Fields):
+        return _loose(annotation)
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is None or annotation is Raw:
+        return annotation
+    if origin is Annotated:
+        return Annotated[(_twinned(inner[0]), *inner[1:])]
+    if origin in (Union, types.UnionType):
+        return Union[tuple(_twinned(one) for one in inner)]  # noqa: UP007 -- of a number of types known at run time
+    if origin in (tuple, dict):
+        return origin[tuple(one if one is ... else _twinned(one) for one in inner)]
+    return annotation
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in value]
+    return value
