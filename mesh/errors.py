@@ -103,6 +103,12 @@ class CallerUnknown(MeshError):
     http_status = 401
 
 
+class ControlPlaneUnavailable(MeshError):
+    """The control plane cannot answer now, through no fault of the caller's, who should ask again."""
+
+    fault = Fault.ENVIRONMENT
+
+
 class ObjectMissing(MeshError):
     """An object that is to be read or changed does not exist (any more)."""
 

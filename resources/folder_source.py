@@ -97,6 +97,11 @@ class FolderSource:
         """What is wrong with the folder's documents, as of the last look."""
         return self._problems
 
+    @property
+    def not_ready_because(self) -> str | None:
+        """Nothing: a folder is read before it is open."""
+        return None
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[FolderSource]:
         """Watch the folder and read it.

@@ -29,6 +29,7 @@ class Elsewhere(NamedTuple):
 
 _COMMAND_LINE = "a command line: tests run it as the process it is"
 _WAYPOINT = "a part that needs all others: tests run it in the whole waypoint"
+_OPERATOR_IN_KUBERNETES = "controlplane/test_app_kubernetes.py"
 _KIT = "part of the test kit: every test of the package it is for stands on it"
 
 WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
@@ -40,6 +41,9 @@ WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
     "ambimesh/lab/kubelet/__main__.py": Elsewhere("a part of every lab", "ambimesh/lab/test_lab.py"),
     "cni/__main__.py": Elsewhere(_COMMAND_LINE, "cni/agent/test_agent_process.py"),
     "operator/controlplane/__main__.py": Elsewhere(_COMMAND_LINE, "controlplane/test_app.py"),
+    "operator/controlplane/announcements.py": Elsewhere("what a whole operator writes", _OPERATOR_IN_KUBERNETES),
+    "operator/controlplane/source.py": Elsewhere("a protocol, without code", _OPERATOR_IN_KUBERNETES),
+    "resources/kube/list_watch_driver.py": Elsewhere("every kind's", "resources/kube/test_source_driver.py"),
     "ztunnel/__main__.py": Elsewhere(_COMMAND_LINE, "ztunnel/test_main.py"),
     "ztunnel/worker/app.py": Elsewhere("a process of every lab with workers", "ztunnel/test_workers.py"),
     "ztunnel/supervisor/app.py": Elsewhere("a process of every lab with workers", "ztunnel/test_workers.py"),

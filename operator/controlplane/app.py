@@ -1,8 +1,8 @@
 """The operator process: everything is built here, and nowhere else.
 
-One TLS port serves discovery and certificates to callers with a token; one plain port serves metrics and debugging.
-Both open only once the first translation is done, so that no client is ever told of an empty mesh because it came
-early.
+One TLS port serves discovery and certificates to callers with a token; it opens only once the first translation is
+done, so that no client is ever told of an empty mesh because it came early. One plain port serves metrics, debugging
+and readiness, which says until then what is waited for.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ import structlog
 import trio
 from prometheus_client import CollectorRegistry
 
-from controlplane.ca.authentication import StaticTokens, TokenAuthenticator, authenticate_call
-from controlplane.ca.authority import Authority, load_given, load_or_create
+from controlplane.announcements import Announcements
+from controlplane.ca.authentication import TokenAuthenticator, authenticate_call
+from controlplane.ca.authority import Authority
 from controlplane.ca.issuer import Issuer, Lifetimes
 from controlplane.ca.metrics import AuthorityMetrics
 from controlplane.ca.placement import Placement
 from controlplane.ca.server import MAX_REQUEST, METHOD, CertificateService
-from controlplane.config import AuthorityGroup, OperatorSettings
+from controlplane.config import OperatorSettings
 from controlplane.debug_pages import routes
 from controlplane.pipeline import Pipeline
+from controlplane.platform import Platform, open_platform
 from controlplane.publisher import Publisher
-from controlplane.reconcile.driver import FolderWriter, Reconciler
+from controlplane.reconcile.driver import Reconciler
 from controlplane.serving import ServingCertificate
 from controlplane.translate.translator import Translator
-from mesh.errors import CallerUnknown, ConfigurationError, EnvironmentLacks, InvalidIdentity
+from mesh.errors import CallerUnknown, ConfigurationError, ControlPlaneUnavailable, EnvironmentLacks, InvalidIdentity
 from mesh.grpc.driver import (
     CallContext,
     GrpcError,
@@ -48,8 +50,6 @@ from mesh.xds.client_driver import METHOD as DISCOVERY_METHOD
 from mesh.xds.codec import DESTINATION_TYPE
 from mesh.xds.server_driver import REQUEST_BYTES, SnapshotStore, XdsServer
 from mesh.xds.server_machine import Sees
-from resources.folder_source import FolderSource
-from resources.folder_store import FolderStore
 
 _log = structlog.get_logger("controlplane")
 
@@ -68,13 +68,20 @@ async def run(
         EnvironmentLacks: a port is taken, or a folder cannot be written or watched.
     """
     trust_domain = _trust_domain(settings)
-    issuer = _issuer(settings)
-    tokens = StaticTokens(settings.authentication.tokens)
+    async with open_platform(settings) as platform:
+        await _run(settings, trust_domain, platform, task_status)
+    _log.info("operator_stopped")
+
+
+async def _run(
+    settings: OperatorSettings, trust_domain: str, platform: Platform, task_status: trio.TaskStatus[tuple[int, int]]
+) -> None:
+    issuer = Issuer(platform.authority, trust_domain, _lifetimes(settings))
     registry = CollectorRegistry()
     placement, store = Placement(), SnapshotStore()
     certificates = CertificateService(
         issuer,
-        tokens,
+        platform.tokens,
         placement,
         trust_domain,
         frozenset(settings.authentication.trusted_node_accounts),
@@ -82,31 +89,58 @@ async def run(
     )
     lifetime = timedelta(seconds=settings.authority.serving_lifetime_seconds)
     serving = ServingCertificate(issuer, settings.grpc.server_name, lifetime)
-    discovery = XdsServer(store, authenticate=_named_caller(tokens), sees=visible_to)
-    publisher = Publisher(store, issuer.derived_secret("sessions of waypoints"))
-    source = FolderSource(settings.source.folder)
-    pipeline = Pipeline(source, Translator(settings.translation()), placement, publisher, _reconciler(settings))
+    discovery = XdsServer(store, authenticate=_named_caller(platform.tokens), sees=visible_to)
+    sessions = platform.session_secret or issuer.derived_secret("sessions of waypoints")
+    publisher = Publisher(store, sessions)
+    source = platform.source
+    translator = Translator(settings.translation())
+    announcements = Announcements(platform, settings, issuer, translator)
+    pipeline = Pipeline(
+        source,
+        translator,
+        placement,
+        publisher,
+        _reconciler(settings, platform),
+        platform.leadership,
+        announcements.observers,
+    )
     drain = trio.Event()
-    if settings.authority.published_roots is not None:
-        publish_roots(settings.authority.published_roots, issuer.roots)
+
+    def publish() -> None:
+        if settings.authority.published_roots is not None:
+            publish_roots(settings.authority.published_roots, issuer.roots)
+
+    def authority_changed(authority: Authority) -> None:
+        issuer.replace_authority(authority)
+        serving.renew()
+        announcements.roots_changed()
+        publish()
 
     def not_ready_because() -> str | None:
-        return "shutting down" if drain.is_set() else None
+        if drain.is_set():
+            return "shutting down"
+        if not pipeline.ready.is_set():
+            return source.not_ready_because or "the first state is being translated"
+        return None
 
+    publish()
     async with source.open(), trio.open_nursery() as nursery:
         await nursery.start(_drain_on_signal, drain)
+        pages = routes(pipeline, store, discovery, registry, not_ready_because)
+        http_listeners = await open_http_listeners(settings.http.host, settings.http.port)
+        await nursery.start(serve_http, pages, http_listeners)
         nursery.start_soon(pipeline.run)
         nursery.start_soon(publisher.run_withdrawals)
         nursery.start_soon(serving.run_renewal)
+        nursery.start_soon(announcements.run)
+        if platform.follow_authority is not None:
+            nursery.start_soon(platform.follow_authority, authority_changed)
         await pipeline.ready.wait()
         handlers = {
             METHOD: unary(certificates.create_certificate, request_bytes=MAX_REQUEST),
             DISCOVERY_METHOD: streaming(_until_drained(discovery, drain), request_bytes=REQUEST_BYTES),
         }
         grpc_listeners = await open_http_listeners(settings.grpc.host, settings.grpc.port)
-        pages = routes(pipeline, store, discovery, registry, not_ready_because)
-        http_listeners = await open_http_listeners(settings.http.host, settings.http.port)
-        await nursery.start(serve_http, pages, http_listeners)
 
         async def serve_until_drained(*, task_status: trio.TaskStatus[list[trio.SocketListener]]) -> None:
             limits = GrpcLimits(drain_seconds=settings.drain_seconds)
@@ -124,7 +158,6 @@ async def run(
         ports = _port(grpc_listeners), _port(http_listeners)
         _log.info("operator_ready", port=ports[0], http_port=ports[1], trust_domain=trust_domain)
         task_status.started(ports)
-    _log.info("operator_stopped")
 
 
 def publish_roots(path: Path, roots: bytes) -> None:
@@ -153,29 +186,20 @@ def _trust_domain(settings: OperatorSettings) -> str:
     return name
 
 
-def _issuer(settings: OperatorSettings) -> Issuer:
+def _lifetimes(settings: OperatorSettings) -> Lifetimes:
     group = settings.authority
-    lifetimes = Lifetimes(
+    return Lifetimes(
         default=timedelta(seconds=group.default_lifetime_seconds),
         minimum=timedelta(seconds=group.minimum_lifetime_seconds),
         maximum=timedelta(seconds=group.maximum_lifetime_seconds),
     )
-    return Issuer(_authority(group, settings.mesh.trust_domain), settings.mesh.trust_domain, lifetimes)
 
 
-def _authority(group: AuthorityGroup, trust_domain: str) -> Authority:
-    if group.given is not None:
-        return load_given(group.given.certificate_chain, group.given.key, group.given.roots)
-    if group.folder is None:
-        raise ConfigurationError("$.authority: give folder (for a self-made authority) or given (for your own)")
-    return load_or_create(group.folder, trust_domain)
-
-
-def _reconciler(settings: OperatorSettings) -> Reconciler | None:
+def _reconciler(settings: OperatorSettings, platform: Platform) -> Reconciler | None:
     group = settings.waypoints
     if group is None:
         return None
-    return Reconciler(FolderWriter(FolderStore(settings.source.folder)), group.settings())
+    return Reconciler(platform.make_writer(), group.settings())
 
 
 def _named_caller(tokens: TokenAuthenticator) -> Callable[[CallContext], Awaitable[str]]:
@@ -185,6 +209,8 @@ def _named_caller(tokens: TokenAuthenticator) -> Callable[[CallContext], Awaitab
         except CallerUnknown as error:
             _log.warning("discovery_refused", reason=str(error), peer=str(context.peer))
             raise GrpcError(StatusCode.UNAUTHENTICATED, str(error)) from error
+        except ControlPlaneUnavailable as error:
+            raise GrpcError(StatusCode.UNAVAILABLE, str(error)) from error
         return f"{caller.account}@{caller.node}" if caller.node else caller.account
 
     return authenticate

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from controlplane.kube.permissions import GIVEN_ROOT_SECRET, ROOT_SECRET
 from controlplane.reconcile.cluster_pods import ClusterPods
 from controlplane.reconcile.waypoints import WaypointSettings
 from controlplane.translate.settings import MeshSettings
@@ -16,11 +17,26 @@ from mesh.errors import ConfigurationError
 from mesh.model.request_policy import ExternalAuthorizer
 
 
-class SourceGroup(Settings, frozen=True, kw_only=True):
-    """Where the cluster's objects come from."""
+class KubernetesGroup(Settings, frozen=True, kw_only=True):
+    """The Kubernetes API."""
 
-    folder: Path
+    kubeconfig: Path | None = None
+    """None: what ``KUBECONFIG`` names, else the service account of the pod we run in."""
+    context: str | None = None
+    """A context of the kubeconfig; None: its current one."""
+    namespace: str = ""
+    """The operator's own, of its Secrets and its Lease; empty: that of the pod we run in, else ``ambimesh-system``."""
+    identity: str = ""
+    """Of this replica, unlike all others; empty: the host's name and a random part."""
+
+
+class SourceGroup(Settings, frozen=True, kw_only=True):
+    """Where the cluster's objects come from: one of the two."""
+
+    folder: Path | None = None
     """A folder of manifests, watched."""
+    kubernetes: KubernetesGroup | None = None
+    """The Kubernetes API."""
 
 
 class MeshGroup(Settings, frozen=True, kw_only=True):
@@ -64,8 +80,14 @@ class GivenAuthority(Settings, frozen=True, kw_only=True):
 
 
 class AuthorityGroup(Settings, frozen=True, kw_only=True):
-    """The certificate authority."""
+    """The certificate authority. With neither folder nor given it is kept in a Secret, by the Kubernetes API."""
 
+    secret: str = ROOT_SECRET
+    """The Secret of a self-made one."""
+    given_secret: str = GIVEN_ROOT_SECRET
+    """A Secret that, where it exists, holds one somebody else made: ``tls.crt``, ``tls.key``, ``ca.crt``."""
+    rotation_seconds: Seconds = 86400.0
+    """From trusting the next root of a self-made authority to signing with it: longer than anybody takes to renew."""
     folder: Path | None = None
     """Where a self-made authority is kept."""
     given: GivenAuthority | None = None
@@ -83,8 +105,11 @@ class AuthorityGroup(Settings, frozen=True, kw_only=True):
 class AuthenticationGroup(Settings, frozen=True, kw_only=True):
     """Who may call."""
 
-    tokens: Path
-    """A YAML file: ``tokens``, a list of sha256, namespace, service_account, node and expires."""
+    tokens: Path | None = None
+    """A YAML file: ``tokens``, a list of sha256, namespace, service_account, node and expires. None: tokens are service
+    accounts', which the Kubernetes API vouches for."""
+    audiences: list[str] = msgspec.field(default_factory=lambda: ["istio-ca", "ambimesh"])
+    """One of which such a token must be for."""
     trusted_node_accounts: list[str] = msgspec.field(default_factory=lambda: ["ambimesh-system/ztunnel"])
     """``namespace/service account`` of the node proxies, which ask certificates for the pods of their node."""
 

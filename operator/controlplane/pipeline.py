@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import structlog
 import trio
@@ -10,11 +11,47 @@ import trio
 from controlplane.ca.placement import Placement
 from controlplane.publisher import Publisher
 from controlplane.reconcile.driver import Reconciler
+from controlplane.source import Source
+from controlplane.translate.delta import Delta
 from controlplane.translate.finding import Finding
 from controlplane.translate.translator import Translator
-from resources.folder_source import FolderSource
+from resources.object_set import ObjectSet
 
 _log = structlog.get_logger("controlplane.translate")
+Observer = Callable[[ObjectSet, Delta], None]
+"""Told of every update once it is published; must not wait."""
+
+
+class Leadership(Protocol):
+    """Whether this replica is the one that writes."""
+
+    @property
+    def leads(self) -> bool:
+        """As of now."""
+        ...
+
+    async def wait_until_leads(self) -> None:
+        """Wait until it is."""
+        ...
+
+
+    async def wait_until_follows(self) -> None:
+        """Wait until it is not."""
+        ...
+
+
+class SoleReplica:
+    """There is no other."""
+
+    leads = True
+
+    async def wait_until_leads(self) -> None:
+        """At once."""
+        await trio.lowlevel.checkpoint()
+
+    async def wait_until_follows(self) -> None:
+        """Never."""
+        await trio.sleep_forever()
 
 
 class Pipeline:
@@ -22,30 +59,42 @@ class Pipeline:
 
     def __init__(
         self,
-        source: FolderSource,
+        source: Source,
         translator: Translator,
         placement: Placement,
         publisher: Publisher,
         reconciler: Reconciler | None = None,
+        leadership: Leadership | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.source = source
         self.translator = translator
         self._placement = placement
         self._publisher = publisher
         self._reconciler = reconciler
-        self._told: set[Finding] = set()
+        self._leadership = leadership or SoleReplica()
+        self._observers = tuple(observers)
+        self._unreconciled = trio.Event()
         self.ready = trio.Event()
         """Set once the source's first objects are offered."""
 
     async def run(self) -> None:
         """Follow the source; runs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            if self._reconciler is not None:
+                nursery.start_soon(self._reconcile, self._reconciler)
+            await self._follow()
+
+    async def _follow(self) -> None:
         while True:
             objects = await self.source.wait_change()
             # First who may have certificates, then who exists: nobody hears of a pod whose identity is not given out.
             self._placement.update(objects)
             delta = self.translator.update(objects)
             self._publisher.publish(delta)
-            self._tell_findings()
+            for finding in sorted(delta.findings, key=str):
+                told = {"object": str(finding.object), "condition": finding.condition.value, "text": finding.message}
+                _log.warning("finding", **told)
             if delta or not self.ready.is_set():
                 _log.info(
                     "model_updated",
@@ -57,16 +106,19 @@ class Pipeline:
                     destinations_updated=len(delta.destinations_updated),
                     destinations_removed=len(delta.destinations_removed),
                 )
+            for observer in self._observers:
+                observer(objects, delta)
             self.ready.set()
-            if self._reconciler is not None:
-                await self._reconciler.reconcile(objects)
+            self._unreconciled.set()
+
+    async def _reconcile(self, reconciler: Reconciler) -> None:
+        """Write what should be there. Apart from following: an API server that is slow to write holds up nobody."""
+        while True:
+            await self._unreconciled.wait()
+            await self._leadership.wait_until_leads()
+            self._unreconciled = trio.Event()
+            await reconciler.reconcile(self.translator.objects)
 
     def findings(self) -> Iterator[Finding]:
         """What objects ask for and do not get."""
         return self.translator.findings
-
-    def _tell_findings(self) -> None:
-        found = set(self.translator.findings)
-        for finding in sorted(found - self._told, key=str):
-            _log.warning("finding", object=str(finding.object), condition=finding.condition.value, text=finding.message)
-        self._told = found

@@ -35,7 +35,11 @@ class ServingCertificate:
         """Renew at half life; runs until cancelled."""
         while True:
             await trio.sleep(self._lifetime.total_seconds() / 2)
-            self._current = self._renew()
+            self.renew()
+
+    def renew(self) -> None:
+        """Serve a new certificate to connections from now on."""
+        self._current = self._renew()
 
     def _renew(self) -> ssl.SSLContext:
         key = make_key()

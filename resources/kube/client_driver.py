@@ -105,6 +105,10 @@ class ApiClient:
         """Create an object; what the server made of it. Raises as :meth:`request`."""
         return msgspec.json.decode(await self.request("POST", path, body=body))
 
+    async def replace(self, path: str, body: Any) -> Any:
+        """Replace an object, of the version that the body names. Raises as :meth:`request`."""
+        return msgspec.json.decode(await self.request("PUT", path, body=body))
+
     async def apply(self, path: str, body: Any, manager: str, *, force: bool = True) -> Any:
         """Server-side apply: set the fields given and own them, leave others' alone. Raises as :meth:`request`.
 

@@ -102,7 +102,8 @@ class Credentials:
                 return _access(self._configuration)
             headers = _headers(self._configuration)
         except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
-            raise ConfigurationError(f"no access to the Kubernetes API: {error}") from error
+            remedy = "name a kubeconfig, set KUBECONFIG, or run in a pod with a service account"
+            raise ConfigurationError(f"no access to the Kubernetes API: {error}; {remedy}") from error
         # The same object where nothing differs: connections are kept for it.
         return self._access if headers == self._access.headers else replace(self._access, headers=headers)
 
@@ -113,8 +114,9 @@ def _load(settings: ApiSettings) -> Configuration:
     from kubernetes.client import Configuration
 
     configuration = Configuration()
-    if settings.kubeconfig is not None or os.environ.get("KUBECONFIG"):
-        name = str(settings.kubeconfig) if settings.kubeconfig is not None else None
+    # The client's own reading of the variable is of when it was imported.
+    name = str(settings.kubeconfig) if settings.kubeconfig is not None else os.environ.get("KUBECONFIG")
+    if name:
         config.load_kube_config(  # type: ignore[no-untyped-call]
             config_file=name, context=settings.context, client_configuration=configuration, persist_config=False
         )

@@ -107,7 +107,14 @@ class Connection:
                 return event
             data = await self._stream.receive_some(_READ)
             self.answered = self.answered or bool(data)
-            self._machine.receive_data(bytes(data))
+            try:
+                self._machine.receive_data(bytes(data))
+                if not data:
+                    return self._machine.next_event()
+            except h11.RemoteProtocolError as error:
+                if data:
+                    raise
+                raise ConnectionLost("the API server closed the connection before its answer was whole") from error
 
 
 class Transport:

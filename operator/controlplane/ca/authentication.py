@@ -52,6 +52,7 @@ class TokenAuthenticator(Protocol):
 
         Raises:
             CallerUnknown: nobody's, or expired.
+            ControlPlaneUnavailable: that cannot be found out now.
         """
         ...
 

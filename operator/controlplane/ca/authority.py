@@ -27,6 +27,8 @@ ROOT_LIFETIME = timedelta(days=3650)
 FILE_NAME = "authority.pem"
 _MAX_FILE = 1 << 20
 
+Place = Path | str
+"""Where something was read, for messages."""
 SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
@@ -74,36 +76,53 @@ def load_given(certificate_chain: Path, key: Path, roots: Path) -> Authority:
     Raises:
         ConfigurationError: unreadable, expired, or the parts do not belong together.
     """
-    chain = _certificates(_read(certificate_chain), certificate_chain)
-    trusted = _certificates(_read(roots), roots)
+    return read_authority(
+        _read(certificate_chain), _read_private(key), _read(roots), (certificate_chain, key, roots)
+    )
+
+
+def read_authority(
+    certificate_chain: bytes, key: bytes, roots: bytes, places: tuple[Place, Place, Place]
+) -> Authority:
+    """The same of what has been read already; ``places`` are what messages call the three. Raises as above."""
+    chain_place, key_place, roots_place = places
+    chain = _certificates(certificate_chain, chain_place)
+    trusted = _certificates(roots, roots_place)
     for child, parent in pairwise(chain):
         if not _issued_by(child, parent):
             name = parent.subject.rfc4514_string()
-            raise ConfigurationError(f"{certificate_chain}: a certificate is not signed by the next one, {name}")
+            raise ConfigurationError(f"{chain_place}: a certificate is not signed by the next one, {name}")
     if not any(chain[-1] == root or _issued_by(chain[-1], root) for root in trusted):
-        raise ConfigurationError(f"{certificate_chain} does not lead to a root in {roots}")
+        raise ConfigurationError(f"{chain_place} does not lead to a root in {roots_place}")
     intermediates = tuple(
         certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain if certificate not in trusted
     )
     bundle = b"".join(root.public_bytes(serialization.Encoding.PEM) for root in trusted)
-    authority = Authority(_private_key(_read_private(key), key), chain[0], intermediates, bundle)
-    return _checked(authority, certificate_chain)
+    authority = Authority(_private_key(key, key_place), chain[0], intermediates, bundle)
+    return _checked(authority, chain_place)
+
+
+def make_root(trust_domain: str) -> tuple[bytes, bytes]:
+    """A new root: its certificate and its private key, both PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _self_signed(key, trust_domain)
+    return certificate.public_bytes(serialization.Encoding.PEM), _key_pem(key)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _create(path: Path, trust_domain: str) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = _self_signed(key, trust_domain)
+    certificate, key = make_root(trust_domain)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)  # of an earlier process with our number that died within this function
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(
-                key.private_bytes(
-                    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-                )
-            )
-            file.write(certificate.public_bytes(serialization.Encoding.PEM))
+            file.write(key + certificate)
             file.flush()
             os.fsync(file.fileno())
         try:
@@ -155,7 +174,7 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, trust_domain: str) -> x509.Cer
     )
 
 
-def _checked(authority: Authority, place: Path) -> Authority:
+def _checked(authority: Authority, place: Place) -> Authority:
     certificate = authority.certificate
     if certificate.public_key() != authority.key.public_key():
         raise ConfigurationError(f"{place}: the key is not the certificate's")
@@ -196,7 +215,7 @@ def _read_private(path: Path) -> bytes:
     return _read(path)
 
 
-def _private_key(content: bytes, path: Path) -> SigningKey:
+def _private_key(content: bytes, path: Place) -> SigningKey:
     try:
         key = serialization.load_pem_private_key(content, password=None)
     except (ValueError, TypeError) as error:
@@ -206,7 +225,7 @@ def _private_key(content: bytes, path: Path) -> SigningKey:
     return key
 
 
-def _certificates(content: bytes, path: Path) -> list[x509.Certificate]:
+def _certificates(content: bytes, path: Place) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(content)
     except ValueError as error:

@@ -71,6 +71,10 @@ class Issuer:
         self._lifetimes = lifetimes
         self._now = now
 
+    def replace_authority(self, authority: Authority) -> None:
+        """Sign with another authority from now on."""
+        self._authority = authority
+
     @property
     def roots(self) -> bytes:
         """PEM bundle that verifies what is signed here."""

@@ -20,7 +20,14 @@ from controlplane.ca.authentication import Caller, TokenAuthenticator, authentic
 from controlplane.ca.issuer import Issuer
 from controlplane.ca.metrics import AuthorityMetrics
 from controlplane.ca.placement import Placement
-from mesh.errors import CallerUnknown, CertificateRefused, InvalidMessage, InvalidValue, MeshError
+from mesh.errors import (
+    CallerUnknown,
+    CertificateRefused,
+    ControlPlaneUnavailable,
+    InvalidMessage,
+    InvalidValue,
+    MeshError,
+)
 from mesh.grpc.driver import CallContext, GrpcError, StatusCode
 from mesh.identity import SpiffeId
 from mesh.wire.certificate_pb2 import IstioCertificateRequest, IstioCertificateResponse
@@ -68,9 +75,10 @@ class CertificateService:
         """Serve one call.
 
         Raises:
-            GrpcError: UNAUTHENTICATED, INVALID_ARGUMENT or PERMISSION_DENIED, with the reason.
+            GrpcError: UNAUTHENTICATED, UNAVAILABLE, INVALID_ARGUMENT or PERMISSION_DENIED, with the reason.
         """
         self._metrics.requests += 1
+        self._metrics.root_expiry = self._issuer.not_after.timestamp()
         caller: Caller | None = None
         try:
             caller = await authenticate_call(self._authenticator, context.metadata)
@@ -78,6 +86,8 @@ class CertificateService:
         except CallerUnknown as error:
             self._metrics.authentication_failures += 1
             raise self._refusal(StatusCode.UNAUTHENTICATED, error, context, caller) from error
+        except ControlPlaneUnavailable as error:
+            raise self._refusal(StatusCode.UNAVAILABLE, error, context, caller) from error
         except InvalidValue as error:
             self._metrics.unreadable += 1
             raise self._refusal(StatusCode.INVALID_ARGUMENT, error, context, caller) from error

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from controlplane.translate.finding import Finding
 from mesh.addresses import format_ip
 from mesh.model.policy import Policy
 from mesh.model.service import Service
 from mesh.model.waypoint import Destination, WorkloadLabels
 from mesh.model.workload import NetworkMode, Workload
+from resources.objects import ObjectKey
 
 Address = Workload | Service
 Translated = Address | Policy | Destination | WorkloadLabels
@@ -38,6 +40,12 @@ class Delta:
     labels_updated: tuple[WorkloadLabels, ...] = ()
     labels_removed: tuple[str, ...] = ()
     """Workloads' uids."""
+    objects: tuple[ObjectKey, ...] = ()
+    """Objects that came, changed or went."""
+    told: frozenset[ObjectKey] = frozenset()
+    """Objects of which something else is said now, in findings or status."""
+    findings: tuple[Finding, ...] = ()
+    """New ones. An update that changes nothing but what is said is no change of the model."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -93,6 +101,8 @@ class DeltaBuilder:
         self._values: dict[ResultKey, Translated | None] = {}
         self._left: dict[ResultKey, Translated] = {}
         """What removed resources were."""
+        self._told: set[ObjectKey] = set()
+        self._findings: list[Finding] = []
 
     def compare(self, before: Mapping[ResultKey, Translated], now: Mapping[ResultKey, Translated]) -> None:
         """One node's results, before and after it was translated again."""
@@ -104,6 +114,13 @@ class DeltaBuilder:
                 self._left[key] = old
                 self.remove(key)
 
+    def say(self, key: ObjectKey, before: Collection[Finding], now: Collection[Finding], restated: bool) -> None:
+        """What is said of an object by one node, before and after; ``restated``: its status differs."""
+        new = [finding for finding in now if finding not in before]
+        if restated or new or any(finding not in now for finding in before):
+            self._told.add(key)
+            self._findings += new
+
     def update(self, key: ResultKey, value: Translated) -> None:
         """A resource is new or differs."""
         self._values[key] = value
@@ -112,8 +129,8 @@ class DeltaBuilder:
         """A resource is no more."""
         self._values.setdefault(key, None)
 
-    def build(self) -> Delta:
-        """All of it."""
+    def build(self, objects: Iterable[ObjectKey] = ()) -> Delta:
+        """All of it; ``objects`` came, changed or went."""
         present = [
             value for key, value in self._values.items() if value is not None and self._left.get(key) != value
         ]
@@ -126,6 +143,9 @@ class DeltaBuilder:
             destinations_removed=self._removed(DESTINATIONS),
             labels_updated=tuple(value for value in present if isinstance(value, WorkloadLabels)),
             labels_removed=self._removed(LABELS),
+            objects=tuple(objects),
+            told=frozenset(self._told),
+            findings=tuple(self._findings),
         )
 
     def _removed(self, group: str) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ from controlplane.translate.policies import enforced_by_ztunnels, selects, trans
 from controlplane.translate.service_entries import entry_services, translate_service_entry, translate_workload_entry
 from controlplane.translate.services import translate_service
 from controlplane.translate.settings import MeshSettings
-from controlplane.translate.status import ObjectStatus
+from controlplane.translate.status import NO_STATUS, ObjectStatus
 from controlplane.translate.tracking import Node, Tracker, View
 from controlplane.translate.workloads import (
     Backing,
@@ -117,6 +117,16 @@ class Translator:
         """What is to be said in objects' ``status``: of routes, and of whatever asks for a waypoint."""
         return {node.object: self._statuses[node] for node in sorted(self._statuses)}
 
+    def said_of(self, key: ObjectKey) -> tuple[ObjectStatus, tuple[Finding, ...]]:
+        """Status and findings of one object."""
+        nodes = [Node(task, key) for task in _TASKS.get(key.kind, (ADVICE,))]
+        statuses = [self._statuses[node] for node in nodes if node in self._statuses]
+        status = ObjectStatus(
+            conditions=tuple(one for status in statuses for one in status.conditions),
+            parents=tuple(one for status in statuses for one in status.parents),
+        )
+        return status, tuple(finding for node in nodes for finding in self._findings.get(node, ()))
+
     @property
     def addresses(self) -> Iterator[Address]:
         """All workloads and services."""
@@ -164,7 +174,7 @@ class Translator:
         for node in nodes:
             self._translate_again(node, delta)
         self._update_static_strict(delta)
-        return delta.build()
+        return delta.build(value.key for value in (*changes.updated, *changes.removed))
 
     def _all(self, kind: type[_Result]) -> Iterator[_Result]:
         for results in self._results.values():
@@ -181,6 +191,8 @@ class Translator:
             outcome = self._translate(node, value)
         now = {result_key(result): result for result in outcome.results}
         delta.compare(self._results.get(node, _NONE), now)
+        restated = self._statuses.get(node, NO_STATUS) != outcome.status
+        delta.say(node.object, self._findings.get(node, ()), outcome.findings, restated)
         _put(self._results, node, now)
         _put(self._findings, node, outcome.findings)
         _put(self._statuses, node, outcome.status)

@@ -1,0 +1,71 @@
+"""What the operator says to the cluster beside making waypoints: status of objects, and the roots to trust.
+
+Only where the Kubernetes API is the source, and only by the replica that leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from controlplane.ca.issuer import Issuer
+from controlplane.config import OperatorSettings
+from controlplane.kube.status_writer_driver import StatusWriter
+from controlplane.kube.trust_bundle import enrolled_namespaces
+from controlplane.kube.trust_bundle_driver import TrustBundles
+from controlplane.pipeline import Observer
+from controlplane.platform import Platform
+from controlplane.translate.delta import Delta
+from controlplane.translate.translator import Translator
+from resources.object_set import ObjectSet
+
+
+class Announcements:
+    """All that is announced."""
+
+    def __init__(
+        self, platform: Platform, settings: OperatorSettings, issuer: Issuer, translator: Translator
+    ) -> None:
+        self._leadership = platform.leadership
+        self._namespace = platform.namespace
+        self._classes = frozenset(settings.translation().waypoint_classes)
+        self._issuer = issuer
+        self._translator = translator
+        self._bundles: TrustBundles | None = None
+        self._statuses: StatusWriter | None = None
+        if platform.client is not None:
+            self._bundles = TrustBundles(platform.client)
+            self._statuses = StatusWriter(platform.client, platform.source, translator)
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """To be told of every update."""
+        found: list[Callable[[ObjectSet, Delta], None]] = []
+        if self._bundles is not None:
+            found.append(self._namespaces_changed)
+        if self._statuses is not None:
+            found.append(self._statuses.update)
+        return tuple(found)
+
+    def roots_changed(self) -> None:
+        """The authority signs, or is trusted, by other roots."""
+        if self._bundles is not None:
+            wanted = enrolled_namespaces(self._translator.objects, self._namespace, self._classes)
+            self._bundles.update(self._issuer.roots, wanted)
+
+    async def run(self) -> None:
+        """Announce whenever this replica leads; until cancelled."""
+        if self._bundles is None or self._statuses is None:
+            return
+        while True:
+            await self._leadership.wait_until_leads()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._bundles.run)
+                nursery.start_soon(self._statuses.run)
+                await self._leadership.wait_until_follows()
+                nursery.cancel_scope.cancel()
+
+    def _namespaces_changed(self, objects: ObjectSet, delta: Delta) -> None:
+        if any(key.kind in ("Namespace", "Gateway") for key in delta.objects):
+            self.roots_changed()

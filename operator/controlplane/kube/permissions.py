@@ -1,0 +1,80 @@
+"""What the mesh's components must be allowed to do in a cluster: the one list, from which roles are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resources.kube.kinds import API_KINDS
+
+ROOT_SECRET = "ambimesh-root"  # noqa: S105 -- an object's name
+GIVEN_ROOT_SECRET = "ambimesh-root-given"  # noqa: S105
+TRUST_BUNDLE = "ambimesh-root-cert"
+LEASE = "ambimesh-operator"
+_READ = ("get", "list", "watch")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of a role."""
+
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    """Only these objects; empty: all."""
+
+
+def _reading() -> tuple[Rule, ...]:
+    groups: dict[str, list[str]] = {}
+    for kind in API_KINDS.values():
+        groups.setdefault(kind.group, []).append(kind.plural)
+    return tuple(Rule(group, tuple(sorted(plurals)), _READ) for group, plurals in sorted(groups.items()))
+
+
+OPERATOR_CLUSTER: tuple[Rule, ...] = (
+    *_reading(),
+    # What became of objects.
+    Rule("", ("services/status",), ("patch",)),
+    Rule(
+        "gateway.networking.k8s.io",
+        (
+            "gatewayclasses/status", "gateways/status", "httproutes/status", "grpcroutes/status", "tcproutes/status",
+            "tlsroutes/status", "backendtlspolicies/status",
+        ),
+        ("patch",),
+    ),
+    Rule(
+        "security.istio.io",
+        ("authorizationpolicies/status", "peerauthentications/status", "requestauthentications/status"),
+        ("patch",),
+    ),
+    Rule(
+        "networking.istio.io",
+        ("virtualservices/status", "destinationrules/status", "serviceentries/status", "workloadentries/status"),
+        ("patch",),
+    ),
+    Rule("telemetry.istio.io", ("telemetries/status",), ("patch",)),
+    # Waypoints.
+    Rule("", ("serviceaccounts", "services"), ("create", "patch")),
+    Rule("apps", ("deployments",), ("create", "patch")),
+    # Who calls.
+    Rule("authentication.k8s.io", ("tokenreviews",), ("create",)),
+    # The root certificates, in every enrolled namespace. Apply creates by patch, which needs both rights.
+    Rule("", ("configmaps",), ("create",)),
+    Rule("", ("configmaps",), ("get", "patch", "delete"), (TRUST_BUNDLE,)),
+)  # fmt: skip
+"""Of the operator, everywhere (a ClusterRole)."""
+
+OPERATOR_NAMESPACE: tuple[Rule, ...] = (
+    Rule("", ("secrets",), ("create",)),
+    Rule("", ("secrets",), ("get", "update"), (ROOT_SECRET, GIVEN_ROOT_SECRET)),
+    Rule("coordination.k8s.io", ("leases",), ("create",)),
+    Rule("coordination.k8s.io", ("leases",), ("get", "update"), (LEASE,)),
+)
+"""Of the operator, in its own namespace (a Role)."""
+
+AGENT_CLUSTER: tuple[Rule, ...] = (
+    Rule("", ("pods", "namespaces"), _READ),
+    Rule("", ("pods",), ("patch",)),
+)
+"""Of the node agents (a ClusterRole)."""

@@ -1,0 +1,280 @@
+"""The whole operator on an API server's double: what proxies, users and other replicas see of it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from controlplane import platform
+from controlplane.app import run
+from controlplane.ca.server import METHOD
+from controlplane.config import OperatorSettings
+from controlplane.kube import lease_driver
+from controlplane.kube.permissions import LEASE, ROOT_SECRET, TRUST_BUNDLE
+from controlplane.platform import open_platform
+from mesh import config
+from mesh.errors import ConfigurationError
+from mesh.grpc.driver import GrpcError, StatusCode, open_channel
+from mesh.identity import SpiffeId
+from mesh.tls.context import control_plane_context
+from mesh.tls.csr import make_csr, make_key
+from mesh.wire.certificate_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from mesh.xds.client_driver import aggregated_stream, run_client
+from mesh.xds.client_machine import Subscription
+from mesh.xds.codec import ADDRESS_TYPE
+from mesh.xds.discovery_codec import NodeInfo, Rejected, Resource
+from resources.testing.api_server import ApiServer
+
+NAMESPACE = "ambimesh-system"
+SERVER_NAME = f"ambimesh-operator.{NAMESPACE}.svc"
+CONFIG_MAPS, SECRETS, LEASES = "/configmaps", "/secrets", "coordination.k8s.io/leases"
+WEB = "Kubernetes//Pod/shop/web"
+
+
+def pod(namespace: str, name: str, account: str, node: str = "node1", address: str = "10.0.0.1") -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}"},
+        "spec": {"containers": [{"name": "c"}], "nodeName": node, "serviceAccountName": account},
+        "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+def review(namespace: str, account: str, name: str) -> dict[str, Any]:
+    extra = {
+        "authentication.kubernetes.io/pod-name": [name],
+        "authentication.kubernetes.io/pod-uid": [f"uid-{name}"],
+    }
+    user = {"username": f"system:serviceaccount:{namespace}:{account}", "extra": extra}
+    return {"authenticated": True, "audiences": ["istio-ca"], "user": user}
+
+
+class Replica:
+    """One operator."""
+
+    def __init__(self, folder: Path, server: ApiServer, name: str) -> None:
+        self.file = folder / f"{name}.yaml"
+        kubeconfig = server.kubeconfig(folder / "kubeconfig")
+        self.file.write_text(
+            f"source: {{kubernetes: {{kubeconfig: {kubeconfig}, namespace: {NAMESPACE}, identity: {name}}}}}\n"
+            "authority: {}\n"
+            "authentication: {}\n"
+            "grpc: {port: 0}\n"
+            "http: {port: 0}\n"
+            "drain_seconds: 0.5\n"
+        )
+        self.server = server
+        self.port = self.http_port = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        settings = config.load(self.file, OperatorSettings)
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(20):
+                self.port, self.http_port = await nursery.start(functools.partial(run, settings))
+            yield
+            nursery.cancel_scope.cancel()
+
+    def roots(self) -> bytes:
+        return str(self.server.cluster.get((CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))["data"]["root-cert.pem"]).encode()
+
+    async def certificate(self, identity: SpiffeId, token: str) -> IstioCertificateResponse:
+        request = IstioCertificateRequest(csr=make_csr(identity, make_key()).decode(), validity_duration=60)
+        request.metadata.update({"ImpersonatedIdentity": str(identity)})
+        metadata = [("authorization", f"Bearer {token}")]
+        context = control_plane_context(self.roots())
+        async with open_channel("127.0.0.1", self.port, context, SERVER_NAME) as channel:
+            answer = await channel.unary(METHOD, request.SerializeToString(), metadata=metadata, timeout=5)
+        return IstioCertificateResponse.FromString(answer)
+
+    @asynccontextmanager
+    async def reading(self, token: str) -> AsyncIterator[dict[str, bytes]]:
+        known: dict[str, bytes] = {}
+
+        class Store:
+            def apply(self, type_url: str, updated: Sequence[Resource], removed: Sequence[str]) -> Sequence[Rejected]:
+                known.update({one.name: one.payload for one in updated})
+                for name in removed:
+                    known.pop(name, None)
+                return []
+
+            def applied(self, type_url: str) -> None:
+                pass
+
+        async def metadata() -> Sequence[tuple[str, str]]:
+            return [("authorization", f"Bearer {token}"), ("clusterid", "Kubernetes")]
+
+        connect = aggregated_stream(
+            "127.0.0.1",
+            self.port,
+            ssl_context=lambda: control_plane_context(self.roots()),
+            server_hostname=SERVER_NAME,
+            metadata=metadata,
+        )
+        node = NodeInfo(pod="ztunnel-1", namespace=NAMESPACE, ip="127.0.0.1", node="node1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_client, connect, node, [Subscription(ADDRESS_TYPE)], Store())
+            yield known
+            nursery.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(15):
+        while not condition():  # noqa: ASYNC110 -- of the double's state
+            await trio.sleep(0.01)
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiServer]:
+    monkeypatch.setattr(lease_driver, "RETRY_SECONDS", 0.05)
+    async with ApiServer().serve() as running:
+        labels = {"istio.io/dataplane-mode": "ambient"}
+        running.cluster.put("/namespaces", {"metadata": {"name": "shop", "labels": labels}})
+        running.cluster.put("/pods", pod(NAMESPACE, "ztunnel-1", "ztunnel", address="10.0.0.9"))
+        running.cluster.put("/pods", pod("shop", "web", "web"))
+        running.reviews["of-ztunnel"] = review(NAMESPACE, "ztunnel", "ztunnel-1")
+        running.reviews["of-web"] = review("shop", "web", "web")
+        yield running
+
+
+def has(server: ApiServer, collection: str, namespace: str, name: str) -> bool:
+    return (collection, namespace, name) in server.cluster.objects
+
+
+async def test_a_proxy_learns_the_mesh_and_gets_certificates_for_its_node(server: ApiServer, tmp_path: Path) -> None:
+    replica = Replica(tmp_path, server, "one")
+    async with replica.running():
+        # The roots are where enrolled pods and the mesh's own find them.
+        await until(lambda: has(server, CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))
+        await until(lambda: has(server, CONFIG_MAPS, "shop", TRUST_BUNDLE))
+        web = SpiffeId("cluster.local", "shop", "web")
+        answer = await replica.certificate(web, "of-ztunnel")
+        assert answer.cert_chain[-1].encode() == replica.roots()
+        async with replica.reading("of-ztunnel") as known:
+            await until(lambda: WEB in known)
+            server.cluster.put("/pods", pod("shop", "api", "api", address="10.0.0.2"))
+            await until(lambda: "Kubernetes//Pod/shop/api" in known)
+            server.cluster.delete(("/pods", "shop", "api"))
+            await until(lambda: "Kubernetes//Pod/shop/api" not in known)
+
+
+@pytest.mark.parametrize(
+    ("token", "identity", "status", "text"),
+    [
+        ("of-web", "other", StatusCode.PERMISSION_DENIED, "shop/web may not act for"),
+        ("of-ztunnel", "elsewhere", StatusCode.PERMISSION_DENIED, "no live pod of .* runs on node node1"),
+        ("made-up", "web", StatusCode.UNAUTHENTICATED, "invalid bearer token"),
+        ("of-ztunnel-before", "web", StatusCode.UNAUTHENTICATED, "was given to an earlier pod"),
+    ],
+)
+async def test_who_is_refused_and_why(
+    server: ApiServer, tmp_path: Path, token: str, identity: str, status: StatusCode, text: str
+) -> None:
+    server.cluster.put("/pods", pod("shop", "far", "elsewhere", node="node2", address="10.0.0.3"))
+    earlier = review(NAMESPACE, "ztunnel", "ztunnel-1")
+    earlier["user"]["extra"]["authentication.kubernetes.io/pod-uid"] = ["uid-of-before"]
+    server.reviews["of-ztunnel-before"] = earlier
+    replica = Replica(tmp_path, server, "one")
+    async with replica.running():
+        await until(lambda: has(server, CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))
+        with pytest.raises(GrpcError, match=text) as caught:
+            await replica.certificate(SpiffeId("cluster.local", "shop", identity), token)
+        assert caught.value.status is status
+
+
+async def test_two_replicas_have_one_root_serve_both_and_one_writes(server: ApiServer, tmp_path: Path) -> None:
+    one, other = Replica(tmp_path, server, "one"), Replica(tmp_path, server, "other")
+    web = SpiffeId("cluster.local", "shop", "web")
+    async with one.running(), other.running():
+        await until(lambda: has(server, CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))
+        assert len(server.cluster.of(SECRETS)) == 1
+        assert has(server, SECRETS, NAMESPACE, ROOT_SECRET)
+        first = await one.certificate(web, "of-ztunnel")
+        second = await other.certificate(web, "of-ztunnel")
+        assert first.cert_chain[-1] == second.cert_chain[-1]
+        assert server.cluster.get((LEASES, NAMESPACE, LEASE))["spec"]["holderIdentity"] in ("one", "other")
+        writes = [one for one in server.requests if one.method == "PATCH" and TRUST_BUNDLE in one.path]
+        assert len(writes) == 2, "one for each namespace, by one replica"
+
+
+async def test_while_the_api_is_away_proxies_are_served(server: ApiServer, tmp_path: Path) -> None:
+    replica = Replica(tmp_path, server, "one")
+    async with replica.running():
+        await until(lambda: has(server, CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))
+        web = SpiffeId("cluster.local", "shop", "web")
+        await replica.certificate(web, "of-ztunnel")
+        server.faults.away = True
+        await server.break_connections()
+        async with replica.reading("of-ztunnel") as known:
+            await until(lambda: WEB in known)
+        await replica.certificate(web, "of-ztunnel")
+        # Nobody can vouch for a token that was not seen before.
+        with pytest.raises(GrpcError) as caught:
+            await replica.certificate(SpiffeId("cluster.local", "shop", "web"), "of-web")
+        assert caught.value.status is StatusCode.UNAVAILABLE
+
+
+async def test_the_start_waits_for_an_api_that_comes_later(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "RETRY_SECONDS", 0.05)
+    server.faults.away = True
+    replica = Replica(tmp_path, server, "one")
+
+    async def comes() -> None:
+        await trio.sleep(0.3)
+        server.faults.away = False
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(comes)
+        async with replica.running():
+            assert has(server, SECRETS, NAMESPACE, ROOT_SECRET)
+
+
+async def test_what_cannot_be_is_said(tmp_path: Path) -> None:
+    async def start(text: str) -> None:
+        async with open_platform(config.decode(text, "f", OperatorSettings, {})):
+            pass
+
+    base = "authority: {}\nauthentication: {}\n"
+    with pytest.raises(ConfigurationError, match="name one of folder and kubernetes"):
+        await start("source: {}\n" + base)
+    with pytest.raises(ConfigurationError, match="give folder"):
+        await start("source: {folder: /tmp}\n" + base)
+    with pytest.raises(ConfigurationError, match=r"authentication\.tokens"):
+        await start(f"source: {{folder: /tmp}}\nauthority: {{folder: {tmp_path}/ca}}\nauthentication: {{}}\n")
+    with pytest.raises(ConfigurationError, match="no access to the Kubernetes API"):
+        await start(f"source: {{kubernetes: {{kubeconfig: {tmp_path}/none}}}}\n" + base)
+
+
+async def test_the_option_overrides_the_file(server: ApiServer, tmp_path: Path) -> None:
+    replica = Replica(tmp_path, server, "one")
+    replica.file.write_text(
+        "source: {folder: /nowhere}\nauthority: {}\nauthentication: {}\ngrpc: {port: 0}\nhttp: {port: 0}\n"
+    )
+    environment = {**os.environ, "KUBECONFIG": str(server.kubeconfig(tmp_path / "kubeconfig"))}
+    command = [sys.executable, "-m", "controlplane", "--config", str(replica.file), "--source", "kubernetes"]
+    process = await trio.lowlevel.open_process(command, env=environment, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        output = b""
+        with trio.fail_after(30):
+            while b"operator_ready" not in output:
+                data = await process.stdout.receive_some()
+                assert data, output
+                output += data
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+        await process.stdout.aclose()
+    assert process.returncode == 0
+    assert has(server, LEASES, NAMESPACE, LEASE)
