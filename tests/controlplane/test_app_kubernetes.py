@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +14,17 @@ import pytest
 import trio
 
 from controlplane import platform
-from controlplane.app import run
-from controlplane.ca.server import METHOD
 from controlplane.config import OperatorSettings
 from controlplane.kube import lease_driver
 from controlplane.kube.permissions import LEASE, ROOT_SECRET, TRUST_BUNDLE
 from controlplane.platform import open_platform
+from controlplane.testing.replica import NAMESPACE, Replica
 from mesh import config
 from mesh.errors import ConfigurationError
-from mesh.grpc.driver import GrpcError, StatusCode, open_channel
+from mesh.grpc.driver import GrpcError, StatusCode
 from mesh.identity import SpiffeId
-from mesh.tls.context import control_plane_context
-from mesh.tls.csr import make_csr, make_key
-from mesh.wire.certificate_pb2 import IstioCertificateRequest, IstioCertificateResponse
-from mesh.xds.client_driver import aggregated_stream, run_client
-from mesh.xds.client_machine import Subscription
-from mesh.xds.codec import ADDRESS_TYPE
-from mesh.xds.discovery_codec import NodeInfo, Rejected, Resource
 from resources.testing.api_server import ApiServer
 
-NAMESPACE = "ambimesh-system"
-SERVER_NAME = f"ambimesh-operator.{NAMESPACE}.svc"
 CONFIG_MAPS, SECRETS, LEASES = "/configmaps", "/secrets", "coordination.k8s.io/leases"
 WEB = "Kubernetes//Pod/shop/web"
 
@@ -58,73 +46,12 @@ def review(namespace: str, account: str, name: str) -> dict[str, Any]:
     return {"authenticated": True, "audiences": ["istio-ca"], "user": user}
 
 
-class Replica:
-    """One operator."""
+def replica_of(server: ApiServer, folder: Path, name: str) -> Replica:
+    def roots() -> bytes:
+        bundle = server.cluster.get((CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))
+        return str(bundle["data"]["root-cert.pem"]).encode()
 
-    def __init__(self, folder: Path, server: ApiServer, name: str) -> None:
-        self.file = folder / f"{name}.yaml"
-        kubeconfig = server.kubeconfig(folder / "kubeconfig")
-        self.file.write_text(
-            f"source: {{kubernetes: {{kubeconfig: {kubeconfig}, namespace: {NAMESPACE}, identity: {name}}}}}\n"
-            "authority: {}\n"
-            "authentication: {}\n"
-            "grpc: {port: 0}\n"
-            "http: {port: 0}\n"
-            "drain_seconds: 0.5\n"
-        )
-        self.server = server
-        self.port = self.http_port = 0
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        settings = config.load(self.file, OperatorSettings)
-        async with trio.open_nursery() as nursery:
-            with trio.fail_after(20):
-                self.port, self.http_port = await nursery.start(functools.partial(run, settings))
-            yield
-            nursery.cancel_scope.cancel()
-
-    def roots(self) -> bytes:
-        return str(self.server.cluster.get((CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))["data"]["root-cert.pem"]).encode()
-
-    async def certificate(self, identity: SpiffeId, token: str) -> IstioCertificateResponse:
-        request = IstioCertificateRequest(csr=make_csr(identity, make_key()).decode(), validity_duration=60)
-        request.metadata.update({"ImpersonatedIdentity": str(identity)})
-        metadata = [("authorization", f"Bearer {token}")]
-        context = control_plane_context(self.roots())
-        async with open_channel("127.0.0.1", self.port, context, SERVER_NAME) as channel:
-            answer = await channel.unary(METHOD, request.SerializeToString(), metadata=metadata, timeout=5)
-        return IstioCertificateResponse.FromString(answer)
-
-    @asynccontextmanager
-    async def reading(self, token: str) -> AsyncIterator[dict[str, bytes]]:
-        known: dict[str, bytes] = {}
-
-        class Store:
-            def apply(self, type_url: str, updated: Sequence[Resource], removed: Sequence[str]) -> Sequence[Rejected]:
-                known.update({one.name: one.payload for one in updated})
-                for name in removed:
-                    known.pop(name, None)
-                return []
-
-            def applied(self, type_url: str) -> None:
-                pass
-
-        async def metadata() -> Sequence[tuple[str, str]]:
-            return [("authorization", f"Bearer {token}"), ("clusterid", "Kubernetes")]
-
-        connect = aggregated_stream(
-            "127.0.0.1",
-            self.port,
-            ssl_context=lambda: control_plane_context(self.roots()),
-            server_hostname=SERVER_NAME,
-            metadata=metadata,
-        )
-        node = NodeInfo(pod="ztunnel-1", namespace=NAMESPACE, ip="127.0.0.1", node="node1")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_client, connect, node, [Subscription(ADDRESS_TYPE)], Store())
-            yield known
-            nursery.cancel_scope.cancel()
+    return Replica(folder, server.kubeconfig(folder / "kubeconfig"), name, roots)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -151,7 +78,7 @@ def has(server: ApiServer, collection: str, namespace: str, name: str) -> bool:
 
 
 async def test_a_proxy_learns_the_mesh_and_gets_certificates_for_its_node(server: ApiServer, tmp_path: Path) -> None:
-    replica = Replica(tmp_path, server, "one")
+    replica = replica_of(server, tmp_path, "one")
     async with replica.running():
         # The roots are where enrolled pods and the mesh's own find them.
         await until(lambda: has(server, CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))
@@ -183,7 +110,7 @@ async def test_who_is_refused_and_why(
     earlier = review(NAMESPACE, "ztunnel", "ztunnel-1")
     earlier["user"]["extra"]["authentication.kubernetes.io/pod-uid"] = ["uid-of-before"]
     server.reviews["of-ztunnel-before"] = earlier
-    replica = Replica(tmp_path, server, "one")
+    replica = replica_of(server, tmp_path, "one")
     async with replica.running():
         await until(lambda: has(server, CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))
         with pytest.raises(GrpcError, match=text) as caught:
@@ -192,7 +119,7 @@ async def test_who_is_refused_and_why(
 
 
 async def test_two_replicas_have_one_root_serve_both_and_one_writes(server: ApiServer, tmp_path: Path) -> None:
-    one, other = Replica(tmp_path, server, "one"), Replica(tmp_path, server, "other")
+    one, other = replica_of(server, tmp_path, "one"), replica_of(server, tmp_path, "other")
     web = SpiffeId("cluster.local", "shop", "web")
     async with one.running(), other.running():
         await until(lambda: has(server, CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))
@@ -207,7 +134,7 @@ async def test_two_replicas_have_one_root_serve_both_and_one_writes(server: ApiS
 
 
 async def test_while_the_api_is_away_proxies_are_served(server: ApiServer, tmp_path: Path) -> None:
-    replica = Replica(tmp_path, server, "one")
+    replica = replica_of(server, tmp_path, "one")
     async with replica.running():
         await until(lambda: has(server, CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))
         web = SpiffeId("cluster.local", "shop", "web")
@@ -228,7 +155,7 @@ async def test_the_start_waits_for_an_api_that_comes_later(
 ) -> None:
     monkeypatch.setattr(platform, "RETRY_SECONDS", 0.05)
     server.faults.away = True
-    replica = Replica(tmp_path, server, "one")
+    replica = replica_of(server, tmp_path, "one")
 
     async def comes() -> None:
         await trio.sleep(0.3)
@@ -257,7 +184,7 @@ async def test_what_cannot_be_is_said(tmp_path: Path) -> None:
 
 
 async def test_the_option_overrides_the_file(server: ApiServer, tmp_path: Path) -> None:
-    replica = Replica(tmp_path, server, "one")
+    replica = replica_of(server, tmp_path, "one")
     replica.file.write_text(
         "source: {folder: /nowhere}\nauthority: {}\nauthentication: {}\ngrpc: {port: 0}\nhttp: {port: 0}\n"
     )

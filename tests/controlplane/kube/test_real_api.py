@@ -1,0 +1,312 @@
+"""The operator on a real API server, with the rights of ``permissions`` and no others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from controlplane.ca.authority import make_root
+from controlplane.ca.rotation import RootRecord
+from controlplane.kube import lease_driver
+from controlplane.kube.permissions import (
+    OPERATOR_CLUSTER,
+    OPERATOR_NAMESPACE,
+    TRUST_BUNDLE,
+    Rule,
+)
+from controlplane.kube.root_secret_format import secret_of
+from controlplane.testing.replica import NAMESPACE, Replica
+from mesh.errors import ConnectFailed
+from mesh.grpc.driver import GrpcError, StatusCode
+from mesh.identity import SpiffeId
+from resources.kube.client_driver import ApiClient
+from resources.kube.credentials_driver import ApiSettings
+from resources.kube.kinds import API_KINDS, ApiKind
+from resources.kube.source_driver import ApiSource
+from resources.objects import Node, Pod, TLSRoute
+from tests.e2e.kit.control_plane import ControlPlane, running_control_plane
+
+pytestmark = pytest.mark.kubernetes
+
+ACCOUNT = "ambimesh-operator"
+LATER = {"TLSRoute", "TCPRoute"}
+"""Kinds whose definitions are installed by a test."""
+CUSTOM = [kind for kind in API_KINDS.values() if "." in kind.group and not kind.group.endswith("discovery.k8s.io")]
+_OPEN = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_CONDITIONS = {
+    "type": "array",
+    "items": {**_OPEN, "required": ["type"], "properties": {"type": {"type": "string"}}},
+}
+_BY_TYPE = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+
+
+def definition(kind: ApiKind) -> dict[str, Any]:
+    """As much of the kind's definition as it takes: its group's way with conditions, and a status of its own."""
+    merged = kind.name in ("Gateway", "GatewayClass")
+    conditions = {**_CONDITIONS, **(_BY_TYPE if merged else {})}
+    status = {**_OPEN, "properties": {"conditions": conditions}}
+    schema = {"type": "object", "properties": {"spec": _OPEN, "status": status}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{kind.plural}.{kind.group}",
+            # The API server asks it of definitions in groups of the Kubernetes project.
+            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api"},
+        },
+        "spec": {
+            "group": kind.group,
+            "scope": "Namespaced" if kind.namespaced else "Cluster",
+            "names": {"plural": kind.plural, "singular": kind.name.lower(), "kind": kind.name},
+            "versions": [
+                {
+                    "name": kind.versions[0],
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "schema": {"openAPIV3Schema": schema},
+                }
+            ],
+        },
+    }
+
+
+def role(kind: str, name: str, rules: Iterable[Rule]) -> list[dict[str, Any]]:
+    metadata = {"name": name, **({"namespace": NAMESPACE} if kind == "Role" else {})}
+    group = "rbac.authorization.k8s.io"
+    listed = [
+        {
+            "apiGroups": [rule.group],
+            "resources": list(rule.resources),
+            "verbs": list(rule.verbs),
+            **({"resourceNames": list(rule.names)} if rule.names else {}),
+        }
+        for rule in rules
+    ]
+    subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}
+    reference = {"apiGroup": group, "kind": kind, "name": name}
+    return [
+        {"apiVersion": f"{group}/v1", "kind": kind, "metadata": metadata, "rules": listed},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": f"{kind}Binding",
+            "metadata": metadata,
+            "roleRef": reference,
+            "subjects": [subject],
+        },
+    ]
+
+
+def apply(plane: ControlPlane, *objects: dict[str, Any]) -> None:
+    manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", manifest=manifest)
+
+
+def namespace(name: str, **labels: str) -> dict[str, Any]:
+    metadata = {"name": name, "labels": {key.replace("_", "/", 1): text for key, text in labels.items()}}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+
+
+def account(where: str, name: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": where}}
+
+
+def run_pod(plane: ControlPlane, where: str, name: str, who: str, node: str, address: str) -> str:
+    """Make a pod and say of it what a kubelet would; its uid."""
+    spec = {"serviceAccountName": who, "nodeName": node, "containers": [{"name": "c", "image": "none"}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": where}, "spec": spec}
+    apply(plane, account(where, who), pod)
+    status = {
+        "phase": "Running",
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+    patch = ("patch", "pod", name, "-n", where, "--subresource=status", "--type=merge", "-p")
+    plane.kubectl(*patch, json.dumps({"status": status}))
+    return plane.kubectl("get", "pod", name, "-n", where, "-o", "jsonpath={.metadata.uid}")
+
+
+def pod_token(plane: ControlPlane, where: str, who: str, name: str, uid: str, audience: str = "istio-ca") -> str:
+    bound = ("--bound-object-kind=Pod", f"--bound-object-name={name}", f"--bound-object-uid={uid}")
+    return plane.token(where, who, *bound, f"--audience={audience}")
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    with running_control_plane() as running:
+        apply(running, namespace(NAMESPACE), namespace("shop", **{"istio.io_dataplane-mode": "ambient"}))
+        installed = [kind for kind in CUSTOM if kind.name not in LATER]
+        apply(running, *map(definition, installed))
+        for kind in installed:
+            running.kubectl("wait", "--for=condition=Established", f"crd/{kind.plural}.{kind.group}")
+        apply(running, account(NAMESPACE, ACCOUNT))
+        apply(running, *role("ClusterRole", ACCOUNT, OPERATOR_CLUSTER), *role("Role", ACCOUNT, OPERATOR_NAMESPACE))
+        yield running
+
+
+def replica_of(plane: ControlPlane, folder: Path, name: str) -> Replica:
+    kubeconfig = plane.kubeconfig_with_token(f"operator-{name}", plane.token(NAMESPACE, ACCOUNT))
+
+    def roots() -> bytes:
+        return plane.kubectl(
+            "get", "configmap", TRUST_BUNDLE, "-n", NAMESPACE, "-o", r"jsonpath={.data.root-cert\.pem}"
+        ).encode()
+
+    return Replica(folder, kubeconfig, name, roots)
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
+    with trio.fail_after(seconds):
+        while not await trio.to_thread.run_sync(condition):
+            await trio.sleep(0.1)
+
+
+async def test_everything_it_does_is_allowed_and_does_what_it_should(
+    plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_driver, "RETRY_SECONDS", 0.2)
+    proxy = run_pod(plane, NAMESPACE, "ztunnel-1", "ztunnel", "node1", "10.0.0.9")
+    web = run_pod(plane, "shop", "web", "web", "node1", "10.0.0.1")
+    policy = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "by-method", "namespace": "shop"},
+        "spec": {"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]},
+    }
+    gateway = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "ours"}}
+    apply(plane, policy, {**gateway, "spec": {"controllerName": "ambimesh.dev/mesh-controller"}})
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": "shop", "labels": {"istio.io/use-waypoint": "absent"}},
+        "spec": {"ports": [{"port": 80}]},
+    }
+    apply(plane, service)
+    one, other = replica_of(plane, tmp_path, "one"), replica_of(plane, tmp_path, "other")
+
+    def condition_of(what: str, name: str, kind: str) -> str:
+        path = f'jsonpath={{.status.conditions[?(@.type=="{kind}")].reason}}'
+        return plane.kubectl("get", what, name, "-n", "shop", "-o", path)
+
+    def published(where: str) -> bool:
+        return TRUST_BUNDLE in plane.kubectl("get", "configmaps", "-n", where, "-o", "name")
+
+    identity = SpiffeId("cluster.local", "shop", "web")
+    async with one.running(), other.running():
+        await eventually(lambda: published(NAMESPACE) and published("shop"))
+        token = await trio.to_thread.run_sync(pod_token, plane, NAMESPACE, "ztunnel", "ztunnel-1", proxy)
+        first = await one.certificate(identity, token)
+        assert first.cert_chain[-1] == (await other.certificate(identity, token)).cert_chain[-1]
+        async with one.reading(token) as known:
+            await eventually(lambda: "Kubernetes//Pod/shop/web" in known)
+
+        # Another pod's token, one for somebody else, and one of a pod that is gone.
+        theirs = await trio.to_thread.run_sync(pod_token, plane, "shop", "web", "web", web)
+        with pytest.raises(GrpcError, match="shop/web may not act for") as caught:
+            await one.certificate(SpiffeId("cluster.local", "shop", "other"), theirs)
+        assert caught.value.status is StatusCode.PERMISSION_DENIED
+        foreign = await trio.to_thread.run_sync(pod_token, plane, NAMESPACE, "ztunnel", "ztunnel-1", proxy, "vault")
+        with pytest.raises(GrpcError, match="audience") as caught:
+            await one.certificate(identity, foreign)
+        assert caught.value.status is StatusCode.UNAUTHENTICATED
+
+        # What became of objects is said in their status.
+        accepted = "ambimesh.dev/Accepted"
+        await eventually(lambda: condition_of("authorizationpolicy", "by-method", accepted) == "UnsupportedValue")
+        await eventually(lambda: condition_of("service", "web", "istio.io/WaypointBound") == "WaypointIsNotReady")
+        await eventually(lambda: condition_of("gatewayclass", "ours", "Accepted") == "Accepted")
+        # The condition goes with its reason.
+        await trio.to_thread.run_sync(
+            plane.kubectl, "label", "service", "web", "-n", "shop", "istio.io/use-waypoint-"
+        )
+        await eventually(lambda: condition_of("service", "web", "istio.io/WaypointBound") == "")
+
+        await trio.to_thread.run_sync(
+            lambda: plane.kubectl("delete", "pod", "ztunnel-1", "-n", NAMESPACE, "--grace-period=0", "--force")
+        )
+        late = "UNAUTHENTICATED"
+        await eventually(lambda: _refused(other, identity, token) == late, 90)
+
+
+def _refused(replica: Replica, identity: SpiffeId, token: str) -> str:
+    async def ask() -> str:
+        try:
+            await replica.certificate(identity, token)
+        except GrpcError as error:
+            return error.status.name
+        return ""
+
+    return trio.from_thread.run(ask)
+
+
+async def test_an_api_server_that_goes_and_comes_again(plane: ControlPlane, tmp_path: Path) -> None:
+    client = ApiClient(ApiSettings(kubeconfig=plane.kubeconfig))
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}
+    await trio.to_thread.run_sync(apply, plane, node)
+    async with ApiSource(client).open() as source:
+        with trio.fail_after(60):
+            first = await source.wait_change()
+            assert first.find(Node, "", "n1") is not None
+            await trio.to_thread.run_sync(plane.stop_api_server)
+            while not any("cannot be followed" in str(problem) for problem in source.problems):
+                await source.wait_change()
+            assert source.objects.find(Node, "", "n1") is not None
+            with pytest.raises(ConnectFailed):
+                await client.get("/version")
+            await trio.to_thread.run_sync(plane.start_api_server)
+            await trio.to_thread.run_sync(run_pod, plane, "shop", "after", "after", "node1", "10.0.0.7")
+            while source.objects.find(Pod, "shop", "after") is None or source.problems:
+                await source.wait_change()
+    await client.close()
+
+
+async def test_definitions_that_come_later_and_go(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resources.kube.list_watch_machine.ABSENT_SECONDS", 0.5)
+    client = ApiClient(ApiSettings(kubeconfig=plane.kubeconfig))
+    known, foreign = API_KINDS["TLSRoute"], API_KINDS["TCPRoute"]
+
+    def install(kind: ApiKind, version: str) -> None:
+        body = definition(kind)
+        body["spec"]["versions"][0]["name"] = version
+        apply(plane, body)
+        plane.kubectl("wait", "--for=condition=Established", f"crd/{kind.plural}.{kind.group}")
+
+    async with ApiSource(client, [known, foreign]).open() as source:
+        with trio.fail_after(90):
+            assert len(await source.wait_change()) == 0
+            assert source.problems == ()
+            # An older version than the preferred one.
+            await trio.to_thread.run_sync(install, known, "v1alpha2")
+            metadata = {"name": "r", "namespace": "shop"}
+            route = {"apiVersion": f"{known.group}/v1alpha2", "kind": known.name, "metadata": metadata}
+            spec = {"rules": [{"backendRefs": [{"name": "web", "port": 80}]}]}
+            await trio.to_thread.run_sync(apply, plane, {**route, "spec": spec})
+            while source.objects.find(TLSRoute, "shop", "r") is None:
+                await source.wait_change()
+            await trio.to_thread.run_sync(install, foreign, "v7")
+            while not any("in the versions v7 only" in str(problem) for problem in source.problems):
+                await source.wait_change()
+            name = f"{known.plural}.{known.group}"
+            await trio.to_thread.run_sync(plane.kubectl, "delete", "crd", name, "--wait=false")
+            while len(source.objects):
+                await source.wait_change()
+    await client.close()
+
+
+async def test_a_given_root_is_taken(plane: ControlPlane, tmp_path: Path) -> None:
+    certificate, key = make_root("cluster.local")
+    record = RootRecord(certificate=certificate, key=key, sessions=b"s" * 32)
+    secret = secret_of(record, "ambimesh-root-given", NAMESPACE)
+    await trio.to_thread.run_sync(apply, plane, secret)
+    try:
+        replica = replica_of(plane, tmp_path, "given")
+        async with replica.running():
+            await eventually(lambda: certificate.decode() in replica.roots().decode())
+    finally:
+        plane.kubectl("delete", "secret", "ambimesh-root-given", "-n", NAMESPACE)
