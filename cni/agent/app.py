@@ -19,6 +19,7 @@ from functools import partial
 import structlog
 import trio
 
+from cni.agent.api_pods import ApiPods
 from cni.agent.attachments import Attachments
 from cni.agent.caller_roles import keep_caller_roles
 from cni.agent.captures import Captures
@@ -27,6 +28,7 @@ from cni.agent.enroller import Enroller
 from cni.agent.folder_pods import FolderPods
 from cni.agent.metrics import AgentMetrics
 from cni.agent.namespace_finder import NamespaceFinder
+from cni.agent.pod_source import PodSource
 from cni.agent.program_metrics import ProgramMetrics, watch_maps
 from cni.agent.reconciler import Reconciler
 from cni.agent.sandboxes import SandboxRegister
@@ -41,6 +43,7 @@ from mesh.telemetry.http_endpoint import HttpRequest, HttpResponse, open_http_li
 from mesh.telemetry.metrics import metrics_page
 from mesh.zds import packet_driver
 from mesh.zds.server_driver import ZdsServer
+from resources.kube.credentials_driver import ApiSettings
 
 _log = structlog.get_logger("agent")
 
@@ -77,7 +80,7 @@ class _Agent:
         self._metrics = AgentMetrics()
         self._programs = ProgramMetrics(counters)
         self._metrics.registry.register(self._programs)
-        self._source = FolderPods(settings.source.folder, settings.node.name)
+        self._source = pods_of(settings)
         self._sandboxes = SandboxRegister(settings.state_directory / _SANDBOXES)
         self._namespaces = NamespaceFinder(settings.pod_cgroups, settings.proc)
         self._zds = ZdsServer(
@@ -151,6 +154,21 @@ class _Agent:
         return text_response("ready")
 
 
+def pods_of(settings: AgentSettings) -> PodSource:
+    """Where this node's pods come from.
+
+    Raises:
+        ConfigurationError: the settings name neither or both of the sources.
+    """
+    group, node = settings.source, settings.node.name
+    if group.folder is not None and group.kubernetes is None:
+        return FolderPods(group.folder, node)
+    if group.kubernetes is not None and group.folder is None:
+        chosen = ApiSettings(kubeconfig=group.kubernetes.kubeconfig, context=group.kubernetes.context)
+        return ApiPods(chosen, node)
+    raise ConfigurationError("$.source: name one of folder and kubernetes")
+
+
 async def uninstall(settings: AgentSettings) -> None:
     """Take the mesh off this node: plugin, capture of all pods, programs and annotations.
 
@@ -173,7 +191,7 @@ async def uninstall(settings: AgentSettings) -> None:
         _log.info("no captured pods to release", reason=str(error))
     try:
         await trio.to_thread.run_sync(detach_all, settings.pin_paths)
-        await _clear_annotations(FolderPods(settings.source.folder, settings.node.name))
+        await _clear_annotations(pods_of(settings))
     except MeshError as error:
         failures.append(error)
     shutil.rmtree(settings.state_directory / _SANDBOXES, ignore_errors=True)
@@ -183,7 +201,7 @@ async def uninstall(settings: AgentSettings) -> None:
         raise failures[0]
 
 
-async def _clear_annotations(source: FolderPods) -> None:
+async def _clear_annotations(source: PodSource) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(source.run)
         for pod in source.view.pods.values():

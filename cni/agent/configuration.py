@@ -24,11 +24,22 @@ class NodeGroup(Settings, frozen=True, kw_only=True):
     """As in pods' ``spec.nodeName``."""
 
 
-class SourceGroup(Settings, frozen=True, kw_only=True):
-    """Where pods and namespaces come from."""
+class KubernetesGroup(Settings, frozen=True, kw_only=True):
+    """The Kubernetes API."""
 
-    folder: Path
+    kubeconfig: Path | None = None
+    """None: what ``KUBECONFIG`` names, else the service account of the pod we run in."""
+    context: str | None = None
+    """A context of the kubeconfig; None: its current one."""
+
+
+class SourceGroup(Settings, frozen=True, kw_only=True):
+    """Where pods and namespaces come from: one of the two."""
+
+    folder: Path | None = None
     """A folder of manifests."""
+    kubernetes: KubernetesGroup | None = None
+    """The Kubernetes API."""
 
 
 class CniGroup(Settings, frozen=True, kw_only=True):

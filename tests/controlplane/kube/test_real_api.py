@@ -163,7 +163,7 @@ def replica_of(plane: ControlPlane, folder: Path, name: str) -> Replica:
 
 async def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
     with trio.fail_after(seconds):
-        while not await trio.to_thread.run_sync(condition):
+        while not await trio.to_thread.run_sync(condition):  # noqa: ASYNC110 -- of another process's state
             await trio.sleep(0.1)
 
 
@@ -280,7 +280,7 @@ async def test_definitions_that_come_later_and_go(plane: ControlPlane, monkeypat
     async with ApiSource(client, [known, foreign]).open() as source:
         with trio.fail_after(90):
             assert len(await source.wait_change()) == 0
-            assert source.problems == ()
+            assert not source.problems
             # An older version than the preferred one.
             await trio.to_thread.run_sync(install, known, "v1alpha2")
             metadata = {"name": "r", "namespace": "shop"}

@@ -53,7 +53,7 @@ async def test_what_is_there_then_what_happens(server: ApiServer, source: ApiSou
         server.cluster.put("/pods", pod(f"p{number}"))
     first = await changed(source)
     assert len(list(first.of_kind(Pod))) == 1203
-    assert source.problems == ()
+    assert not source.problems
     server.cluster.put("/pods", pod("new"))
     second = await changed(source)
     assert [value.key.name for value in second.changes_since(first).updated] == ["new"]
@@ -113,7 +113,7 @@ async def test_a_missing_definition_is_no_problem_and_is_picked_up(
     versions = server.cluster.installed.pop(HTTP_ROUTES)
     async with ApiSource(client).open() as source:
         await changed(source)
-        assert source.problems == ()
+        assert not source.problems
         server.cluster.installed[HTTP_ROUTES] = versions
         server.cluster.put(HTTP_ROUTES, route("r"))
         assert [value.key.name for value in (await changed(source)).of_kind(HTTPRoute)] == ["r"]
