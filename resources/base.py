@@ -19,9 +19,13 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
 class Fields(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel", gc=False
 ):
-    """A structure of the API: frozen, camel case, unknown fields refused, defaults not written."""
+    """A structure of the API: frozen, camel case, unknown fields refused, defaults not written.
+
+    The garbage collector leaves them out: they are made of text and of one another, from the leaves up, so that no
+    cycle can be, and there are a hundred thousand of them in a large cluster.
+    """
 
 
 class OwnerReference(Fields, frozen=True):

@@ -61,7 +61,9 @@ def entry(
     return Entry(name, version, alias_names, tuple(found_under), wire)
 
 
-_Index = LayeredMap[str, LayeredMap[str, bool]]
+_Aliases = LayeredMap[str, tuple[str, ...]]
+"""Mostly one name for each alias, so that a mapping for each would take more room than all else of a resource."""
+_Groups = LayeredMap[str, LayeredMap[str, bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ class TypeSnapshot:
     """The resources of one type."""
 
     entries: LayeredMap[str, Entry] = field(default_factory=LayeredMap)
-    by_alias: _Index = field(default_factory=LayeredMap)
-    by_group: _Index = field(default_factory=LayeredMap)
+    by_alias: _Aliases = field(default_factory=LayeredMap)
+    by_group: _Groups = field(default_factory=LayeredMap)
     log: tuple[tuple[int, frozenset[str]], ...] = ()
     """Serial and the names that changed with it, oldest first."""
     log_from: int = 0
@@ -137,7 +139,7 @@ class Snapshot:
         log, log_from = _remember(before, serial, frozenset(changes))
         after = TypeSnapshot(
             before.entries.changed(changes),
-            _reindexed(before.by_alias, _moves(before, changes, "aliases")),
+            _renamed(before.by_alias, _moves(before, changes, "aliases")),
             _reindexed(before.by_group, _moves(before, changes, "found_under")),
             log,
             log_from,
@@ -186,7 +188,17 @@ def _moves(
     return moves
 
 
-def _reindexed(index: _Index, moves: Mapping[str, dict[str, bool | None]]) -> _Index:
+def _renamed(index: _Aliases, moves: Mapping[str, dict[str, bool | None]]) -> _Aliases:
+    if not moves:
+        return index
+    updates: dict[str, tuple[str, ...] | None] = {}
+    for key, names in moves.items():
+        kept = [name for name in index.get(key) or () if name not in names]
+        updates[key] = (*kept, *(name for name, comes in names.items() if comes)) or None
+    return index.changed(updates)
+
+
+def _reindexed(index: _Groups, moves: Mapping[str, dict[str, bool | None]]) -> _Groups:
     if not moves:
         return index
     updates: dict[str, LayeredMap[str, bool] | None] = {}

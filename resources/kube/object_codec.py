@@ -15,6 +15,7 @@ in a second attempt only, once the first has failed.
 
 from __future__ import annotations
 
+import sys
 import types
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -22,13 +23,14 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from resources import admission
-from resources.base import Condition, Fields, ObjectMeta, Raw
+from resources.base import Condition, Fields, ObjectMeta, ObjectReference, Raw
 from resources.decode import explained, format_path, with_metadata, with_namespace
 from resources.kube.kinds import ApiKind, Reading
 from resources.network import Endpoint
-from resources.objects import KubernetesObject, Node, ObjectKey, Pod
+from resources.objects import EndpointSlice, KubernetesObject, Node, ObjectKey, Pod
 from resources.pod import Container, ContainerPort, PodSpec, PodStatus
 from resources.problem import Problem
+from resources.sharing import shared, shared_mapping
 
 MAX_OBJECT = 4 << 20
 """Bytes of one object; an API server's own limit is some 1.5 MiB."""
@@ -112,24 +114,67 @@ def _decoded(kind: ApiKind, raw: bytes) -> KubernetesObject:
 
 
 def _lean(value: KubernetesObject) -> KubernetesObject:
-    """Without annotations that are for others, and without what would make a change of something that is none."""
+    """Without annotations that are for others, without what would make a change of something that is none, and with
+    parts that many objects have alike kept once."""
     metadata = value.metadata
     if isinstance(value, Node):
         # A node's status changes all the time.
         return with_metadata(value, ObjectMeta(name=metadata.name, uid=metadata.uid, labels=metadata.labels))
+    annotations = metadata.annotations
     if isinstance(value, Pod):
-        kept = {
-            key: text for key, text in metadata.annotations.items() if any(mark in key for mark in _ANNOTATION_MARKS)
+        annotations = {
+            key: text for key, text in annotations.items() if any(mark in key for mark in _ANNOTATION_MARKS)
         }
-        conditions = tuple(
-            Condition(type=one.type, status=one.status) for one in value.status.conditions if one.type == "Ready"
+        value = msgspec.structs.replace(value, spec=_lean_pod_spec(value.spec), status=_lean_pod_status(value.status))
+    elif isinstance(value, EndpointSlice):
+        value = msgspec.structs.replace(
+            value, endpoints=tuple(map(_lean_endpoint, value.endpoints)), ports=shared(value.ports)
         )
-        value = msgspec.structs.replace(value, status=msgspec.structs.replace(value.status, conditions=conditions))
-    elif _APPLIED in metadata.annotations:
-        kept = {key: text for key, text in metadata.annotations.items() if key != _APPLIED}
-    else:
-        return value
-    return with_metadata(value, msgspec.structs.replace(metadata, annotations=kept))
+    elif _APPLIED in annotations:
+        annotations = {key: text for key, text in annotations.items() if key != _APPLIED}
+    return with_metadata(
+        value,
+        msgspec.structs.replace(
+            metadata,
+            namespace=sys.intern(metadata.namespace),
+            labels=shared_mapping(metadata.labels),
+            annotations=shared_mapping(annotations),
+            owner_references=shared(metadata.owner_references),
+        ),
+    )
+
+
+def _lean_pod_spec(spec: PodSpec) -> PodSpec:
+    return msgspec.structs.replace(
+        spec,
+        containers=shared(spec.containers),
+        node_name=sys.intern(spec.node_name),
+        service_account_name=sys.intern(spec.account),
+        service_account="",
+    )
+
+
+def _lean_pod_status(status: PodStatus) -> PodStatus:
+    ready = tuple(Condition(type=one.type, status=one.status) for one in status.conditions if one.type == "Ready")
+    listed = any(one.ip == status.pod_ip for one in status.pod_ips[:1])
+    return msgspec.structs.replace(
+        status,
+        phase=sys.intern(status.phase),
+        conditions=shared(ready),
+        # Said twice by the API; the list alone says all of it.
+        pod_ip="" if listed else status.pod_ip,
+    )
+
+
+def _lean_endpoint(endpoint: Endpoint) -> Endpoint:
+    target = endpoint.target_ref
+    return msgspec.structs.replace(
+        endpoint,
+        conditions=shared(endpoint.conditions),
+        node_name=sys.intern(endpoint.node_name),
+        zone=sys.intern(endpoint.zone),
+        target_ref=ObjectReference(kind=target.kind, name=target.name) if target is not None else None,
+    )
 
 
 def _field(path: tuple[str | int, ...]) -> str:

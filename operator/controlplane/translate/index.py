@@ -33,7 +33,8 @@ class Index:
         self._root = settings.root_namespace
         self._pods: defaultdict[str, dict[ObjectKey, dict[str, str]]] = defaultdict(dict)
         """Labels of the pods of a namespace."""
-        self._slices_of_pod: defaultdict[ObjectKey, set[ObjectKey]] = defaultdict(set)
+        self._slices_of_pod: dict[ObjectKey, tuple[ObjectKey, ...]] = {}
+        """Mostly one."""
         self._slices_of_service: defaultdict[tuple[str, str], dict[ObjectKey, frozenset[ObjectKey]]] = defaultdict(dict)
         """By namespace and Service name: slices, and the pods each of them names."""
         self._policies: defaultdict[tuple[str, str], dict[ObjectKey, bool]] = defaultdict(dict)
@@ -49,7 +50,7 @@ class Index:
                 pods = frozenset(_pods_named(value))
                 self._slices_of_service[_service_of(value)][key] = pods
                 for pod in pods:
-                    self._slices_of_pod[pod].add(key)
+                    self._slices_of_pod[pod] = (*self._slices_of_pod.get(pod, ()), key)
             case AuthorizationPolicy():
                 self._policies[key.kind, key.namespace][key] = bool(value.spec.selector)
             case PeerAuthentication():
@@ -66,10 +67,9 @@ class Index:
             case EndpointSlice():
                 _discard(self._slices_of_service, _service_of(value), key)
                 for pod in _pods_named(value):
-                    slices = self._slices_of_pod[pod]
-                    slices.discard(key)
-                    if not slices:
-                        del self._slices_of_pod[pod]
+                    slices = tuple(each for each in self._slices_of_pod.pop(pod, ()) if each != key)
+                    if slices:
+                        self._slices_of_pod[pod] = slices
             case AuthorizationPolicy() | PeerAuthentication():
                 _discard(self._policies, (key.kind, key.namespace), key)
             case _:

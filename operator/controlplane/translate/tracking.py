@@ -20,6 +20,7 @@ from controlplane.translate.facets import Facet, facets_of, object_facet
 from controlplane.translate.settings import MeshSettings
 from resources.object_set import Changes, ObjectSet
 from resources.objects import KubernetesObject, ObjectKey
+from resources.sharing import shared
 
 _Kind = TypeVar("_Kind", bound=KubernetesObject)
 
@@ -39,32 +40,46 @@ class Tracker:
         self.objects = ObjectSet()
         self._by_facet: defaultdict[Facet, set[ObjectKey]] = defaultdict(set)
         self._readers: defaultdict[Facet, set[Node]] = defaultdict(set)
-        self._reads: dict[Node, set[Facet]] = {}
+        self._reads: dict[Node, tuple[Facet, ...]] = {}
 
     def take(self, objects: ObjectSet, changes: Changes) -> set[Node]:
         """Take over a new set of objects; the nodes whose translation may differ now."""
         touched: set[Facet] = set()
         for old in (*changes.removed, *(self.objects.get(value.key) for value in changes.updated)):
             if old is not None:
+                key = old.key
+                touched.add(object_facet(key))
                 for facet in self._facets(old):
                     touched.add(facet)
-                    _discard(self._by_facet, facet, old.key)
+                    _discard(self._by_facet, facet, key)
         for value in changes.updated:
+            key = value.key
+            touched.add(object_facet(key))
             for facet in self._facets(value):
                 touched.add(facet)
-                self._by_facet[facet].add(value.key)
+                self._by_facet[facet].add(key)
         self.objects = objects
         return {node for facet in touched for node in self._readers.get(facet, ())}
 
     def _facets(self, value: KubernetesObject) -> Iterator[Facet]:
-        yield object_facet(value.key)
+        """Beside its name, by which it is found among the objects."""
+        kind = type(value).__name__
         for facet in facets_of(value, self.settings):
-            yield (value.key.kind, *facet)
+            yield (kind, *facet)
 
     def view(self, node: Node) -> View:
         """A fresh view for a node's translation; what it read before is forgotten."""
         self.forget(node)
-        return View(self, self._reads.setdefault(node, set()), node)
+        return View(self, node)
+
+    def finish(self, node: Node, reads: Iterable[Facet]) -> None:
+        """A node has been translated, and has read all of this."""
+        # Kept as tuples of shared facets: most nodes read one or two, and thousands read the same.
+        facets = tuple(shared(facet) for facet in reads)
+        if facets:
+            self._reads[node] = shared(facets)
+        for facet in facets:
+            self._readers[facet].add(node)
 
     def forget(self, node: Node) -> None:
         """A node is no more, or about to read again."""
@@ -75,19 +90,19 @@ class Tracker:
         """Names of the objects with a facet."""
         return self._by_facet.get(facet, ())
 
-    def note(self, facet: Facet, node: Node) -> None:
-        """A node has asked for a facet."""
-        self._readers[facet].add(node)
-
 
 class View:
     """The objects, as one node's translation sees them."""
 
-    def __init__(self, tracker: Tracker, reads: set[Facet], node: Node) -> None:
+    def __init__(self, tracker: Tracker, node: Node) -> None:
         self._tracker = tracker
-        self._reads = reads
+        self._reads: set[Facet] = set()
         self._node = node
         self.settings = tracker.settings
+
+    def close(self) -> None:
+        """The translation is done: from here on, a change of what it read concerns it."""
+        self._tracker.finish(self._node, self._reads)
 
     def find(self, kind: type[_Kind], namespace: str, name: str) -> _Kind | None:
         """An object by its name; ``namespace`` is empty for cluster-scoped kinds."""
@@ -106,9 +121,7 @@ class View:
         return sorted(found, key=age)
 
     def _note(self, facet: Facet) -> None:
-        if facet not in self._reads:
-            self._reads.add(facet)
-            self._tracker.note(facet, self._node)
+        self._reads.add(facet)
 
 
 def age(value: KubernetesObject) -> tuple[str, str, str]:

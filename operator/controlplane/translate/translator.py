@@ -62,12 +62,12 @@ from resources.objects import (
     ServiceEntry,
     WorkloadEntry,
 )
+from resources.sharing import shared
 
 _PolicyKind = TypeVar("_PolicyKind", AuthorizationPolicy, PeerAuthentication)
 _Result = TypeVar("_Result", bound=Translated)
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
-_NONE: Mapping[ResultKey, Translated] = MappingProxyType({})
 
 OWN = "own"
 DESTINATION = "destination"
@@ -94,7 +94,7 @@ class Translator:
     def __init__(self, settings: MeshSettings) -> None:
         self.settings = settings
         self._objects = ObjectSet()
-        self._results: dict[Node, Mapping[ResultKey, Translated]] = {}
+        self._results: dict[Node, tuple[Translated, ...]] = {}
         self._findings: dict[Node, tuple[Finding, ...]] = {}
         self._statuses: dict[Node, ObjectStatus] = {}
         self._index = Index(settings)
@@ -165,20 +165,17 @@ class Translator:
         self._objects = objects
         nodes = self._tracker.take(objects, changes)
         nodes.update(Node(OWN, key) for key in concerned)
-        nodes.update(
-            Node(task, value.key)
-            for value in (*changes.updated, *changes.removed)
-            for task in _TASKS.get(value.key.kind, (ADVICE,))
-        )
+        changed = [value.key for value in (*changes.updated, *changes.removed)]
+        nodes.update(Node(task, key) for key in changed for task in _TASKS.get(key.kind, (ADVICE,)))
         delta = DeltaBuilder()
         for node in nodes:
             self._translate_again(node, delta)
         self._update_static_strict(delta)
-        return delta.build(value.key for value in (*changes.updated, *changes.removed))
+        return delta.build(changed)
 
     def _all(self, kind: type[_Result]) -> Iterator[_Result]:
         for results in self._results.values():
-            for value in results.values():
+            for value in results:
                 if isinstance(value, kind):
                     yield value
 
@@ -189,16 +186,21 @@ class Translator:
             outcome = NOTHING
         else:
             outcome = self._translate(node, value)
-        now = {result_key(result): result for result in outcome.results}
-        delta.compare(self._results.get(node, _NONE), now)
+        delta.compare(_by_key(self._results.get(node, ())), _by_key(outcome.results))
         restated = self._statuses.get(node, NO_STATUS) != outcome.status
         delta.say(node.object, self._findings.get(node, ()), outcome.findings, restated)
-        _put(self._results, node, now)
+        _put(self._results, node, outcome.results)
         _put(self._findings, node, outcome.findings)
         _put(self._statuses, node, outcome.status)
 
     def _translate(self, node: Node, value: KubernetesObject) -> Outcome:
         view = self._tracker.view(node)
+        try:
+            return self._translated(node, value, view)
+        finally:
+            view.close()
+
+    def _translated(self, node: Node, value: KubernetesObject, view: View) -> Outcome:
         match node.task, value:
             case "own", _:
                 return self._own(view, value)
@@ -322,7 +324,11 @@ class Translator:
 
 def _labels(uid: str, labels: Mapping[str, str]) -> Iterator[WorkloadLabels]:
     if labels:
-        yield WorkloadLabels(uid=uid, labels=tuple(sorted(labels.items())))
+        yield WorkloadLabels(uid=uid, labels=shared(tuple(sorted(labels.items()))))
+
+
+def _by_key(results: Iterable[Translated]) -> Mapping[ResultKey, Translated]:
+    return {result_key(result): result for result in results}
 
 
 def _put(table: dict[_Key, _Value], key: _Key, value: _Value) -> None:

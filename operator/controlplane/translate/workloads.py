@@ -22,6 +22,7 @@ from mesh.model.workload import (
 )
 from resources.network import Endpoint
 from resources.objects import SERVICE_NAME_LABEL, EndpointSlice, Pod, Service
+from resources.sharing import shared_mapping
 
 REDIRECTION_ANNOTATION = "ambient.istio.io/redirection"
 _TUNNEL_LABEL = "networking.istio.io/tunnel"
@@ -159,7 +160,7 @@ def endpoint_services(
         key = service_key(service.metadata.name, service.metadata.namespace, settings)
         # A dual-stack Service has a slice for each family, with the same ports.
         result[key] = result.get(key) or tuple(ports)
-    return dict(sorted(result.items()))
+    return shared_mapping(result)
 
 
 def workload_owner(pod: Pod) -> tuple[str, WorkloadType]:

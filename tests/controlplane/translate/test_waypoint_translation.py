@@ -321,6 +321,7 @@ def test_a_view_notes_what_is_not_there() -> None:
     view = tracker.view(node)
     assert view.find(Namespace, "", "a") is None
     assert view.having(HTTPRoute, ("parent", "Service", "a", "web")) == []
+    view.close()
     objects = ObjectSet([Namespace(metadata=ObjectMeta(name="a"))])
     assert tracker.take(objects, objects.changes_since(ObjectSet())) == {node}
     tracker.forget(node)
@@ -330,7 +331,9 @@ def test_a_view_notes_what_is_not_there() -> None:
 def test_facets_are_kept_apart_by_kind() -> None:
     tracker = Tracker(SETTINGS)
     node = Node("advice", ObjectKey("HTTPRoute", "a", "r"))
-    tracker.view(node).having(HTTPRoute, ("parent", "Service", "a", "web"))
+    view = tracker.view(node)
+    view.having(HTTPRoute, ("parent", "Service", "a", "web"))
+    view.close()
     tcp = decoded(gateway_api("TCPRoute", "t", TO_WEB + ", rules: [{}]", namespace="a"))
     objects = ObjectSet(tcp)
     assert tracker.take(objects, objects.changes_since(ObjectSet())) == set()
