@@ -6,7 +6,7 @@ PYTEST := $(PYTHON) -m pytest
 GENERATED := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help setup demo lab check test kubernetes test-unit test-compiled test-kubernetes test-root test-lab test-scale \
-    setup-e2e e2e images vagrant-files test-vagrant bench bench-quick proto lock clean
+    setup-e2e e2e images vagrant-files test-vagrant bench bench-quick bench-control proto lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench: setup ## The benchmark suite: writes tables and a picture under benchmark
 
 bench-quick: setup ## The same in under two minutes, without writing them (root)
 	@$(PYTHON) -m benchmarks --quick
+
+bench-control: setup ## What a cluster's size costs the operator: 1,000 to 10,000 pods, 50 proxies; some 4 minutes
+	@$(PYTHON) -m benchmarks.control
 
 images: setup ## Build the images without a container engine, and try each in a chroot (root; debootstrap)
 	@$(PYTHON) scripts/image.py build
