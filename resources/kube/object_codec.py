@@ -27,7 +27,7 @@ from resources.base import Condition, Fields, ObjectMeta, ObjectReference, Raw
 from resources.decode import explained, format_path, with_metadata, with_namespace
 from resources.kube.kinds import ApiKind, Reading
 from resources.network import Endpoint
-from resources.objects import EndpointSlice, KubernetesObject, Node, ObjectKey, Pod
+from resources.objects import EndpointSlice, KubernetesObject, Node, ObjectKey, Pod, ServiceAccount
 from resources.pod import Container, ContainerPort, PodSpec, PodStatus
 from resources.problem import Problem
 from resources.sharing import shared, shared_mapping
@@ -132,6 +132,10 @@ def _lean(value: KubernetesObject) -> KubernetesObject:
         )
     elif _APPLIED in annotations:
         annotations = {key: text for key, text in annotations.items() if key != _APPLIED}
+    if isinstance(value, Pod | EndpointSlice | ServiceAccount):
+        # There are many of them, and nobody asks how old they are; without its version, a change of what is left out
+        # here is no change.
+        metadata = msgspec.structs.replace(metadata, resource_version="", creation_timestamp=None, generation=None)
     return with_metadata(
         value,
         msgspec.structs.replace(

@@ -35,7 +35,7 @@ class Index:
         """Labels of the pods of a namespace."""
         self._slices_of_pod: dict[ObjectKey, tuple[ObjectKey, ...]] = {}
         """Mostly one."""
-        self._slices_of_service: defaultdict[tuple[str, str], dict[ObjectKey, frozenset[ObjectKey]]] = defaultdict(dict)
+        self._slices_of_service: defaultdict[tuple[str, str], dict[ObjectKey, tuple[ObjectKey, ...]]] = defaultdict(dict)
         """By namespace and Service name: slices, and the pods each of them names."""
         self._policies: defaultdict[tuple[str, str], dict[ObjectKey, bool]] = defaultdict(dict)
         """By kind and namespace: policies, and whether they have a selector."""
@@ -47,7 +47,7 @@ class Index:
             case Pod():
                 self._pods[key.namespace][key] = value.metadata.labels
             case EndpointSlice():
-                pods = frozenset(_pods_named(value))
+                pods = tuple(dict.fromkeys(_pods_named(value)))
                 self._slices_of_service[_service_of(value)][key] = pods
                 for pod in pods:
                     self._slices_of_pod[pod] = (*self._slices_of_pod.get(pod, ()), key)

@@ -72,8 +72,18 @@ class Tracker:
         self.forget(node)
         return View(self, node)
 
-    def finish(self, node: Node, reads: Iterable[Facet]) -> None:
-        """A node has been translated, and has read all of this."""
+    def finish(self, node: Node, reads: Iterable[Facet], leader: Node | None = None) -> None:
+        """A node has been translated, and has read all of this.
+
+        Args:
+            node: the node.
+            reads: what it read.
+            leader: a node that was translated before this one, with which this one is always translated again; what
+                both read need not be remembered twice.
+        """
+        if leader is not None:
+            led = self._reads.get(leader, ())
+            reads = [facet for facet in reads if facet not in led]
         # Kept as tuples of shared facets: most nodes read one or two, and thousands read the same.
         facets = tuple(shared(facet) for facet in reads)
         if facets:
@@ -100,9 +110,9 @@ class View:
         self._node = node
         self.settings = tracker.settings
 
-    def close(self) -> None:
-        """The translation is done: from here on, a change of what it read concerns it."""
-        self._tracker.finish(self._node, self._reads)
+    def close(self, leader: Node | None = None) -> None:
+        """The translation is done: from here on, a change of what it read concerns it; ``leader`` as in ``finish``."""
+        self._tracker.finish(self._node, self._reads, leader)
 
     def find(self, kind: type[_Kind], namespace: str, name: str) -> _Kind | None:
         """An object by its name; ``namespace`` is empty for cluster-scoped kinds."""

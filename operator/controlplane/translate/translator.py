@@ -167,8 +167,12 @@ class Translator:
         nodes.update(Node(OWN, key) for key in concerned)
         changed = [value.key for value in (*changes.updated, *changes.removed)]
         nodes.update(Node(task, key) for key in changed for task in _TASKS.get(key.kind, (ADVICE,)))
+        # What an object is itself comes first, and brings along whatever else is done for it: so the others need be
+        # remembered as readers only of what it does not read (``Tracker.finish``).
+        for key in [node.object for node in nodes if node.task == OWN]:
+            nodes.update(Node(task, key) for task in _TASKS.get(key.kind, ()))
         delta = DeltaBuilder()
-        for node in nodes:
+        for node in sorted(nodes, key=_own_first):
             self._translate_again(node, delta)
         self._update_static_strict(delta)
         return delta.build(changed)
@@ -198,7 +202,7 @@ class Translator:
         try:
             return self._translated(node, value, view)
         finally:
-            view.close()
+            view.close(None if node.task == OWN else Node(OWN, node.object))
 
     def _translated(self, node: Node, value: KubernetesObject, view: View) -> Outcome:
         match node.task, value:
@@ -325,6 +329,10 @@ class Translator:
 def _labels(uid: str, labels: Mapping[str, str]) -> Iterator[WorkloadLabels]:
     if labels:
         yield WorkloadLabels(uid=uid, labels=shared(tuple(sorted(labels.items()))))
+
+
+def _own_first(node: Node) -> bool:
+    return node.task != OWN
 
 
 def _by_key(results: Iterable[Translated]) -> Mapping[ResultKey, Translated]:
