@@ -24,6 +24,7 @@ from resources.security import WorkloadSelector
 
 _Outer = TypeVar("_Outer", bound=Hashable)
 _Inner = TypeVar("_Inner")
+_Pods = tuple[ObjectKey, ...]
 
 
 class Index:
@@ -35,7 +36,7 @@ class Index:
         """Labels of the pods of a namespace."""
         self._slices_of_pod: dict[ObjectKey, tuple[ObjectKey, ...]] = {}
         """Mostly one."""
-        self._slices_of_service: defaultdict[tuple[str, str], dict[ObjectKey, tuple[ObjectKey, ...]]] = defaultdict(dict)
+        self._slices_of_service: defaultdict[tuple[str, str], dict[ObjectKey, _Pods]] = defaultdict(dict)
         """By namespace and Service name: slices, and the pods each of them names."""
         self._policies: defaultdict[tuple[str, str], dict[ObjectKey, bool]] = defaultdict(dict)
         """By kind and namespace: policies, and whether they have a selector."""

@@ -62,6 +62,7 @@ from resources.objects import (
     ServiceEntry,
     WorkloadEntry,
 )
+from resources.objects import Node as ClusterNode
 from resources.sharing import shared
 
 _PolicyKind = TypeVar("_PolicyKind", AuthorizationPolicy, PeerAuthentication)
@@ -254,7 +255,9 @@ class Translator:
         policies = {*self._policies_of(pod), *bypass_policy_names(view, pod, backings)}
         if (own := workload_bypass_policy(view, pod)) is not None:
             policies.add(own.key)
-        workload = translate_pod(pod, backings, tuple(sorted(policies)), self.settings, binding)
+        node = view.find(ClusterNode, "", pod.spec.node_name)
+        where = node.metadata.labels if node is not None else {}
+        workload = translate_pod(pod, backings, tuple(sorted(policies)), self.settings, binding, where)
         if workload is None:
             return NOTHING.told(pod.key, binding.condition)
         more = entry_services(view, pod.metadata.namespace, pod.metadata.labels)

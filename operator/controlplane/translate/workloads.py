@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from controlplane.translate.binding import UNBOUND, Binding
@@ -22,7 +23,7 @@ from mesh.model.workload import (
 )
 from resources.network import Endpoint
 from resources.objects import SERVICE_NAME_LABEL, EndpointSlice, Pod, Service
-from resources.sharing import shared_mapping
+from resources.sharing import shared, shared_mapping
 
 REDIRECTION_ANNOTATION = "ambient.istio.io/redirection"
 _TUNNEL_LABEL = "networking.istio.io/tunnel"
@@ -61,6 +62,7 @@ def translate_pod(
     policies: tuple[str, ...],
     settings: MeshSettings,
     binding: Binding = UNBOUND,
+    node_labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Workload | None:
     """One pod's workload.
 
@@ -70,6 +72,7 @@ def translate_pod(
         policies: names of the policies that select it.
         settings: the mesh's names.
         binding: the waypoint it asks for, as a workload.
+        node_labels: of the node it runs on, which say where that is.
 
     Returns:
         None when the pod cannot be reached: it has ended, or has no node or address yet.
@@ -102,7 +105,7 @@ def translate_pod(
         status=HealthStatus.HEALTHY if healthy else HealthStatus.UNHEALTHY,
         cluster_id=settings.cluster_id,
         services=endpoint_services(backings, settings),
-        locality=_locality(labels, backings),
+        locality=_locality(labels, node_labels, backings),
         network_mode=NetworkMode.HOST_NETWORK if pod.spec.host_network else NetworkMode.STANDARD,
         waypoint=binding.address,
     )
@@ -183,10 +186,15 @@ def _first(labels: Mapping[str, str], names: Iterable[str], default: str) -> str
     return next((labels[name] for name in names if labels.get(name)), default)
 
 
-def _locality(labels: Mapping[str, str], backings: Iterable[Backing]) -> Locality:
-    """Where the pod runs: its topology labels (the API server copies the node's), else what its endpoints say."""
-    zone = labels.get(_ZONE_LABEL) or next((one.endpoint.zone for one in backings if one.endpoint.zone), "")
-    return Locality(labels.get(_REGION_LABEL, ""), zone, labels.get(_SUBZONE_LABEL, ""))
+def _locality(labels: Mapping[str, str], node: Mapping[str, str], backings: Iterable[Backing]) -> Locality:
+    """Where the pod runs: by its own topology labels (a newer API server copies the node's), else by its node's, else
+    by what its endpoints say."""
+
+    def named(label: str) -> str:
+        return labels.get(label) or node.get(label, "")
+
+    zone = named(_ZONE_LABEL) or next((one.endpoint.zone for one in backings if one.endpoint.zone), "")
+    return shared(Locality(named(_REGION_LABEL), zone, named(_SUBZONE_LABEL)))
 
 
 def with_services(workload: Workload, more: Mapping[str, tuple[ServicePort, ...]]) -> Workload:

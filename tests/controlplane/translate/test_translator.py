@@ -78,6 +78,27 @@ endpoints:
 """
 
 
+def test_a_node_says_where_its_pods_are_and_may_come_later() -> None:
+    pods = SHOP.replace(", topology.kubernetes.io/region: eu", "").replace(", zone: a", "")
+    node = "\n---\napiVersion: v1\nkind: Node\nmetadata: {name: node1, labels: {%s}}\n"
+    labels = "topology.kubernetes.io/region: eu, topology.kubernetes.io/zone: eu-1"
+    translator = Translator(MeshSettings())
+
+    def locality() -> Locality:
+        by_name = {resource_name(value): value for value in translator.addresses}
+        workload = by_name["Kubernetes//Pod/shop/web-5d4f8-abcde"]
+        assert isinstance(workload, Workload)
+        return workload.locality
+
+    translator.update(objects_of(pods))
+    assert locality() == Locality()
+    delta = translator.update(objects_of(pods + node % labels))
+    assert [resource_name(one) for one in delta.addresses_updated] == ["Kubernetes//Pod/shop/web-5d4f8-abcde"]
+    assert locality() == Locality("eu", "eu-1")
+    translator.update(objects_of(SHOP + node % labels))
+    assert locality() == Locality("eu", "eu-1"), "its own labels, then the node's, then its endpoints'"
+
+
 def test_pod_service_and_bare_endpoint() -> None:
     found = translate(SHOP)
     ports = (ServicePort(80, 8080, AppProtocol.HTTP11), ServicePort(90, 90, AppProtocol.GRPC))
