@@ -18,6 +18,10 @@ from controlplane.translate.translator import Translator
 from resources.object_set import ObjectSet
 
 _log = structlog.get_logger("controlplane.translate")
+_RECONCILED = frozenset(
+    {"Gateway", "GatewayClass", "ServiceAccount", "Service", "Deployment", "EndpointSlice", "Namespace"}
+)
+"""Kinds that waypoints are made of; pods are not, which change most."""
 Observer = Callable[[ObjectSet, Delta], None]
 """Told of every update once it is published; must not wait."""
 
@@ -108,8 +112,9 @@ class Pipeline:
                 )
             for observer in self._observers:
                 observer(objects, delta)
+            if not self.ready.is_set() or any(key.kind in _RECONCILED for key in delta.objects) or delta.told:
+                self._unreconciled.set()
             self.ready.set()
-            self._unreconciled.set()
 
     async def _reconcile(self, reconciler: Reconciler) -> None:
         """Write what should be there. Apart from following: an API server that is slow to write holds up nobody."""

@@ -6,6 +6,8 @@ they do not change while replicas come and go.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 from controlplane.reconcile.waypoints import WaypointSettings, is_waypoint
@@ -24,22 +26,28 @@ def gateway_statuses(objects: ObjectSet, settings: WaypointSettings, now: str) -
         now: the wall clock as the API writes it; a condition keeps its time while its status does.
     """
     changed = []
-    for gateway in objects.of_kind(Gateway):
-        if is_waypoint(gateway, settings):
-            status = _status(gateway, objects, now)
-            if status != gateway.status:
-                changed.append((gateway, status))
+    waypoints = [gateway for gateway in objects.of_kind(Gateway) if is_waypoint(gateway, settings)]
+    ready = _ready_replicas({(one.metadata.namespace, one.metadata.name) for one in waypoints}, objects)
+    for gateway in waypoints:
+        status = _status(gateway, ready[gateway.metadata.namespace, gateway.metadata.name], objects, now)
+        if status != gateway.status:
+            changed.append((gateway, status))
     return changed
 
 
-def _status(gateway: Gateway, objects: ObjectSet, now: str) -> GatewayStatus:
+def _ready_replicas(services: set[tuple[str, str]], objects: ObjectSet) -> Counter[tuple[str, str]]:
+    """By namespace and name; in one look at all slices, however many waypoints there are."""
+    found: Counter[tuple[str, str]] = Counter()
+    if services:
+        for each in objects.of_kind(EndpointSlice):
+            service = each.metadata.namespace, each.metadata.labels.get(SERVICE_NAME_LABEL, "")
+            if service in services:
+                found[service] += sum(endpoint.conditions.ready is not False for endpoint in each.endpoints)
+    return found
+
+
+def _status(gateway: Gateway, ready: int, objects: ObjectSet, now: str) -> GatewayStatus:
     namespace, name = gateway.metadata.namespace, gateway.metadata.name
-    ready = sum(
-        endpoint.conditions.ready is not False
-        for each in objects.of_kind(EndpointSlice)
-        if each.metadata.namespace == namespace and each.metadata.labels.get(SERVICE_NAME_LABEL) == name
-        for endpoint in each.endpoints
-    )
     service = objects.find(Service, namespace, name)
     addresses = service.spec.virtual_addresses if service is not None and ready else ()
     before = gateway.status or GatewayStatus()
