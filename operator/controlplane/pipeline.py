@@ -18,10 +18,8 @@ from controlplane.translate.translator import Translator
 from resources.object_set import ObjectSet
 
 _log = structlog.get_logger("controlplane.translate")
-_RECONCILED = frozenset(
-    {"Gateway", "GatewayClass", "ServiceAccount", "Service", "Deployment", "EndpointSlice", "Namespace"}
-)
-"""Kinds that waypoints are made of; pods are not, which change most."""
+_NOT_RECONCILED = frozenset({"Pod", "Node"})
+"""Kinds of which nothing is made and nothing said, and which change most."""
 Observer = Callable[[ObjectSet, Delta], None]
 """Told of every update once it is published; must not wait."""
 
@@ -112,7 +110,7 @@ class Pipeline:
                 )
             for observer in self._observers:
                 observer(objects, delta)
-            if not self.ready.is_set() or any(key.kind in _RECONCILED for key in delta.objects) or delta.told:
+            if not self.ready.is_set() or any(key.kind not in _NOT_RECONCILED for key in delta.objects) or delta.told:
                 self._unreconciled.set()
             self.ready.set()
 
