@@ -7,12 +7,16 @@ and so does an object that could not even be read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
 
 from controlplane.kube.status_body import ROUTES
 from controlplane.translate.binding import BOUND
 from controlplane.translate.finding import Condition, Finding
-from controlplane.translate.status import CONTROLLER_NAME, ObjectStatus, StatusCondition
+from controlplane.translate.status import CONTROLLER_NAME, ObjectStatus, ParentStatus, StatusCondition
+from resources.gateway import ParentReference
 from resources.objects import GatewayClass, KubernetesObject, ObjectKey
 from resources.problem import Problem
 
@@ -60,12 +64,41 @@ def wished_status(
     return None
 
 
+def broken_route_status(
+    found: Mapping[str, Any], problem: Problem, ours: Callable[[ObjectKey], bool]
+) -> ObjectStatus:
+    """What a route is told that cannot be read, at each of its parents that is ours.
+
+    Args:
+        found: the route as the API has it.
+        problem: why it cannot be read.
+        ours: whether a Gateway is.
+    """
+    namespace = (found.get("metadata") or {}).get("namespace", "")
+    spec = found.get("spec")
+    references = spec.get("parentRefs") if isinstance(spec, dict) else None
+    parents = []
+    for reference in references if isinstance(references, list) else ():
+        try:
+            parent = msgspec.convert(reference, ParentReference)
+        except msgspec.ValidationError:
+            continue
+        gateway = ObjectKey("Gateway", parent.namespace or namespace, parent.name)
+        if parent.kind in ("Service", "ServiceEntry") or (parent.kind == "Gateway" and ours(gateway)):
+            told = StatusCondition("Accepted", False, Condition.UNSUPPORTED_VALUE.value, _told(problem))
+            parents.append(ParentStatus(parent, (told,)))
+    return ObjectStatus(parents=tuple(parents))
+
+
+def _told(problem: Problem) -> str:
+    where = f", at {problem.field}" if problem.field else ""
+    remedy = f"; {problem.remedy}" if problem.remedy else ""
+    return f"{problem.message}{where}{remedy}; its last good version, if any, stays in force"
+
+
 def _accepted(findings: Iterable[Finding], problem: Problem | None) -> StatusCondition:
     if problem is not None:
-        where = f", at {problem.field}" if problem.field else ""
-        remedy = f"; {problem.remedy}" if problem.remedy else ""
-        message = f"{problem.message}{where}{remedy}; its last good version, if any, stays in force"
-        return StatusCondition(ACCEPTED, False, "Invalid", message)
+        return StatusCondition(ACCEPTED, False, "Invalid", _told(problem))
     told = [one for one in findings if not one.message.startswith(f"{BOUND}:")]
     if not told:
         return StatusCondition(ACCEPTED, True, "Accepted")

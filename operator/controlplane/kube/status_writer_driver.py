@@ -15,13 +15,13 @@ from typing import Never
 import structlog
 import trio
 
-from controlplane.kube.status_body import status_body
-from controlplane.kube.status_wishes import SPOKEN_KINDS, wished_status
+from controlplane.kube.status_body import ROUTES, status_body
+from controlplane.kube.status_wishes import SPOKEN_KINDS, broken_route_status, wished_status
 from controlplane.kube.write_queue import WriteQueue
 from controlplane.kube.writer_driver import path_of
 from controlplane.source import Source
 from controlplane.translate.delta import Delta
-from controlplane.translate.status import ObjectStatus
+from controlplane.translate.status import NO_STATUS, ObjectStatus
 from controlplane.translate.translator import Translator
 from mesh.clock import utc_now
 from mesh.errors import MeshError
@@ -92,6 +92,8 @@ class StatusWriter:
                 continue
             wished = self._wished(key)
             value = self._translator.objects.get(key)
+            if key.kind in ROUTES and key in self._problems:
+                wished = wished or NO_STATUS  # which parents it has shows when it is read
             same = value is not None and wished is not None and key not in self._problems and (
                 status_body(to_document(value), key.kind, wished, now) is None
             )
@@ -101,20 +103,27 @@ class StatusWriter:
                 self._queue.put(key, trio.current_time())
                 self._put.set()
 
+    def _is_ours(self, gateway: ObjectKey) -> bool:
+        """The translation says something of a Gateway's acceptance where it is a waypoint of ours."""
+        return bool(self._translator.said_of(gateway)[0].conditions)
+
     def _wished(self, key: ObjectKey) -> ObjectStatus | None:
         return wished_status(
             key, self._translator.objects.get(key), self._translator.said_of(key), self._problems.get(key)
         )
 
     async def _write(self, queue: WriteQueue, key: ObjectKey) -> None:
-        wished = self._wished(key)
-        if wished is None:
+        wished, problem = self._wished(key), self._problems.get(key)
+        if wished is None and problem is None:
             return
         value = self._translator.objects.get(key)
         kind = API_KINDS[key.kind]
         path = path_of(value) if value is not None else kind.path(kind.versions[0], key.namespace, key.name)
         try:
-            body = status_body(await self._client.get(path), key.kind, wished, _now())
+            found = await self._client.get(path)
+            if key.kind in ROUTES and problem is not None:
+                wished = broken_route_status(found, problem, self._is_ours)
+            body = status_body(found, key.kind, wished, _now()) if wished is not None else None
             if body is not None:
                 await self._client.apply(f"{path}/status", body, MANAGER)
         except ApiRefused as error:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.kube.status_body import gateway_status_body, status_body
-from controlplane.kube.status_wishes import ACCEPTED, wished_status
+from controlplane.kube.status_wishes import ACCEPTED, broken_route_status, wished_status
 from controlplane.kube.status_writer_driver import StatusWriter
 from controlplane.kube.write_queue import BURST, RATE, WriteQueue
 from controlplane.kube.writer_driver import ApiWriter
@@ -125,6 +125,26 @@ def test_accepted_or_why_not(
     assert text in one.message
 
 
+def test_a_route_that_cannot_be_read_is_told_at_its_parents_of_ours() -> None:
+    problem = Problem(place="p", message="unknown field", field="$.spec.rools")
+    references = [
+        {"name": "web", "kind": "Service", "group": ""},
+        {"name": "ours"},
+        {"name": "others", "namespace": "m"},
+        {"nam": "broken"},
+        7,
+    ]
+    route = {"metadata": {"name": "r", "namespace": "n"}, "spec": {"parentRefs": references}}
+    told = broken_route_status(route, problem, lambda key: key == ObjectKey("Gateway", "n", "ours"))
+    assert [one.parent.name for one in told.parents] == ["web", "ours"]
+    [condition] = told.parents[0].conditions
+    assert (condition.type, condition.status, condition.reason) == ("Accepted", False, "UnsupportedValue")
+    assert "unknown field, at $.spec.rools" in condition.message
+    broken: list[Any] = [None, [], {"parentRefs": {}}, {}]
+    for spec in broken:
+        assert broken_route_status({"metadata": {}, "spec": spec}, problem, lambda key: True) == NO_STATUS
+
+
 def test_nothing_is_said_of_others_kinds() -> None:
     for kind in ("Pod", "Namespace", "EndpointSlice", "GatewayClass", "HTTPRoute"):
         assert wished_status(ObjectKey(kind, "", "x"), None, (NO_STATUS, ()), None) is None
@@ -176,7 +196,15 @@ async def test_a_policy_is_told_what_became_of_it(server: ApiServer, client: Api
             POLICIES,
             {"apiVersion": "security.istio.io/v1", "metadata": {"name": name, "namespace": "n"}, "spec": spec},
         )
+    routes = "gateway.networking.k8s.io/httproutes"
+    unread = {"parentRefs": [{"name": "web", "kind": "Service", "group": ""}], "rools": []}
+    version = "gateway.networking.k8s.io/v1"
+    server.cluster.put(routes, {"apiVersion": version, "metadata": {"name": "r", "namespace": "n"}, "spec": unread})
     translator = Translator(MeshSettings())
+
+    def told_of_route() -> str:
+        parents = server.cluster.get((routes, "n", "r")).get("status", {}).get("parents", [])
+        return " ".join(one["reason"] for parent in parents for one in parent["conditions"])
 
     def told(name: str) -> dict[str, Any]:
         conditions = server.cluster.get((POLICIES, "n", name)).get("status", {}).get("conditions", [{}])
@@ -197,9 +225,10 @@ async def test_a_policy_is_told_what_became_of_it(server: ApiServer, client: Api
         await until(lambda: told("good")["reason"] == "Accepted")
         await until(lambda: told("odd")["reason"] == "UnsupportedValue" and "methods" in told("odd")["message"])
         await until(lambda: told("bad")["reason"] == "Invalid" and "$.spec.rools" in told("bad")["message"])
+        await until(lambda: told_of_route() == "UnsupportedValue")
         await trio.sleep(0.1)
         patches = sum(one.method == "PATCH" for one in server.requests)
-        assert patches == 3
+        assert patches == 4
         # An object is repaired, another one changed so that it says less.
         server.cluster.put(POLICIES, {**server.cluster.get((POLICIES, "n", "bad")), "spec": good["spec"]})
         await until(lambda: told("bad")["reason"] == "Accepted")
