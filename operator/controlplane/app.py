@@ -91,9 +91,9 @@ async def _run(
     serving = ServingCertificate(issuer, settings.grpc.server_name, lifetime)
     discovery = XdsServer(store, authenticate=_named_caller(platform.tokens), sees=visible_to)
     sessions = platform.session_secret or issuer.derived_secret("sessions of waypoints")
-    publisher = Publisher(store, sessions)
-    source = platform.source
     translator = Translator(settings.translation())
+    publisher = Publisher(store, sessions, labels=lambda: translator.labels)
+    source = platform.source
     announcements = Announcements(platform, settings, issuer, translator)
     pipeline = Pipeline(
         source,

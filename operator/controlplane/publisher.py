@@ -9,6 +9,7 @@ after the addresses that no longer name it.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import trio
@@ -37,7 +38,11 @@ class Publisher:
     """Writes the store that the xDS server reads."""
 
     def __init__(
-        self, store: SnapshotStore, session_secret: bytes, withdrawal_seconds: float = WITHDRAWAL_SECONDS
+        self,
+        store: SnapshotStore,
+        session_secret: bytes,
+        withdrawal_seconds: float = WITHDRAWAL_SECONDS,
+        labels: Callable[[], Iterable[WorkloadLabels]] | None = None,
     ) -> None:
         """Begin with nothing published.
 
@@ -45,6 +50,8 @@ class Publisher:
             store: what the xDS server reads.
             session_secret: the same for all replicas of the operator; waypoints' session keys are derived from it.
             withdrawal_seconds: how long a policy outlives the last address that named it.
+            labels: all labels there are, after the update that is being published. Given, labels are published only
+                from when a waypoint has a destination: nobody else asks for them, and they are a resource for each pod.
         """
         self._store = store
         self._session_secret = session_secret
@@ -53,6 +60,8 @@ class Publisher:
         """Policies that are to go, and when, on trio's clock."""
         self._withdrawals_changed = trio.Event()
         self._scopes: dict[str, PolicyScope] = {}
+        self._labels: Callable[[], Iterable[WorkloadLabels]] | None = labels
+        """None once labels are published as they come."""
 
     def publish(self, delta: Delta) -> None:
         """Offer what an update of the translation changed."""
@@ -71,12 +80,20 @@ class Publisher:
         self._store.update(
             ADDRESS_TYPE, [address_entry(value) for value in delta.addresses_updated], delta.addresses_removed
         )
-        self._store.update(LABELS_TYPE, [labels_entry(value) for value in delta.labels_updated], delta.labels_removed)
+        self._publish_labels(delta)
         self._store.update(
             DESTINATION_TYPE,
             [destination_entry(self._with_key(value)) for value in delta.destinations_updated],
             delta.destinations_removed,
         )
+
+    def _publish_labels(self, delta: Delta) -> None:
+        updated: Iterable[WorkloadLabels] = delta.labels_updated
+        if self._labels is not None:
+            if not delta.destinations_updated:
+                return
+            updated, self._labels = self._labels(), None
+        self._store.update(LABELS_TYPE, [labels_entry(value) for value in updated], delta.labels_removed)
 
     def _with_key(self, value: Destination) -> Destination:
         """With the secret that its waypoint's replicas share; of another waypoint, another one."""

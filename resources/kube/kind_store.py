@@ -6,6 +6,8 @@ name; where it holds an object that does not even tell its name, it takes nothin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from resources.kube.kinds import ApiKind, Need
 from resources.kube.list_watch_machine import Availability, Remove, Report, Store
 from resources.kube.object_codec import PLACE, decode_object, named
@@ -27,10 +29,15 @@ _MESSAGES = {
 class KindStore:
     """The objects of one kind, by what a list-watch tells."""
 
-    def __init__(self, kind: ApiKind) -> None:
+    def __init__(self, kind: ApiKind, in_force: Callable[[], set[ObjectKey]]) -> None:
+        """Begin with nothing.
+
+        Args:
+            kind: what it is of.
+            in_force: names of its objects that were stored and not removed; asked for when a list ends.
+        """
         self.kind = kind
-        self.known: set[ObjectKey] = set()
-        """Names of the objects that are in force."""
+        self._in_force = in_force
         self._troubles: dict[ObjectKey, Problem] = {}
         self._nameless: Problem | None = None
         self._report = Report(Availability.UNKNOWN)
@@ -62,7 +69,10 @@ class KindStore:
                 return {}
             case Remove(item):
                 key = named(self.kind, item)
-                return self._without({key}) if key is not None else {}
+                if key is None:
+                    return {}
+                self._troubles.pop(key, None)
+                return {key: None}
             case Store():
                 return self._store(told)
 
@@ -80,12 +90,14 @@ class KindStore:
             if self._seen is not None:
                 self._seen.add(key)
             self._troubles.pop(key, None)
-            self.known.add(key)
             changes[key] = value
         if told.last:
             self._listed = True
             if self._seen is not None:
-                changes |= self._without((self.known | self._troubles.keys()) - self._seen)
+                # What this very page names is among what was seen, so that it need not be in force already.
+                gone = self._in_force() - self._seen
+                changes |= dict.fromkeys(gone)
+                self._troubles = {key: one for key, one in self._troubles.items() if key in self._seen}
             self._seen = None
         return changes
 
@@ -97,13 +109,6 @@ class KindStore:
         self._troubles[problem.key] = problem
         if self._seen is not None:
             self._seen.add(problem.key)
-
-    def _without(self, keys: set[ObjectKey]) -> dict[ObjectKey, KubernetesObject | None]:
-        for key in keys:
-            self._troubles.pop(key, None)
-        gone = keys & self.known
-        self.known -= gone
-        return dict.fromkeys(gone)
 
     def _availability_problem(self) -> Problem | None:
         availability = self._report.availability

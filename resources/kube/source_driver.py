@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 import trio
@@ -29,7 +30,7 @@ class ApiSource:
 
     def __init__(self, client: ApiClient, kinds: Iterable[ApiKind] = API_KINDS.values()) -> None:
         self._client = client
-        self._stores = {kind.name: KindStore(kind) for kind in kinds}
+        self._stores = {kind.name: KindStore(kind, partial(self._in_force, kind)) for kind in kinds}
         self._objects = ObjectSet()
         self._problems: tuple[Problem, ...] = ()
         self._pending: dict[ObjectKey, KubernetesObject | None] = {}
@@ -98,6 +99,13 @@ class ApiSource:
             [value for value in pending.values() if value is not None],
             [key for key, value in pending.items() if value is None],
         )
+
+    def _in_force(self, kind: ApiKind) -> set[ObjectKey]:
+        found = {value.key for value in self._objects.of_kind(kind.type)}
+        for key, value in self._pending.items():
+            if key.kind == kind.name:
+                found.discard(key) if value is None else found.add(key)
+        return found
 
     async def _follow(self, store: KindStore) -> None:
         def told(what: Store | Remove | Report) -> None:

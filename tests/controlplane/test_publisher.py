@@ -101,3 +101,22 @@ def test_destinations_are_found_under_their_waypoint_and_share_its_secret() -> N
     publisher.publish(Delta(destinations_removed=(web.name,), labels_removed=("u",)))
     assert store.current().of(DESTINATION_TYPE).get(web.name) is None
     assert store.current().of(LABELS_TYPE).get("u") is None
+
+
+def test_labels_are_published_once_a_waypoint_has_a_destination() -> None:
+    store = SnapshotStore()
+    early, late = (WorkloadLabels(uid=uid, labels=(("app", uid),)) for uid in ("early", "late"))
+    present = [early]
+    publisher = Publisher(store, b"secret", labels=lambda: present)
+
+    def published() -> set[str]:
+        return set(store.current().of(LABELS_TYPE).entries)
+
+    publisher.publish(Delta(labels_updated=(early,)))
+    assert published() == set()
+    publisher.publish(Delta(destinations_updated=(Destination(key="demo/web", waypoint="demo/waypoint"),)))
+    assert published() == {"early"}
+    publisher.publish(Delta(labels_updated=(late,)))
+    assert published() == {"early", "late"}
+    publisher.publish(Delta(labels_removed=("early",)))
+    assert published() == {"late"}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from resources.kube.kind_store import KindStore
 from resources.kube.kinds import API_KINDS
 from resources.kube.list_watch_machine import Availability, Remove, Report, Store
-from resources.objects import ObjectKey
+from resources.objects import KubernetesObject, ObjectKey
 
 
 def item(name: str, good: bool = True) -> bytes:
@@ -16,8 +16,22 @@ def item(name: str, good: bool = True) -> bytes:
     return json.dumps({"metadata": {"name": name, "namespace": "n"}, "spec": spec}).encode()
 
 
-def store(kind: str = "Pod") -> KindStore:
-    return KindStore(API_KINDS[kind])
+class Held(KindStore):
+    """A store, and whoever applies its changes."""
+
+    def __init__(self, kind: str = "Pod") -> None:
+        super().__init__(API_KINDS[kind], lambda: set(self.known))
+        self.known: set[ObjectKey] = set()
+
+    def take(self, told: Store | Remove | Report) -> dict[ObjectKey, KubernetesObject | None]:
+        changes = super().take(told)
+        for name, value in changes.items():
+            self.known.add(name) if value is not None else self.known.discard(name)
+        return changes
+
+
+def store(kind: str = "Pod") -> Held:
+    return Held(kind)
 
 
 def key(name: str) -> ObjectKey:
@@ -35,11 +49,11 @@ def test_a_list_takes_away_what_it_does_not_name() -> None:
         key("a"): None, key("c"): None,
     }  # fmt: skip
     assert pods.take(Remove(item("b"))) == {key("b"): None}
-    assert pods.take(Remove(item("b"))) == {}
     assert pods.take(Remove(b"{")) == {}
+    assert pods.known == set()
 
 
-def pods_value(pods: KindStore, name: str) -> object:
+def pods_value(pods: Held, name: str) -> object:
     return store().take(Store((item(name),)))[key(name)]
 
 
@@ -86,10 +100,18 @@ _TOLD = st.one_of(
 )
 
 
-@given(st.lists(_TOLD, max_size=30))
-def test_whoever_applies_the_changes_holds_what_is_known(told: list[Store | Remove | Report]) -> None:
-    pods, held = store(), set[ObjectKey]()
+@given(st.lists(_TOLD, max_size=30), st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=4))
+def test_after_a_whole_list_its_readable_objects_are_held_and_unreadable_ones_told(
+    told: list[Store | Remove | Report], last: list[tuple[str, bool]]
+) -> None:
+    pods = store()
     for one in told:
-        for name, value in pods.take(one).items():
-            held.add(name) if value is not None else held.discard(name)
-        assert held == pods.known
+        pods.take(one)
+    before = set(pods.known)
+    pods.take(Store(tuple(item(name, good) for name, good in last), first=True, last=True))
+    latest = dict(last)
+    good = {key(name) for name, fine in last if fine}
+    assert good <= pods.known <= {key(name) for name in latest}
+    assert pods.known - good <= before, "kept from before"
+    bad = {key(name) for name, fine in latest.items() if not fine}
+    assert {problem.key for problem in pods.problems if problem.key} == bad
