@@ -174,6 +174,8 @@ def _lean_endpoint(endpoint: Endpoint) -> Endpoint:
     target = endpoint.target_ref
     return msgspec.structs.replace(
         endpoint,
+        # A pod's address is known by the pod.
+        addresses=() if target is not None and target.kind == "Pod" else endpoint.addresses,
         conditions=shared(endpoint.conditions),
         node_name=sys.intern(endpoint.node_name),
         zone=sys.intern(endpoint.zone),

@@ -23,8 +23,9 @@ from resources.objects import (
 from resources.security import WorkloadSelector
 
 _Outer = TypeVar("_Outer", bound=Hashable)
+_Key = TypeVar("_Key", bound=Hashable)
 _Inner = TypeVar("_Inner")
-_Pods = tuple[ObjectKey, ...]
+_Names = tuple[str, ...]
 
 
 class Index:
@@ -32,12 +33,13 @@ class Index:
 
     def __init__(self, settings: MeshSettings) -> None:
         self._root = settings.root_namespace
-        self._pods: defaultdict[str, dict[ObjectKey, dict[str, str]]] = defaultdict(dict)
+        # By name, within a namespace: a key of its own for each mention of a pod would be most of this index.
+        self._pods: defaultdict[str, dict[str, dict[str, str]]] = defaultdict(dict)
         """Labels of the pods of a namespace."""
-        self._slices_of_pod: dict[ObjectKey, tuple[ObjectKey, ...]] = {}
-        """Mostly one."""
-        self._slices_of_service: defaultdict[tuple[str, str], dict[ObjectKey, _Pods]] = defaultdict(dict)
-        """By namespace and Service name: slices, and the pods each of them names."""
+        self._slices_of_pod: defaultdict[str, dict[str, _Names]] = defaultdict(dict)
+        """By namespace and pod: slices; mostly one."""
+        self._slices_of_service: defaultdict[tuple[str, str], dict[str, _Names]] = defaultdict(dict)
+        """By namespace and Service: slices, and the pods each of them names."""
         self._policies: defaultdict[tuple[str, str], dict[ObjectKey, bool]] = defaultdict(dict)
         """By kind and namespace: policies, and whether they have a selector."""
 
@@ -46,12 +48,13 @@ class Index:
         key = value.key
         match value:
             case Pod():
-                self._pods[key.namespace][key] = value.metadata.labels
+                self._pods[key.namespace][key.name] = value.metadata.labels
             case EndpointSlice():
                 pods = tuple(dict.fromkeys(_pods_named(value)))
-                self._slices_of_service[_service_of(value)][key] = pods
+                self._slices_of_service[_service_of(value)][key.name] = pods
+                slices = self._slices_of_pod[key.namespace]
                 for pod in pods:
-                    self._slices_of_pod[pod] = (*self._slices_of_pod.get(pod, ()), key)
+                    slices[pod] = (*slices.get(pod, ()), key.name)
             case AuthorizationPolicy():
                 self._policies[key.kind, key.namespace][key] = bool(value.spec.selector)
             case PeerAuthentication():
@@ -64,21 +67,24 @@ class Index:
         key = value.key
         match value:
             case Pod():
-                _discard(self._pods, key.namespace, key)
+                _discard(self._pods, key.namespace, key.name)
             case EndpointSlice():
-                _discard(self._slices_of_service, _service_of(value), key)
+                _discard(self._slices_of_service, _service_of(value), key.name)
+                slices = self._slices_of_pod[key.namespace]
                 for pod in _pods_named(value):
-                    slices = tuple(each for each in self._slices_of_pod.pop(pod, ()) if each != key)
-                    if slices:
-                        self._slices_of_pod[pod] = slices
+                    rest = tuple(each for each in slices.pop(pod, ()) if each != key.name)
+                    if rest:
+                        slices[pod] = rest
+                if not slices:
+                    del self._slices_of_pod[key.namespace]
             case AuthorizationPolicy() | PeerAuthentication():
                 _discard(self._policies, (key.kind, key.namespace), key)
             case _:
                 pass
 
-    def slices_of_pod(self, pod: ObjectKey) -> Iterable[ObjectKey]:
-        """The endpoint slices that name a pod."""
-        return self._slices_of_pod.get(pod, ())
+    def slices_of_pod(self, pod: ObjectKey) -> Iterable[str]:
+        """Names of the endpoint slices, of its namespace, that name a pod."""
+        return self._slices_of_pod.get(pod.namespace, {}).get(pod.name, ())
 
     def policies(self, kind: str, namespace: str) -> Iterable[ObjectKey]:
         """The policies of a kind in a namespace."""
@@ -88,12 +94,12 @@ class Index:
         """Other objects whose translation may change with this one."""
         match value:
             case EndpointSlice():
-                yield from _pods_named(value)
+                yield from _pod_keys(value.metadata.namespace, _pods_named(value))
             case Service():
-                slices = self._slices_of_service.get((value.metadata.namespace, value.metadata.name), {})
-                for key, pods in slices.items():
-                    yield key
-                    yield from pods
+                namespace = value.metadata.namespace
+                for name, pods in self._slices_of_service.get((namespace, value.metadata.name), {}).items():
+                    yield ObjectKey("EndpointSlice", namespace, name)
+                    yield from _pod_keys(namespace, pods)
             case AuthorizationPolicy():
                 yield from self._selected(value.spec.selector, value.metadata.namespace)
             case PeerAuthentication() if has_selector(value):
@@ -107,12 +113,12 @@ class Index:
         for place in self._reach(namespace, self._pods):
             for pod, labels in self._pods.get(place, {}).items():
                 if selects(selector, namespace, place, labels, self._root):
-                    yield pod
+                    yield ObjectKey("Pod", place, pod)
 
     def _governed(self, namespace: str) -> Iterator[ObjectKey]:
         """Whom a mode without selector concerns: pods, and policies whose ports are exceptions from it."""
         for place in self._reach(namespace, self._pods):
-            yield from self._pods.get(place, {})
+            yield from _pod_keys(place, self._pods.get(place, {}))
         kind = PeerAuthentication.__name__
         for place in self._reach(namespace, {place for known, place in self._policies if known == kind}):
             yield from (key for key, has in self._policies.get((kind, place), {}).items() if has)
@@ -121,17 +127,23 @@ class Index:
         return list(everywhere) if namespace == self._root else [namespace]
 
 
-def _pods_named(value: EndpointSlice) -> Iterator[ObjectKey]:
+def _pods_named(value: EndpointSlice) -> Iterator[str]:
+    """Names, within the slice's namespace."""
     for endpoint in value.endpoints:
         if is_pod(endpoint) and endpoint.target_ref is not None and endpoint.target_ref.name:
-            yield ObjectKey("Pod", value.metadata.namespace, endpoint.target_ref.name)
+            yield endpoint.target_ref.name
+
+
+def _pod_keys(namespace: str, names: Iterable[str]) -> Iterator[ObjectKey]:
+    for name in names:
+        yield ObjectKey("Pod", namespace, name)
 
 
 def _service_of(value: EndpointSlice) -> tuple[str, str]:
     return value.metadata.namespace, value.metadata.labels.get(SERVICE_NAME_LABEL, "")
 
 
-def _discard(table: defaultdict[_Outer, dict[ObjectKey, _Inner]], outer: _Outer, key: ObjectKey) -> None:
+def _discard(table: defaultdict[_Outer, dict[_Key, _Inner]], outer: _Outer, key: _Key) -> None:
     """Remove an entry, and its table when that is empty, so that churn leaves nothing behind."""
     inner = table[outer]
     inner.pop(key, None)

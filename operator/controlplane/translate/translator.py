@@ -267,8 +267,8 @@ class Translator:
 
     def _backings(self, pod: Pod) -> Iterator[Backing]:
         namespace, name = pod.metadata.namespace, pod.metadata.name
-        for key in sorted(self._index.slices_of_pod(pod.key)):
-            value = self._objects.find(EndpointSlice, namespace, key.name)
+        for slice_name in sorted(self._index.slices_of_pod(pod.key)):
+            value = self._objects.find(EndpointSlice, namespace, slice_name)
             service = self._service_of(value) if value else None
             if value is None or service is None:
                 continue

@@ -98,7 +98,7 @@ def test_whom_a_change_concerns(changed: str, concerned: set[ObjectKey]) -> None
 
 def test_slices_and_policies_are_found() -> None:
     index = index_of(PODS + ENDPOINTS + WITH_PORTS)
-    assert set(index.slices_of_pod(WEB)) == {SLICE}
+    assert set(index.slices_of_pod(WEB)) == {"web-x"}
     assert set(index.slices_of_pod(DB)) == set()
     assert set(index.policies("PeerAuthentication", "shop")) == {PORTS}
     assert set(index.policies("AuthorizationPolicy", "shop")) == set()
