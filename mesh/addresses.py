@@ -63,11 +63,16 @@ HboneTarget = NewType("HboneTarget", SocketAddress)
 
 @lru_cache(maxsize=65536)
 def parse_ip(text: str) -> IpBytes:
-    """Read ``10.0.0.1`` or ``fd00::1``.
+    """Read ``10.0.0.1`` or ``fd00::1``; remembered, for those who meet the same address again and again.
 
     Raises:
         InvalidAddress: the text is no IP address (zones such as ``%eth0`` are not taken).
     """
+    return read_ip(text)
+
+
+def read_ip(text: str) -> IpBytes:
+    """As ``parse_ip``, and not remembered: for those who read every address of a cluster once. Raises as that."""
     try:
         return IpBytes(_MAPPED + socket.inet_pton(socket.AF_INET, text))
     except (OSError, ValueError):  # ValueError: a NUL or a lone surrogate
@@ -98,7 +103,12 @@ def ip_to_packed(ip: IpBytes) -> bytes:
 
 @lru_cache(maxsize=65536)
 def format_ip(ip: IpBytes) -> str:
-    """The usual text form; mapped IPv4 is shown as IPv4."""
+    """The usual text form; mapped IPv4 is shown as IPv4. Remembered, as ``parse_ip`` is."""
+    return write_ip(ip)
+
+
+def write_ip(ip: IpBytes) -> str:
+    """As ``format_ip``, and not remembered."""
     if ip.startswith(_MAPPED):
         return socket.inet_ntop(socket.AF_INET, ip[12:])
     return socket.inet_ntop(socket.AF_INET6, ip)

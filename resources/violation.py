@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import re2
 
-from mesh.addresses import parse_cidr, parse_ip
+from mesh.addresses import parse_cidr, read_ip
 from mesh.errors import InvalidAddress
 from resources.documents import Path
 
@@ -34,7 +34,7 @@ class Violation(NamedTuple):
 def check_address(path: Path, text: str) -> Iterator[Violation]:
     """An IP address."""
     try:
-        parse_ip(text)
+        read_ip(text)
     except InvalidAddress as error:
         yield Violation(path, str(error))
 

@@ -29,6 +29,7 @@ from mesh.xds.codec import (
 from mesh.xds.server_driver import SnapshotStore
 from mesh.xds.snapshot import Entry, entry
 from mesh.xds.waypoint_codec import encode_destination, encode_labels
+from resources.sharing import shared
 
 WITHDRAWAL_SECONDS = 1.0
 """How long a policy outlives the last address that named it."""
@@ -116,7 +117,7 @@ class Publisher:
 
 def address_entry(value: Address) -> Entry:
     """A workload or service as a resource; a workload is also found by those who ask for its services."""
-    groups = tuple(value.services) if isinstance(value, Workload) else ()
+    groups = shared(tuple(value.services)) if isinstance(value, Workload) else ()
     return entry(ADDRESS_TYPE, resource_name(value), encode_address(value), aliases(value), groups)
 
 

@@ -136,6 +136,8 @@ def _lean(value: KubernetesObject) -> KubernetesObject:
         # There are many of them, and nobody asks how old they are; without its version, a change of what is left out
         # here is no change.
         metadata = msgspec.structs.replace(metadata, resource_version="", creation_timestamp=None, generation=None)
+        if not isinstance(value, Pod):
+            metadata = msgspec.structs.replace(metadata, uid="")
     return with_metadata(
         value,
         msgspec.structs.replace(
@@ -160,13 +162,13 @@ def _lean_pod_spec(spec: PodSpec) -> PodSpec:
 
 def _lean_pod_status(status: PodStatus) -> PodStatus:
     ready = tuple(Condition(type=one.type, status=one.status) for one in status.conditions if one.type == "Ready")
-    listed = any(one.ip == status.pod_ip for one in status.pod_ips[:1])
+    alone = len(status.pod_ips) == 1 and status.pod_ips[0].ip == status.pod_ip
     return msgspec.structs.replace(
         status,
         phase=sys.intern(status.phase),
         conditions=shared(ready),
-        # Said twice by the API; the list alone says all of it.
-        pod_ip="" if listed else status.pod_ip,
+        # A single address is said twice by the API.
+        pod_ips=() if alone else status.pod_ips,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from controlplane.translate.finding import Finding
-from mesh.addresses import format_ip
+from mesh.addresses import write_ip
 from mesh.model.policy import Policy
 from mesh.model.service import Service
 from mesh.model.waypoint import Destination, WorkloadLabels
@@ -89,8 +89,8 @@ def aliases(value: Address) -> tuple[str, ...]:
     if isinstance(value, Workload):
         if value.network_mode is NetworkMode.HOST_NETWORK:
             return ()
-        return tuple(f"{value.network}/{format_ip(ip)}" for ip in value.addresses)
-    return tuple(f"{address.network}/{format_ip(address.ip)}" for address in value.addresses)
+        return tuple(f"{value.network}/{write_ip(ip)}" for ip in value.addresses)
+    return tuple(f"{address.network}/{write_ip(address.ip)}" for address in value.addresses)
 
 
 class DeltaBuilder:

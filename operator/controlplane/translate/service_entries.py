@@ -14,7 +14,7 @@ from controlplane.translate.finding import Condition, Finding
 from controlplane.translate.settings import MeshSettings
 from controlplane.translate.targets import Target, entry_targets, is_carried, is_own
 from controlplane.translate.tracking import View
-from mesh.addresses import parse_cidr, parse_ip
+from mesh.addresses import parse_cidr, read_ip
 from mesh.model.service import Service, Visibility
 from mesh.model.workload import Locality, NetworkAddress, ServicePort, Workload
 from resources.objects import ServiceEntry, WorkloadEntry
@@ -119,7 +119,7 @@ def _workload(
         uid=uid,
         name=name,
         namespace=namespace,
-        addresses=(parse_ip(endpoint.address),),
+        addresses=(read_ip(endpoint.address),),
         network=endpoint.network or settings.network,
         trust_domain=settings.trust_domain,
         service_account=endpoint.service_account or "default",

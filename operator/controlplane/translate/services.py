@@ -5,7 +5,7 @@ from __future__ import annotations
 from controlplane.translate.binding import UNBOUND, Binding
 from controlplane.translate.finding import Condition, Finding
 from controlplane.translate.settings import MeshSettings
-from mesh.addresses import parse_ip
+from mesh.addresses import read_ip
 from mesh.model.service import BalancingMode, HealthPolicy, IpFamilies, LoadBalancing, RoutingScope, Service
 from mesh.model.workload import AppProtocol, NetworkAddress, ServicePort
 from resources import network as fields
@@ -72,7 +72,7 @@ def translate_service(
         name=metadata.name,
         namespace=metadata.namespace,
         hostname=service_hostname(metadata.name, metadata.namespace, settings),
-        addresses=tuple(NetworkAddress(settings.network, parse_ip(text)) for text in spec.virtual_addresses),
+        addresses=tuple(NetworkAddress(settings.network, read_ip(text)) for text in spec.virtual_addresses),
         ports=tuple(_port(port) for port in tcp_ports(spec)),
         load_balancing=_load_balancing(spec),
         ip_families=_FAMILIES.get(tuple(sorted(spec.ip_families)), IpFamilies.AUTOMATIC),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from controlplane.translate.binding import UNBOUND, Binding
 from controlplane.translate.services import app_protocol, service_key, target_number, tcp_ports
 from controlplane.translate.settings import MeshSettings
-from mesh.addresses import parse_ip
+from mesh.addresses import read_ip
 from mesh.model.workload import (
     HealthStatus,
     Locality,
@@ -90,7 +91,7 @@ def translate_pod(
         uid=pod_uid(metadata.namespace, metadata.name, settings),
         name=metadata.name,
         namespace=metadata.namespace,
-        addresses=tuple(parse_ip(text) for text in addresses),
+        addresses=tuple(read_ip(text) for text in addresses),
         network=settings.network,
         tunnel_protocol=TunnelProtocol.HBONE if captured or native else TunnelProtocol.NONE,
         native_tunnel=native,
@@ -128,7 +129,7 @@ def translate_bare_endpoints(
                 uid=uid,
                 name=value.metadata.name,
                 namespace=value.metadata.namespace,
-                addresses=(parse_ip(address),),
+                addresses=(read_ip(address),),
                 network=settings.network,
                 trust_domain=settings.trust_domain,
                 node=endpoint.node_name,
@@ -174,7 +175,7 @@ def workload_owner(pod: Pod) -> tuple[str, WorkloadType]:
     if owner.kind == "ReplicaSet":
         template_hash = pod.metadata.labels.get("pod-template-hash", "")
         if template_hash and owner.name.endswith(f"-{template_hash}"):
-            return owner.name.removesuffix(f"-{template_hash}"), WorkloadType.DEPLOYMENT
+            return sys.intern(owner.name.removesuffix(f"-{template_hash}")), WorkloadType.DEPLOYMENT
         return owner.name, WorkloadType.POD
     if owner.kind == "Job":
         scheduled = _CRON_JOB.fullmatch(owner.name)
