@@ -156,6 +156,9 @@ class Snapshot:
 def _remember(
     before: TypeSnapshot, serial: int, names: frozenset[str]
 ) -> tuple[tuple[tuple[int, frozenset[str]], ...], int]:
+    if len(names) > _SMALL_CHANGE and not len(before.entries):
+        # Everything is new: whoever has seen less than this compares as fast.
+        return (), serial
     log = (*before.log, (serial, names))
     log_from = before.log_from
     if len(log) > _REMEMBERED_CHANGES:

@@ -113,6 +113,7 @@ class Pipeline:
             if not self.ready.is_set() or any(key.kind not in _NOT_RECONCILED for key in delta.objects) or delta.told:
                 self._unreconciled.set()
             self.ready.set()
+            del objects, delta  # a wait may be long, and what the first update brought is as large as the cluster
 
     async def _reconcile(self, reconciler: Reconciler) -> None:
         """Write what should be there. Apart from following: an API server that is slow to write holds up nobody."""

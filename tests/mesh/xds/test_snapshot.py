@@ -82,3 +82,10 @@ def test_a_huge_change_pushes_the_others_out() -> None:
     snapshot = snapshot.changed(TYPE, [make(str(number)) for number in range(_REMEMBERED_NAMES + 1)])
     assert snapshot.of(TYPE).changes_since(1) is None
     assert snapshot.of(TYPE).changes_since(2) == set()
+
+
+def test_a_first_state_is_compared_and_not_remembered_name_by_name() -> None:
+    first = Snapshot.empty().changed("t", [entry("t", f"r{number}", b"") for number in range(1000)])
+    assert first.of("t").changes_since(0) is None
+    second = first.changed("t", [entry("t", "r7", b"x")])
+    assert second.of("t").changes_since(first.serial) == {"r7"}
