@@ -27,7 +27,7 @@ from resources.base import Condition, Fields, ObjectMeta, ObjectReference, Raw
 from resources.decode import explained, format_path, with_metadata, with_namespace
 from resources.kube.kinds import ApiKind, Reading
 from resources.network import Endpoint
-from resources.objects import EndpointSlice, KubernetesObject, Node, ObjectKey, Pod, ServiceAccount
+from resources.objects import Deployment, EndpointSlice, KubernetesObject, Node, ObjectKey, Pod, ServiceAccount
 from resources.pod import Container, ContainerPort, PodSpec, PodStatus
 from resources.problem import Problem
 from resources.sharing import shared, shared_mapping
@@ -193,23 +193,26 @@ def _field(path: tuple[str | int, ...]) -> str:
 def _decoder(kind: ApiKind) -> msgspec.json.Decoder[Any]:
     structure = kind.type
     lenient = kind.reading is Reading.LENIENT
-    return msgspec.json.Decoder(_twin(structure, frozenset() if lenient else frozenset({"spec"})))
+    # What a Deployment holds of a pod is compared with what it should hold: all of it.
+    whole = structure is Deployment
+    return msgspec.json.Decoder(_twin(structure, frozenset() if lenient else frozenset({"spec"}), whole))
 
 
-def _twin(structure: type, strict: frozenset[str]) -> type:
+def _twin(structure: type, strict: frozenset[str], whole: bool) -> type:
     """A structure that is deaf to other fields, with those that are kept.
 
     Args:
         structure: a ``Fields``.
         strict: fields whose values are the structures themselves.
+        whole: keep all fields there are, but of metadata.
     """
-    kept = _KEPT.get(structure)
+    kept = None if whole and structure is not ObjectMeta else _KEPT.get(structure)
     hints = get_type_hints(structure, include_extras=True)
     fields: list[Any] = []
     for one in msgspec.structs.fields(structure):
         if kept is not None and one.name not in kept:
             continue
-        annotation = hints[one.name] if one.name in strict else _twinned(hints[one.name])
+        annotation = hints[one.name] if one.name in strict else _twinned(hints[one.name], whole)
         if one.required:
             fields.append((one.name, annotation, msgspec.field(name=one.encode_name)))
         elif one.default_factory is not msgspec.NODEFAULT:
@@ -222,23 +225,23 @@ def _twin(structure: type, strict: frozenset[str]) -> type:
 
 
 @cache
-def _loose(structure: type) -> type:
-    return _twin(structure, frozenset())
+def _loose(structure: type, whole: bool) -> type:
+    return _twin(structure, frozenset(), whole)
 
 
-def _twinned(annotation: Any) -> Any:
+def _twinned(annotation: Any, whole: bool) -> Any:
     """A type with the structures in it replaced by their twins."""
     if isinstance(annotation, type) and issubclass(annotation, Fields):
-        return _loose(annotation)
+        return _loose(annotation, whole)
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is None or annotation is Raw:
         return annotation
     if origin is Annotated:
-        return Annotated[(_twinned(inner[0]), *inner[1:])]
+        return Annotated[(_twinned(inner[0], whole), *inner[1:])]
     if origin in (Union, types.UnionType):
-        return Union[tuple(_twinned(one) for one in inner)]  # noqa: UP007 -- of a number of types known at run time
+        return Union[tuple(_twinned(one, whole) for one in inner)]  # noqa: UP007 -- of a number of types known at run time
     if origin in (tuple, dict):
-        return origin[tuple(one if one is ... else _twinned(one) for one in inner)]
+        return origin[tuple(one if one is ... else _twinned(one, whole) for one in inner)]
     return annotation
 
 

@@ -29,9 +29,9 @@ def _contains(existing: Any, wished: Any) -> bool:
         return isinstance(existing, dict) and all(
             key in existing and _contains(existing[key], value) for key, value in wished.items()
         )
-    if isinstance(wished, list):
+    if isinstance(wished, list | tuple):
         return (
-            isinstance(existing, list)
+            isinstance(existing, list | tuple)
             and len(existing) == len(wished)
             and all(_contains(have, want) for have, want in zip(existing, wished, strict=True))
         )

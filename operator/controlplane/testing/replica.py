@@ -45,6 +45,7 @@ class Replica:
             f"source: {{kubernetes: {{kubeconfig: {kubeconfig}, namespace: {NAMESPACE}, identity: {name}}}}}\n"
             "authority: {}\n"
             f"authentication: {{trusted_node_accounts: [{NAMESPACE}/ztunnel]}}\n"
+            "waypoints: {command: [waypoint], image: none}\n"
             "grpc: {port: 0}\n"
             "http: {port: 0}\n"
             "drain_seconds: 0.5\n"

@@ -29,7 +29,7 @@ from resources.kube.credentials_driver import ApiSettings
 from resources.kube.kinds import API_KINDS, ApiKind
 from resources.kube.source_driver import ApiSource
 from resources.objects import Node, Pod, TLSRoute
-from tests.e2e.kit.control_plane import ControlPlane, running_control_plane
+from tests.e2e.kit.control_plane import ControlPlane, KubectlFailed, running_control_plane
 
 pytestmark = pytest.mark.kubernetes
 
@@ -243,6 +243,55 @@ def _refused(replica: Replica, identity: SpiffeId, token: str) -> str:
         return ""
 
     return trio.from_thread.run(ask)
+
+
+async def test_a_gateway_becomes_a_waypoint(plane: ControlPlane, tmp_path: Path) -> None:
+    waypoint = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "waypoint", "namespace": "shop"},
+        "spec": {
+            "gatewayClassName": "ambimesh-waypoint",
+            "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
+        },
+    }
+
+    def get(what: str, path: str) -> str:
+        try:
+            return plane.kubectl("get", what, "waypoint", "-n", "shop", "-o", f"jsonpath={{{path}}}")
+        except KubectlFailed:
+            return ""
+
+    def programmed() -> str:
+        return get("gateway", '.status.conditions[?(@.type=="Programmed")].status')
+
+    await trio.to_thread.run_sync(apply, plane, waypoint)
+    replica = replica_of(plane, tmp_path, "waypoints")
+    async with replica.running():
+        await eventually(lambda: get("deployment", ".spec.template.spec.serviceAccountName") == "waypoint")
+        await eventually(lambda: get("service", ".spec.selector").find("waypoint") > 0)
+        await eventually(lambda: get("serviceaccount", ".metadata.name") == "waypoint")
+        await eventually(lambda: programmed() == "False")
+        # A replica is ready, as the endpoint slice controller says.
+        ready = {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": "waypoint-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "waypoint"},
+            },
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.0.0.20"], "conditions": {"ready": True}}],
+            "ports": [{"port": 15008, "name": "mesh"}],
+        }  # fmt: skip
+        await trio.to_thread.run_sync(apply, plane, ready)
+        await eventually(lambda: programmed() == "True")
+        address = await trio.to_thread.run_sync(get, "service", ".spec.clusterIP")
+        await eventually(lambda: get("gateway", ".status.addresses[0].value") == address)
+        # What somebody changes of it is put back.
+        await trio.to_thread.run_sync(
+            lambda: plane.kubectl("delete", "deployment", "waypoint", "-n", "shop", "--cascade=orphan")
+        )
+        await eventually(lambda: get("deployment", ".metadata.name") == "waypoint")
 
 
 async def test_an_api_server_that_goes_and_comes_again(plane: ControlPlane, tmp_path: Path) -> None:

@@ -142,6 +142,11 @@ def test_an_object_is_right_when_everything_wished_stands_in_it() -> None:
     assert says(defaulted, service)
     changed = msgspec.structs.replace(service, spec=ServiceSpec(ports=(ServicePort(port=1),)))
     assert not says(changed, service)
+    # What an API server adds to an entry of a list, too.
+    ports = tuple(msgspec.structs.replace(port, target_port=port.port) for port in service.spec.ports)
+    added = msgspec.structs.replace(service, spec=msgspec.structs.replace(service.spec, ports=ports))
+    assert says(added, service)
+    assert not says(service, added)
     assert same_owner(defaulted, service)
     assert not same_owner(parts_of(gateway("other"), SETTINGS)[1], service)
 

@@ -131,3 +131,12 @@ def test_kinds_whose_spec_says_what_is_wished_are_read_strictly() -> None:
     strict = {kind.name for kind in API_KINDS.values() if kind.reading is Reading.STRICT}
     assert {"AuthorizationPolicy", "PeerAuthentication", "HTTPRoute", "ServiceEntry"} <= strict
     assert not strict & {"Pod", "Service", "Node", "Namespace"}
+
+
+def test_a_deployment_is_whole_and_may_have_fields_of_tomorrow() -> None:
+    container = {"name": "c", "image": "i", "command": ["x"], "env": [{"name": "A", "value": "b"}], "aNew": 1}
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [container], "aNew": {}}}
+    spec = {"selector": {"matchLabels": {"a": "b"}}, "template": template, "aNew": 2}
+    decoded = decode("Deployment", {"metadata": {"name": "d", "namespace": "n"}, "spec": spec})
+    [kept] = decoded.spec.template.spec.containers
+    assert (kept.image, kept.command, kept.env[0].value) == ("i", ("x",), "b")
