@@ -289,7 +289,7 @@ async def test_a_gateway_becomes_a_waypoint(plane: ControlPlane, tmp_path: Path)
         await eventually(lambda: get("gateway", ".status.addresses[0].value") == address)
         # What somebody changes of it is put back.
         await trio.to_thread.run_sync(
-            lambda: plane.kubectl("delete", "deployment", "waypoint", "-n", "shop", "--cascade=orphan")
+            lambda: plane.kubectl("delete", "deployment", "waypoint", "-n", "shop", "--wait=false")
         )
         await eventually(lambda: get("deployment", ".metadata.name") == "waypoint")
 
