@@ -72,7 +72,13 @@ _NETWORKING = "networking.istio.io"
 
 def _core(kind: str, plural: str, need: Need = Need.REQUIRED, group: str = "", **selectors: str) -> ApiKind:
     return ApiKind(
-        type=KINDS[kind], group=group, versions=("v1",), plural=plural, need=need, reading=Reading.LENIENT, **selectors
+        type=KINDS[kind],
+        group=group,
+        versions=_versions(kind),
+        plural=plural,
+        need=need,
+        reading=Reading.LENIENT,
+        **selectors,
     )
 
 
@@ -99,6 +105,14 @@ API_KINDS: Mapping[str, ApiKind] = MappingProxyType(
             _core("Service", "services"),
             _core("EndpointSlice", "endpointslices", group="discovery.k8s.io"),
             _core("Deployment", "deployments", Need.OPTIONAL, "apps", label_selector=_OURS),
+            _core(
+                "HorizontalPodAutoscaler",
+                "horizontalpodautoscalers",
+                Need.OPTIONAL,
+                "autoscaling",
+                label_selector=_OURS,
+            ),
+            _core("PodDisruptionBudget", "poddisruptionbudgets", Need.OPTIONAL, "policy", label_selector=_OURS),
             _custom("AuthorizationPolicy", _SECURITY, "authorizationpolicies", Need.REQUIRED),
             _custom("PeerAuthentication", _SECURITY, "peerauthentications", Need.REQUIRED),
             _custom("RequestAuthentication", _SECURITY, "requestauthentications", Need.REQUIRED),
@@ -118,4 +132,4 @@ API_KINDS: Mapping[str, ApiKind] = MappingProxyType(
         )
     }
 )
-"""Every kind that is read, by name. Of Deployments only those that are waypoints are asked for."""
+"""Every kind that is read, by name. Of Deployments and what goes with them only those of waypoints are asked for."""

@@ -55,8 +55,10 @@ OPERATOR_CLUSTER: tuple[Rule, ...] = (
     ),
     Rule("telemetry.istio.io", ("telemetries/status",), ("patch",)),
     # Waypoints.
-    Rule("", ("serviceaccounts", "services"), ("create", "patch")),
-    Rule("apps", ("deployments",), ("create", "patch")),
+    Rule("", ("serviceaccounts", "services"), ("create", "patch", "delete")),
+    Rule("apps", ("deployments",), ("create", "patch", "delete")),
+    Rule("autoscaling", ("horizontalpodautoscalers",), ("create", "patch", "delete")),
+    Rule("policy", ("poddisruptionbudgets",), ("create", "patch", "delete")),
     # Who calls.
     Rule("authentication.k8s.io", ("tokenreviews",), ("create",)),
     # The root certificates, in every enrolled namespace. Apply creates by patch, which needs both rights.

@@ -30,6 +30,14 @@ class ApiWriter:
             body["metadata"].pop(unset, None)
         trio.from_thread.run(self._apply, path_of(value), body)
 
+    def delete(self, value: KubernetesObject) -> None:
+        """See :class:`controlplane.reconcile.driver.Writer`."""
+        try:
+            trio.from_thread.run(self._client.request, "DELETE", path_of(value))
+        except ApiRefused as error:
+            if error.status != 404:
+                raise
+
     def write_gateway_status(self, gateway: Gateway, status: GatewayStatus) -> None:
         """See :class:`controlplane.reconcile.driver.Writer`."""
         body = gateway_status_body(gateway, status)
