@@ -22,12 +22,19 @@ class TagValue(Fields, frozen=True):
     value: str = ""
 
 
+class TagPlace(Fields, frozen=True):
+    """A tag that is taken from a variable of the environment, or from a header."""
+
+    name: str = ""
+    default_value: str = ""
+
+
 class CustomTag(Fields, frozen=True):
     """One tag of spans: a text, or taken from somewhere."""
 
     literal: TagValue | None = None
-    environment: Raw = None
-    header: Raw = None
+    environment: TagPlace | None = None
+    header: TagPlace | None = None
     formatter: Raw = None
 
 
@@ -52,12 +59,19 @@ class MetricSelector(Fields, frozen=True):
     mode: str | None = None
 
 
+class TagOverride(Fields, frozen=True):
+    """A change of one label."""
+
+    operation: str = "UPSERT"
+    value: str = ""
+
+
 class MetricsOverride(Fields, frozen=True):
     """A change of some metrics."""
 
     match: MetricSelector | None = None
     disabled: bool | None = None
-    tag_overrides: Raw = None
+    tag_overrides: dict[str, TagOverride] = field(default_factory=dict)
 
 
 class Metrics(Fields, frozen=True):

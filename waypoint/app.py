@@ -49,6 +49,9 @@ from waypoint.wire.timers_driver import run_timers
 
 _log = structlog.get_logger("waypoint")
 
+_SPANS_SECONDS = 2.0
+"""How long spans of the last requests may take on their way, when all else is over."""
+
 
 async def run(settings: WaypointSettings) -> None:
     """Be one replica of a waypoint until SIGTERM or SIGINT.
@@ -215,6 +218,8 @@ class _Waypoint:
         with trio.move_on_after(self.settings.drain_seconds):
             while not serving.idle:  # noqa: ASYNC110 -- counts of the relay's side have no event
                 await trio.sleep(0.05)
+        with trio.move_on_after(_SPANS_SECONDS):
+            await serving.spans.finish()
 
 
 def store_settings(group: RateLimitStoreGroup, gateway: str) -> StoreSettings:

@@ -29,7 +29,6 @@ from waypoint.upstream.pool_contract import Unavailable
 
 _CHAIN: Final = b"x-forwarded-for"
 _SCHEME: Final = b"x-forwarded-proto"
-_REQUEST_ID: Final = b"x-request-id"
 
 
 class Backends(Protocol):
@@ -66,8 +65,8 @@ class PortDecider:
     """Decides about the requests to one port of a destination."""
 
     __slots__ = (
-        *("_backends", "_destination", "_draw", "_found", "_guard", "_limiter", "_limits", "_policies", "_request_id"),
-        *("_retries", "_routes", "_wall"),
+        *("_backends", "_destination", "_draw", "_found", "_guard", "_limiter", "_limits", "_policies", "_retries"),
+        *("_routes", "_wall"),
     )
 
     def __init__(
@@ -79,7 +78,6 @@ class PortDecider:
         backends: Backends,
         policies: Mapping[str, UpstreamPolicy],
         draw: Callable[[], float],
-        request_id: Callable[[], bytes],
     ) -> None:
         """Prepare.
 
@@ -91,7 +89,6 @@ class PortDecider:
             backends: where requests go.
             policies: what is said about them, by service.
             draw: uniform in [0, 1).
-            request_id: makes a new one.
         """
         self._destination = destination
         self._guard = guard
@@ -103,7 +100,6 @@ class PortDecider:
         self._wall = SystemClock().wall
         self._found: dict[tuple[CompiledBackend, bool], ServiceBackend] = {}
         self._draw = draw
-        self._request_id = request_id
         self._retries: dict[tuple[str, ServiceBackend], RetryPlan] = {}
 
     def decide(self, head: RequestHead, client: Client, peer: Peer, facts: Facts) -> Decision:
@@ -187,7 +183,6 @@ class PortDecider:
         """Tell the application who calls: it sees the waypoint's address on its connection."""
         address = format_ip(client.address.ip).encode()
         chain = b""
-        identified = False
         kept: list[Any] = []  # as any objects, since compiled code would make new pairs of pairs
         headers: list[Any] = head.headers
         for field in headers:
@@ -195,12 +190,9 @@ class PortDecider:
             if name == _CHAIN:
                 chain += field[1] + b", "
             elif name != _SCHEME:
-                identified = identified or name == _REQUEST_ID
                 kept.append(field)
         kept.append((_CHAIN, chain + address))
         kept.append((_SCHEME, head.scheme))
-        if not identified:
-            kept.append((_REQUEST_ID, self._request_id()))
         head.headers = kept
 
     def _limits_of(self, route: CompiledRoute) -> RouteLimits:

@@ -1,4 +1,9 @@
-"""What becomes known of requests: metrics and access log, made of an exchange's facts when a request is over."""
+"""What becomes known of requests: metrics, access log and spans, made of an exchange's facts when a request is over.
+
+A request has an id from its beginning (``x-request-id``): its client's, if the client has proven who it is, so that a
+chain of calls in the mesh has one; otherwise one made here, since whoever stands outside could make two requests look
+like one.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +21,29 @@ from mesh.model.waypoint import Destination, LogFormat
 from mesh.telemetry.output import LineOutput
 from waypoint.exchange.facts import Facts
 from waypoint.telemetry.flags import flag_bits
+from waypoint.telemetry.otlp_driver import SpanQueue, SpanQueues
 from waypoint.telemetry.record import HttpVersion, RequestRecord
 from waypoint.telemetry.request_log import RequestLog
-from waypoint.telemetry.request_metrics import RequestMetrics
+from waypoint.telemetry.request_metrics import MetricsPlan, RequestMetrics
+from waypoint.telemetry.spans import SpanMaker
+from waypoint.telemetry.tracing import Tracer, request_id
 
-_NODE: Final = (1 << 48) - 1
 _VERSIONS: Final = {"1.0": HttpVersion.HTTP_1_0, "1.1": HttpVersion.HTTP_1_1, "2": HttpVersion.HTTP_2}
 
 
 class Requests:
     """Shared by all destinations."""
 
-    def __init__(self, registry: CollectorRegistry, output: LineOutput) -> None:
+    def __init__(self, registry: CollectorRegistry, output: LineOutput, queues: SpanQueues) -> None:
         """Begin to count.
 
         Args:
             registry: the process's.
             output: where lines of the access log go.
+            queues: where spans go.
         """
         self._output = output
+        self._queues = queues
         self._metrics = RequestMetrics(registry)
         self._refused = Counter(
             "ambimesh_waypoint_refused_connections",
@@ -44,14 +53,9 @@ class Requests:
         )
         self._random = random.Random()
 
-    def new_request_id(self) -> bytes:
-        """A UUID of version 4 (RFC 9562): unique, not secret, so no system call for entropy."""
-        high, low = self._random.getrandbits(60), self._random.getrandbits(60)
-        return b"%08x-%04x-4%03x-a%03x-%012x" % (high >> 28, high >> 12 & 0xFFFF, high & 0xFFF, low >> 48, low & _NODE)
-
     def of(self, destination: Destination) -> DestinationRequests:
         """The observer of one destination's requests."""
-        return DestinationRequests(destination, self._metrics, self._output)
+        return DestinationRequests(destination, self._metrics, self._output, self._queues, self._random)
 
     def refused(self, peer: PeerAddress, wanted: str, error: MeshError) -> None:
         """A connection was not served at all; who and what is in the process's log."""
@@ -66,6 +70,8 @@ class DestinationRequests:
         destination: Destination,
         metrics: RequestMetrics,
         output: LineOutput,
+        queues: SpanQueues,
+        generator: random.Random,
         wall: Callable[[], float] = wall_seconds,
     ) -> None:
         """Prepare as the destination's Telemetry says.
@@ -74,31 +80,58 @@ class DestinationRequests:
             destination: whose requests these are.
             metrics: the process's.
             output: where lines go.
+            queues: where spans go.
+            generator: of chances and ids.
             wall: seconds since 1970.
         """
+        self._bits = generator.getrandbits
         self._key = destination.key
-        self._metrics = metrics if destination.telemetry.metrics else None
+        self._plan = MetricsPlan(destination.telemetry)
+        self._metrics = None if self._plan.nothing else metrics
         self._wall = wall
-        self.problems: tuple[str, ...] = ()
-        """Why lines are not written as they were asked for."""
+        self.problems: tuple[str, ...] = self._plan.problems
+        """What is not recorded as it was asked for, and why."""
         try:
             log = RequestLog(destination.telemetry, output)
         except ConfigurationError as error:
             # Traffic is served, and a log in the usual form tells more than none.
-            self.problems = (f"{error}; the default format is used",)
+            self.problems = (*self.problems, f"{error}; the default format is used")
             log = RequestLog(replace(destination.telemetry, log_format=LogFormat.TEXT, log_template=""), output)
         self._log = None if log.off else log
+        self._tracer: Tracer | None = None
+        self._spans: tuple[SpanMaker, SpanQueue] | None = None
+        telemetry = destination.telemetry
+        if telemetry.collector is not None:
+            try:
+                queue = queues.to(telemetry.collector)
+            except ConfigurationError as error:
+                self.problems = (*self.problems, str(error))
+            else:
+                self._tracer = Tracer(telemetry, generator.random, self._bits)
+                if telemetry.report_spans:
+                    self._spans = SpanMaker(telemetry.tags), queue
+
+    def began(self, facts: Facts) -> None:
+        """See ``waypoint.exchange.decision.Observer``."""
+        head = facts.head
+        facts.request_id = request_id(head.headers, self._bits, trusted=facts.client.identity is not None)
+        if self._tracer is not None:
+            facts.trace = self._tracer.begin(head)
 
     def finished(self, facts: Facts) -> None:
         """A request is over."""
         metrics, log = self._metrics, self._log
-        if metrics is None and log is None:
+        trace = facts.trace
+        if metrics is None and log is None and trace is None:
             return
         record = record_of(facts, self._key, self._wall())
         if metrics is not None:
-            metrics.count(record)
+            metrics.count(record, self._plan)
         if log is not None:
             log.write(record)
+        if trace is not None and self._spans is not None:
+            maker, queue = self._spans
+            queue.add(maker.spans(trace, record))
 
 
 def record_of(facts: Facts, destination: str, wall: float) -> RequestRecord:
@@ -112,6 +145,7 @@ def record_of(facts: Facts, destination: str, wall: float) -> RequestRecord:
     head, started, ended = facts.head, facts.started_at, facts.ended_at
     record = RequestRecord(facts.client, destination, head, _VERSIONS[facts.version], started, wall - (ended - started))
     record.path = facts.path
+    record.request_id = facts.request_id
     record.ended = ended
     if facts.received_at:
         record.request_ended = facts.received_at

@@ -27,11 +27,13 @@ from waypoint.host import WaypointHost
 from waypoint.http.limits import HttpLimits
 from waypoint.inbound import Begin, ConnectionServer
 from waypoint.limiting import Limiter, SharedCounting
+from waypoint.posting import CollectorClient
 from waypoint.requests import DestinationRequests, Requests
 from waypoint.routing.port import PortRoutes
 from waypoint.security.external_authorizers import ExternalAuthorizers
 from waypoint.security.key_store_driver import KeyStore
 from waypoint.streaming import StreamServer
+from waypoint.telemetry.otlp_driver import SpanQueues
 from waypoint.upstream.endpoint import LabelsOf
 from waypoint.upstream.health_driver import HealthChecks
 from waypoint.upstream.services import Services
@@ -75,7 +77,18 @@ class Serving:
         self.authorizers = ExternalAuthorizers(timers, self.services, gateway.identity, registry)
         self.stream_servers: WeakSet[StreamServer] = WeakSet()
         """Those whose connections may live; a destination's former ones too."""
-        self.observer = Requests(registry, output)
+        resource = {
+            "service.name": gateway.name,
+            "service.namespace": gateway.namespace,
+            "service.instance.id": gateway.pod_name,
+            "k8s.cluster.name": gateway.cluster_id,
+            "k8s.namespace.name": gateway.namespace,
+            "k8s.pod.name": gateway.pod_name,
+            "k8s.node.name": gateway.node,
+        }
+        post = CollectorClient(self.services, timers).post
+        self.spans = SpanQueues(resource, post, registry, self.tasks.start)
+        self.observer = Requests(registry, output, self.spans)
         self._connections: dict[ClientConnection, None] = {}
 
     # -- destinations --------------------------------------------------------------------------------------------------
@@ -165,9 +178,7 @@ class _ServedPort:
     ) -> None:
         policies = {policy.service: policy for policy in value.upstreams}
         services, draw = serving.services, serving.draw
-        self._decider = PortDecider(
-            value.key, guard, serving.limiter, routes, services, policies, draw, serving.observer.new_request_id
-        )
+        self._decider = PortDecider(value.key, guard, serving.limiter, routes, services, policies, draw)
         self._streams = StreamServer(value, guard, routes, services, policies, draw)
         serving.stream_servers.add(self._streams)
         self._serving = serving

@@ -46,7 +46,7 @@ from waypoint.security.rate_limit_machine import CompiledLimit, TokenBuckets
 from waypoint.security.subject import Peer, Subject
 from waypoint.telemetry.record import HttpVersion, RequestRecord
 from waypoint.telemetry.request_log import RequestLog
-from waypoint.telemetry.request_metrics import RequestMetrics
+from waypoint.telemetry.request_metrics import MetricsPlan, RequestMetrics
 from waypoint.telemetry.tracing import Tracer
 from waypoint.upstream.cluster import Cluster
 
@@ -145,7 +145,8 @@ def record() -> RequestRecord:
 def metrics() -> Callable[[], object]:
     """Counted."""
     counting, finished = RequestMetrics(CollectorRegistry(), monotonic=time.monotonic), record()
-    return lambda: counting.count(finished)
+    plan = MetricsPlan(Telemetry())
+    return lambda: counting.count(finished, plan)
 
 
 def log(log_format: LogFormat) -> Callable[[], object]:

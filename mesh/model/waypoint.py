@@ -49,6 +49,53 @@ class LogFormat(enum.StrEnum):
     TEMPLATE = "template"
 
 
+class TagSource(enum.StrEnum):
+    """Where a tag of spans comes from."""
+
+    LITERAL = "literal"
+    ENVIRONMENT = "environment"
+    """A variable of the waypoint's environment."""
+    HEADER = "header"
+    """A header of the request, as it went to the application."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanTag:
+    """One tag that is added to spans."""
+
+    name: str
+    source: TagSource = TagSource.LITERAL
+    value: str
+    """The text itself, or the name of the variable or header."""
+    default: str = ""
+    """Where there is no such variable or header; empty: no tag then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanCollector:
+    """Who takes spans: a service of the mesh that speaks OTLP over HTTP with protocol buffers."""
+
+    service: str
+    """``namespace/hostname``."""
+    port: int
+    path: str = "/v1/traces"
+
+
+class Metric(enum.StrEnum):
+    """The metrics that can be switched off, by the names that Istio's Telemetry has for them."""
+
+    REQUEST_COUNT = "REQUEST_COUNT"
+    REQUEST_DURATION = "REQUEST_DURATION"
+    REQUEST_SIZE = "REQUEST_SIZE"
+    RESPONSE_SIZE = "RESPONSE_SIZE"
+    TCP_OPENED_CONNECTIONS = "TCP_OPENED_CONNECTIONS"
+    TCP_CLOSED_CONNECTIONS = "TCP_CLOSED_CONNECTIONS"
+    TCP_SENT_BYTES = "TCP_SENT_BYTES"
+    TCP_RECEIVED_BYTES = "TCP_RECEIVED_BYTES"
+    GRPC_REQUEST_MESSAGES = "GRPC_REQUEST_MESSAGES"
+    GRPC_RESPONSE_MESSAGES = "GRPC_RESPONSE_MESSAGES"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telemetry:
     """What is recorded about requests."""
@@ -56,11 +103,18 @@ class Telemetry:
     log_format: LogFormat = LogFormat.TEXT
     log_template: str = ""
     log_failures_only: bool = False
+    collector: SpanCollector | None = None
+    """Where spans go; None: none are made, and the trace headers of clients pass as they are."""
     sampling_percent: float = 0.0
     """Of requests that start a trace here; the client's decision is kept."""
-    metrics: bool = True
-    tags: tuple[tuple[str, str], ...] = ()
+    report_spans: bool = True
+    """Otherwise none are sent, while contexts are begun and passed on all the same."""
+    tags: tuple[SpanTag, ...] = ()
     """Added to spans."""
+    metrics_off: tuple[Metric, ...] = ()
+    """Not counted; sorted."""
+    labels_off: tuple[str, ...] = ()
+    """Labels of metrics that are left empty; sorted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

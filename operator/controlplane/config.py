@@ -15,6 +15,7 @@ from controlplane.translate.settings import MeshSettings
 from mesh.config import Port, Seconds, Settings
 from mesh.errors import ConfigurationError
 from mesh.model.request_policy import ExternalAuthorizer
+from mesh.model.waypoint import SpanCollector
 
 
 class KubernetesGroup(Settings, frozen=True, kw_only=True):
@@ -149,6 +150,26 @@ class AuthorizerGroup(Settings, frozen=True, kw_only=True):
     """For ``grpc``: the body as bytes (``raw_body``) rather than as text."""
 
 
+class CollectorGroup(Settings, frozen=True, kw_only=True):
+    """A service that takes spans by OTLP over HTTP: a provider that a Telemetry may name for tracing."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    service: Annotated[str, Meta(pattern=r"^[^/]+/[^/]+$")]
+    """``namespace/hostname``; waypoints reach it as they reach every service, by mutual TLS if it is in the mesh."""
+    port: Annotated[int, Meta(ge=1, le=65535)] = 4318
+    path: Annotated[str, Meta(pattern=r"^/[!-~]*$")] = "/v1/traces"
+
+
+class TracingGroup(Settings, frozen=True, kw_only=True):
+    """Spans of waypoints."""
+
+    collectors: list[CollectorGroup] = msgspec.field(default_factory=list)
+    default: str = ""
+    """The collector of what no Telemetry names one for; empty: no spans are made there."""
+    sampling_percent: Annotated[float, Meta(ge=0, le=100)] = 1.0
+    """Of requests that bring no trace of their own, where no Telemetry says how many."""
+
+
 class LogGroup(Settings, frozen=True, kw_only=True):
     """The process log."""
 
@@ -216,6 +237,7 @@ class OperatorSettings(Settings, frozen=True, kw_only=True):
     mesh: MeshGroup = MeshGroup()
     waypoints: WaypointGroup | None = None
     authorizers: list[AuthorizerGroup] = msgspec.field(default_factory=list)
+    tracing: TracingGroup = TracingGroup()
     grpc: GrpcGroup = GrpcGroup()
     http: HttpGroup = HttpGroup()
     log: LogGroup = LogGroup()
@@ -226,12 +248,21 @@ class OperatorSettings(Settings, frozen=True, kw_only=True):
         """What the translation must know.
 
         Raises:
-            ConfigurationError: two authorizers have the same name.
+            ConfigurationError: two authorizers or collectors have the same name, or there is no default collector of
+                that name.
         """
         classes = self.waypoints.classes if self.waypoints is not None else []
         names = [one.name for one in self.authorizers]
         if len(set(names)) != len(names):
             raise ConfigurationError("authorizers: two have the same name: policies could not tell them apart")
+        tracing = self.tracing
+        collectors = {
+            one.name: SpanCollector(service=one.service, port=one.port, path=one.path) for one in tracing.collectors
+        }
+        if len(collectors) != len(tracing.collectors):
+            raise ConfigurationError("tracing.collectors: two have the same name: nobody could tell them apart")
+        if tracing.default and tracing.default not in collectors:
+            raise ConfigurationError(f"tracing.default: there is no collector called {tracing.default[:64]!r}")
         return MeshSettings(
             trust_domain=self.mesh.trust_domain,
             cluster_id=self.mesh.cluster_id,
@@ -240,6 +271,9 @@ class OperatorSettings(Settings, frozen=True, kw_only=True):
             root_namespace=self.mesh.root_namespace,
             waypoint_classes=tuple(dict.fromkeys((*MeshSettings().waypoint_classes, *classes))),
             authorizers=tuple(_authorizer(one) for one in self.authorizers),
+            collectors=tuple(collectors.items()),
+            default_collector=tracing.default,
+            sampling_percent=tracing.sampling_percent,
         )
 
 

@@ -8,6 +8,7 @@ from controlplane.config import OperatorSettings
 from mesh import config
 from mesh.errors import ConfigurationError
 from mesh.model.request_policy import ExternalAuthorizer
+from mesh.model.waypoint import SpanCollector
 
 BASE = "source: {folder: /x}\nauthority: {}\nauthentication: {tokens: /y}\n"
 
@@ -68,3 +69,34 @@ def test_two_authorizers_of_one_name() -> None:
     entry = "{name: a, service: a/b, port: 1, protocol: grpc}"
     with pytest.raises(ConfigurationError, match="same name"):
         load(f"authorizers: [{entry}, {entry}]\n").translation()
+
+
+def test_collectors_of_spans_reach_the_translation() -> None:
+    settings = load(
+        "tracing:\n"
+        "  default: otel\n"
+        "  sampling_percent: 5\n"
+        "  collectors:\n"
+        "  - {name: otel, service: observe/otel.observe.svc.c.test}\n"
+        "  - {name: other, service: observe/other, port: 80, path: /in}\n"
+    ).translation()
+    assert dict(settings.collectors) == {
+        "otel": SpanCollector(service="observe/otel.observe.svc.c.test", port=4318, path="/v1/traces"),
+        "other": SpanCollector(service="observe/other", port=80, path="/in"),
+    }
+    assert (settings.default_collector, settings.sampling_percent) == ("otel", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{default: nobody}", "no collector called 'nobody'"),
+        ("{collectors: [{name: a, service: b/c}, {name: a, service: b/d}]}", "same name"),
+        ("{collectors: [{name: a, service: nothing}]}", "service"),
+        ("{collectors: [{name: a, service: b/c, path: 'no path'}]}", "path"),
+        ("{sampling_percent: 101}", "sampling_percent"),
+    ],
+)
+def test_a_bad_collector_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load(f"tracing: {text}\n").translation()

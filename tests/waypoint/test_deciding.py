@@ -61,7 +61,7 @@ def decide(
     guard = Guard(Destination(key=WEB, waypoint="demo/waypoint", policies=policies), KeyStore(), tasks, tasks)
     limiter = Limiter(lambda: 0.0)
     decider = PortDecider(
-        WEB, guard, limiter, PortRoutes(WEB, port, b"k" * 32), found or Found(), {}, lambda: 0.5, lambda: b"new-id"
+        WEB, guard, limiter, PortRoutes(WEB, port, b"k" * 32), found or Found(), {}, lambda: 0.5
     )
     head = RequestHead(method=b"GET", path=path, authority=b"web", headers=list(headers))
     facts = Facts(head, CLIENT, version, 0.0)
@@ -76,7 +76,7 @@ def test_the_endpoint_is_told_of_the_client() -> None:
     assert isinstance(decision, Forward)
     assert head.path == b"/b"
     assert head.headers == [
-        (b"x-forwarded-for", b"1.2.3.4, 10.0.0.1"), (b"x-forwarded-proto", head.scheme), (b"x-request-id", b"new-id")
+        (b"x-forwarded-for", b"1.2.3.4, 10.0.0.1"), (b"x-forwarded-proto", head.scheme)
     ]  # fmt: skip
     assert facts.chooser is not None
     assert facts.chooser.service == WEB

@@ -14,7 +14,7 @@ from mesh.addresses import PeerAddress, SocketAddress, parse_ip
 from mesh.errors import DestinationMismatch
 from mesh.identity import SpiffeId
 from mesh.model.upstream_policy import TrafficPolicy
-from mesh.model.waypoint import Destination, LogFormat, Telemetry
+from mesh.model.waypoint import Destination, LogFormat, Metric, SpanCollector, Telemetry
 from mesh.model.workload import TunnelProtocol
 from mesh.state.service_index import route_to
 from mesh.telemetry.output import LineOutput
@@ -26,6 +26,7 @@ from waypoint.http.limits import HttpLimits
 from waypoint.http.message import RequestHead, ResponseHead
 from waypoint.requests import Requests, record_of
 from waypoint.telemetry.flags import flags_text
+from waypoint.telemetry.otlp_driver import SpanQueues
 from waypoint.telemetry.record import NOT_REACHED
 from waypoint.testing.wires import ManualClock, MemoryConnector
 from waypoint.upstream.backend import Chooser, ServiceBackend
@@ -65,6 +66,13 @@ def facts_of(path: bytes = b"/a?b", status: int = 200, chooser: Chooser | None =
         facts.attempts, facts.sent_at, facts.answered_at = 1, 100.1, 100.3
         facts.response = ResponseHead(status=status, headers=[(b"server", b"echo")])
     return facts
+
+
+def requests_of(registry: CollectorRegistry, output: LineOutput) -> Requests:
+    async def post(collector: SpanCollector, body: bytes) -> int:
+        raise AssertionError("nothing is sent in these tests")
+
+    return Requests(registry, output, SpanQueues({}, post, registry, lambda run: None))
 
 
 @pytest.fixture
@@ -163,7 +171,7 @@ def test_grpc_says_its_own_status() -> None:
 async def test_one_line_and_one_count_per_request(written: tuple[LineOutput, Callable[[], list[str]]]) -> None:
     output, lines = written
     registry = CollectorRegistry()
-    requests = Requests(registry, output)
+    requests = requests_of(registry, output)
     observer = requests.of(Destination(key=KEY, waypoint="demo/waypoint"))
     observer.finished(facts_of(chooser=choice()))
     observer.finished(facts_of(status=503, chooser=choice(), flags="UF"))
@@ -181,8 +189,8 @@ async def test_one_line_and_one_count_per_request(written: tuple[LineOutput, Cal
 async def test_telemetry_switches_off_what_it_says(written: tuple[LineOutput, Callable[[], list[str]]]) -> None:
     output, lines = written
     registry = CollectorRegistry()
-    requests = Requests(registry, output)
-    quiet = Telemetry(log_format=LogFormat.OFF, metrics=False)
+    requests = requests_of(registry, output)
+    quiet = Telemetry(log_format=LogFormat.OFF, metrics_off=tuple(Metric))
     requests.of(Destination(key=KEY, waypoint="demo/waypoint", telemetry=quiet)).finished(facts_of())
     assert (lines(), samples(registry, "istio_requests_total")) == ([], [])
     unreadable = Telemetry(log_format=LogFormat.TEMPLATE, log_template="%NO_SUCH%")
@@ -194,13 +202,44 @@ async def test_telemetry_switches_off_what_it_says(written: tuple[LineOutput, Ca
 
 async def test_refused_connections_are_counted_by_reason(written: tuple[LineOutput, Callable[[], list[str]]]) -> None:
     registry = CollectorRegistry()
-    Requests(registry, written[0]).refused(CLIENT.address, "10.0.0.9:80", DestinationMismatch("not bound"))
+    requests_of(registry, written[0]).refused(CLIENT.address, "10.0.0.9:80", DestinationMismatch("not bound"))
     name = "ambimesh_waypoint_refused_connections_total"
     assert samples(registry, name) == [({"reason": "DestinationMismatch"}, 1.0)]
 
 
-def test_request_ids_are_uuids_and_differ(written: tuple[LineOutput, Callable[[], list[str]]]) -> None:
-    requests = Requests(CollectorRegistry(), written[0])
-    made = {requests.new_request_id() for _ in range(50)}
-    assert len(made) == 50
-    assert {(len(each), each[14:15], each[19:20]) for each in made} == {(36, b"4", b"a")}
+def test_ids_are_given_before_anything_is_decided(written: tuple[LineOutput, Callable[[], list[str]]]) -> None:
+    output, lines = written
+    observer = requests_of(CollectorRegistry(), output).of(Destination(key=KEY, waypoint="demo/waypoint"))
+    ids = []
+    for client, given in ((CLIENT, b"chain"), (CLIENT, None), (replace(CLIENT, identity=None), b"chain")):
+        head = RequestHead(method=b"GET", path=b"/a", authority=b"echo")
+        if given is not None:
+            head.headers.append((b"x-request-id", given))
+        facts = Facts(head, client, "1.1", 100.0)
+        observer.began(facts)
+        assert facts.trace is None
+        assert head.headers == [(b"x-request-id", facts.request_id)]
+        facts.ended_at, facts.status = 100.5, 403
+        observer.finished(facts)
+        ids.append(facts.request_id)
+    assert ids[0] == b"chain", "a client that has proven who it is names its requests"
+    assert len({*ids, b"chain"}) == 3
+    assert [f'"{one.decode()}"' in line for one, line in zip(ids, lines(), strict=True)] == [True] * 3
+
+
+async def test_spans_of_recorded_requests_are_handed_on(written: tuple[LineOutput, Callable[[], list[str]]]) -> None:
+    queues = requests_of(CollectorRegistry(), written[0])
+    collector = SpanCollector(service="observe/c", port=4318)
+    for sampled, reported, expected in ((100.0, True, 2), (100.0, False, 0), (0.0, True, 0)):
+        telemetry = Telemetry(collector=collector, sampling_percent=sampled, report_spans=reported)
+        observer = queues.of(Destination(key=KEY, waypoint="demo/waypoint", telemetry=telemetry))
+        facts = facts_of(chooser=Chosen())
+        observer.began(facts)
+        assert (facts.trace is not None) is (sampled > 0)
+        assert (b"traceparent" in dict(facts.head.headers)) is (sampled > 0)
+        if facts.trace is not None:
+            facts.trace.attempt(facts.head, "10.0.0.2:8080", 100.1)
+        observer.finished(facts)
+        waiting = queues._queues.to(collector)._waiting
+        assert len(waiting) == expected
+        waiting.clear()

@@ -10,6 +10,7 @@ from waypoint.exchange.decision import Decider, Forward, Observer
 from waypoint.exchange.facts import Facts
 from waypoint.http.contract import Call, Failure, FailureKind, Responder
 from waypoint.http.message import Headers, RequestHead, ResponseHead
+from waypoint.telemetry.tracing import TIMED_OUT
 from waypoint.upstream.pool_contract import EndpointPool, Unavailable
 from waypoint.wire.timers import Timer, Timers
 
@@ -111,6 +112,8 @@ class Attempts(Facts):
         self._pool = choice
         self.endpoint = choice.name
         self.attempts += 1
+        if self.trace is not None:
+            self.trace.attempt(self.head, choice.name, self._context.timers.clock())
         seconds = forward.try_timeout
         if forward.retry is not None:
             # Kept for the retries alone: without them nobody asks who was tried.
@@ -296,7 +299,7 @@ class Attempts(Facts):
         self._try_timer = None
         if self._over or self._answered or self._forward is None:
             return
-        self._drop_call(504)
+        self._gave_up_waiting()
         plan = self._forward.retry
         if plan is not None and plan.for_timeout():
             if self._may_retry():
@@ -310,11 +313,17 @@ class Attempts(Facts):
         self._deadline = None
         if self._over:
             return
-        self._drop_call(504)
+        self._gave_up_waiting()
         if self._answered:
             self._abort("UT", "the request took longer than its timeout")
         else:
             self._answer(504, [], b"the upstream did not answer in time", "UT", "request_timeout")
+
+    def _gave_up_waiting(self) -> None:
+        """There was no answer in time."""
+        if self.trace is not None:
+            self.trace.attempt_over(0, TIMED_OUT, self._context.timers.clock())
+        self._drop_call(504)
 
     def _drop_call(self, status: int = 0) -> None:
         """Give up the attempt under way, if there is one."""
@@ -330,5 +339,7 @@ class Attempts(Facts):
     def _report_attempt(self, status: int, failure: Failure | None) -> None:
         """Tell the backend how an attempt went, once for each."""
         pool, self._pool = self._pool, None
+        if self.trace is not None:
+            self.trace.attempt_over(status, "" if failure is None else failure.text, self._context.timers.clock())
         if pool is not None and self._forward is not None:
             self._forward.backend.finished(pool, status, failure)

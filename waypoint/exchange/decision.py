@@ -140,6 +140,10 @@ class Decider(Protocol):
 class Observer(Protocol):
     """Metrics, access log, traces."""
 
+    def began(self, facts: Facts) -> None:
+        """A request has come, and nothing is decided yet: gives it its id, and its trace if it is recorded. May change
+        its head in place. Told exactly once for each, but for what was no request."""
+
     def finished(self, facts: Facts) -> None:
         """A request is over: told exactly once for each."""
 

@@ -49,6 +49,7 @@ class Exchange(Attempts):
 
     def start(self) -> None:
         """Decide, and act on it."""
+        self._context.observer.began(self)
         try:
             decision = self._context.decider.decide(self.head, self.client, self)
         except Exception:  # a bug in a route or policy costs the requests that it concerns, not their connections

@@ -12,6 +12,7 @@ from __future__ import annotations
 from waypoint.client import Client
 from waypoint.exchange.grpc_messages import GrpcMessages
 from waypoint.http.message import Headers, RequestHead, ResponseHead
+from waypoint.telemetry.tracing import RequestTrace
 from waypoint.upstream.backend import Chooser
 
 
@@ -20,8 +21,9 @@ class Facts:
 
     __slots__ = (
         *("answered_at", "attempts", "authority", "chooser", "client", "details", "ended_at", "endpoint", "flags"),
-        *("grpc", "head", "method", "path", "received", "received_at", "request_principal", "request_trailers"),
-        *("response", "response_trailers", "route", "sent", "sent_at", "started_at", "status", "upstream_failure"),
+        *("grpc", "head", "method", "path", "received", "received_at", "request_id", "request_principal"),
+        *("request_trailers", "response", "response_trailers", "route", "sent", "sent_at", "started_at", "status"),
+        *("trace", "upstream_failure"),
         "version",
     )
 
@@ -35,6 +37,10 @@ class Facts:
         self.authority = head.authority
         self.version = version
         """``1.0``, ``1.1`` or ``2``."""
+        self.request_id = b""
+        """``x-request-id``."""
+        self.trace: RequestTrace | None = None
+        """None: the request is not recorded."""
         self.started_at = started_at
         self.received_at = 0.0
         """When all of the request had come; 0: it did not."""

@@ -1,112 +1,235 @@
-"""Spans sent to a collector: OTLP over HTTP, by opentelemetry-sdk's exporter (the optional extra ``tracing``).
+"""Spans on their way to a collector: OTLP over HTTP, with opentelemetry-sdk's model and encoding (extra ``tracing``).
 
-Requests put finished spans into a bounded queue; a task sends them in batches from a thread, because the exporter
-blocks. A collector that is slow or away costs spans, which are counted, never a request's time. The SDK's own batch
-processor is not used: it would run a thread whose end nobody owns.
+Theory of operation
+-------------------
+A request that is over puts its spans, plain values, into a bounded queue and goes on. A task takes them out in small
+batches; a thread turns a batch into the SDK's spans and these into bytes, the dear part; the bytes are posted the way
+that requests go (``waypoint.upstream.inquiry``): to an endpoint of the collector's service, by mutual TLS if that is in
+the mesh. A batch keeps the interpreter no longer than the relay can spare it, so batches are small.
+
+A collector that is slow or away costs spans, which are counted, never a request's time: a batch is posted again a few
+times, as the protocol wants it for statuses that pass; meanwhile the queue fills, and what finds it full is dropped.
+The SDK's own batch processor and HTTP exporter are not used: they would run a thread whose end nobody owns, and reach
+the collector past the mesh, by names that would have to be resolved.
 """
 
 from __future__ import annotations
 
+import random
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Never
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Final, Never
 
 import structlog
 import trio
+from prometheus_client import CollectorRegistry, Counter
 
+from mesh.backoff import Backoff
 from mesh.errors import ConfigurationError
-from waypoint.telemetry.record import RequestRecord
-from waypoint.telemetry.tracing import Span, span_attributes
+from mesh.model.waypoint import SpanCollector
+from waypoint.telemetry.spans import FinishedSpan
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
+_log = structlog.get_logger("tracing")
 
-_log = structlog.get_logger()
+Post = Callable[[SpanCollector, bytes], Awaitable[int | str]]
+"""Sends a body to a collector; the status of its answer, or in words why there was none. Bounded in time."""
 
-MAX_WAITING: Final = 8192
-BATCH: Final = 512
-FLUSH_SECONDS: Final = 2.0
-_EXPORT_SECONDS: Final = 5.0
+MAX_WAITING: Final = 4096
+"""Spans of one collector."""
+BATCH: Final = 64
+"""Spans posted together: making them ready takes some milliseconds."""
+FLUSH_SECONDS: Final = 1.0
+"""How long a span waits for others."""
+TRIES: Final = 4
+"""Of a batch."""
+_PASSING: Final = frozenset({429, 502, 503, 504})
+"""Statuses after which a batch is to be sent again (OTLP specification, *Retryable Response Codes*)."""
+_BACKOFF: Final = Backoff(initial=0.5, maximum=5.0)
 
 
-class SpanExporter:
+class SpanMetrics:
+    """Counts of all collectors."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.sent = Counter(
+            "ambimesh_waypoint_spans_sent", "Spans that a collector has taken.", ("collector",), registry=registry
+        )
+        self.dropped = Counter(
+            "ambimesh_waypoint_spans_dropped",
+            "Spans that were lost: the queue was full, or the collector did not take them.",
+            ("collector", "reason"),
+            registry=registry,
+        )
+
+
+def require_sdk() -> None:
+    """See that spans can be made, without loading anything: that would take longer than requests can wait.
+
+    Raises:
+        ConfigurationError: the extra is not installed.
+    """
+    try:
+        found = find_spec("opentelemetry.sdk.trace") and find_spec("opentelemetry.exporter.otlp.proto.common")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ConfigurationError(
+            "no spans are made: opentelemetry-sdk and its OTLP encoding are not there; install ambimesh[tracing]"
+        )
+
+
+class SpanQueue:
     """The way to one collector."""
 
-    def __init__(self, endpoint: str, resource: Mapping[str, str]) -> None:
-        """Prepare; nothing is sent yet.
+    def __init__(
+        self, collector: SpanCollector, resource: Mapping[str, str], post: Post, metrics: SpanMetrics
+    ) -> None:
+        """Prepare; nothing is sent before ``run``.
 
         Args:
-            endpoint: the collector's address for traces, such as ``http://collector:4318/v1/traces``.
+            collector: who takes the spans.
             resource: who we are: ``service.name`` and the like.
-
-        Raises:
-            ConfigurationError: the extra is not installed.
+            post: how to reach it.
+            metrics: the process's.
         """
-        try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
-        except ImportError as error:
-            raise ConfigurationError(
-                "tracing needs opentelemetry-sdk and its OTLP exporter: install ambimesh[tracing]"
-            ) from error
-        self._exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_SECONDS)
-        self._resource = Resource(dict(resource))
-        self._waiting: deque[ReadableSpan] = deque()
-        self._full = trio.Event()
-        self.dropped = 0
-        """Spans lost, in all."""
+        self._collector = collector
+        self._resource = resource
+        self._post = post
+        self._waiting: deque[FinishedSpan] = deque()
+        self._wanted = trio.Event()
+        self._under_way = 0
+        self._finishing = False
+        name = f"{collector.service}:{collector.port}"
+        self._name = name
+        self._sent = metrics.sent.labels(name)
+        self._full = metrics.dropped.labels(name, "queue_full")
+        self._lost = metrics.dropped.labels(name, "not_taken")
 
-    def finished(self, span: Span, record: RequestRecord, tags: tuple[tuple[str, str], ...] = ()) -> None:
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or is under way."""
+        return not self._waiting and not self._under_way
+
+    def add(self, spans: Sequence[FinishedSpan]) -> None:
         """A recorded request is over."""
-        if len(self._waiting) >= MAX_WAITING:
-            self.dropped += 1
+        waiting = self._waiting
+        if len(waiting) + len(spans) > MAX_WAITING:
+            self._full.inc(len(spans))
             return
-        self._waiting.append(self._made(span, record, tags))
-        if len(self._waiting) >= BATCH:
-            self._full.set()
+        waiting.extend(spans)
+        if len(waiting) >= BATCH:
+            self._wanted.set()
+
+    def finish(self) -> None:
+        """The process ends: send at once what there is, and nothing twice."""
+        self._finishing = True
+        self._wanted.set()
 
     async def run(self) -> Never:
-        """Send until cancelled; what waits then is lost, the next but one second of it at most."""
-        try:
-            while True:
-                with trio.move_on_after(FLUSH_SECONDS):
-                    await self._full.wait()
-                self._full = trio.Event()
-                while self._waiting:
-                    await self._send()
-        finally:
-            self._exporter.shutdown()  # type: ignore[no-untyped-call]
+        """Send, until cancelled."""
+        while True:
+            with trio.move_on_after(FLUSH_SECONDS):
+                await self._wanted.wait()
+            self._wanted = trio.Event()
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                self._under_way = len(batch)
+                await self._send(batch)
+                self._under_way = 0
 
-    async def _send(self) -> None:
-        from opentelemetry.sdk.trace.export import SpanExportResult
+    async def _send(self, batch: Sequence[FinishedSpan]) -> None:
+        body = await trio.to_thread.run_sync(encode, batch, self._resource, abandon_on_cancel=True)
+        outcome: int | str = ""
+        for failures in range(1, TRIES + 1):
+            outcome = await self._post(self._collector, body)
+            if isinstance(outcome, int) and outcome not in _PASSING:
+                break
+            if failures == TRIES or self._finishing:
+                break
+            await trio.sleep(_BACKOFF.delay(failures, random.random()))
+        if isinstance(outcome, int) and 200 <= outcome < 300:
+            self._sent.inc(len(batch))
+        else:
+            self._lost.inc(len(batch))
+            _log.warning("spans not taken", collector=self._name, spans=len(batch), outcome=outcome)
 
-        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-        result = await trio.to_thread.run_sync(self._export, batch, abandon_on_cancel=True)
-        if result is not SpanExportResult.SUCCESS:
-            self.dropped += len(batch)
-            _log.warning("spans not taken by the collector", spans=len(batch), dropped=self.dropped)
 
-    def _export(self, batch: Sequence[ReadableSpan]) -> object:
-        return self._exporter.export(batch)
+class SpanQueues:
+    """The ways to all collectors that destinations name; they are few, as the operator's configuration names them."""
 
-    def _made(self, span: Span, record: RequestRecord, tags: tuple[tuple[str, str], ...]) -> ReadableSpan:
-        from opentelemetry.sdk.trace import ReadableSpan
-        from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
-        from opentelemetry.trace.status import Status, StatusCode
+    def __init__(
+        self,
+        resource: Mapping[str, str],
+        post: Post,
+        registry: CollectorRegistry,
+        start: Callable[[Callable[[], Awaitable[None]]], None],
+    ) -> None:
+        """Prepare.
 
+        Args:
+            resource: who we are.
+            post: how to reach a collector.
+            registry: the process's.
+            start: runs something until the process ends.
+        """
+        self._resource = resource
+        self._post = post
+        self._metrics = SpanMetrics(registry)
+        self._start = start
+        self._queues: dict[SpanCollector, SpanQueue] = {}
+
+    def to(self, collector: SpanCollector) -> SpanQueue:
+        """The way to a collector, the same each time.
+
+        Raises:
+            ConfigurationError: spans cannot be made.
+        """
+        queue = self._queues.get(collector)
+        if queue is None:
+            require_sdk()
+            queue = self._queues[collector] = SpanQueue(collector, self._resource, self._post, self._metrics)
+            self._start(queue.run)
+        return queue
+
+    async def finish(self) -> None:
+        """Send what waits; to be called under a deadline, when no more requests are served."""
+        for queue in self._queues.values():
+            queue.finish()
+        while not all(queue.idle for queue in self._queues.values()):  # noqa: ASYNC110 -- there is no event of this
+            await trio.sleep(0.02)
+
+
+def encode(spans: Sequence[FinishedSpan], resource: Mapping[str, str]) -> bytes:
+    """The body of one post: ``ExportTraceServiceRequest``. Slow, and loads the SDK: for a thread."""
+    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+    from opentelemetry.trace.status import Status, StatusCode
+
+    about = Resource(dict(resource))
+    scope = InstrumentationScope("ambimesh.waypoint")
+    flags = TraceFlags(TraceFlags.SAMPLED)
+
+    def made(span: FinishedSpan) -> ReadableSpan:
         trace_id = int(span.trace_id, 16)
-        flags = TraceFlags(TraceFlags.SAMPLED)
-        parent = SpanContext(trace_id, int(span.parent_id, 16), True, flags) if span.parent_id else None
-        began = int(record.started_wall * 1e9)
-        failed = record.status == 0 or record.status >= 500
+        # Whose span a request's parent is we were told by others; an attempt's parent is ours.
+        parent = SpanContext(trace_id, int(span.parent_id, 16), span.served, flags) if span.parent_id else None
         return ReadableSpan(
-            name=record.route or record.destination or "unknown",
+            name=span.name,
             context=SpanContext(trace_id, int(span.span_id, 16), False, flags),
             parent=parent,
-            resource=self._resource,
-            attributes=dict(span_attributes(record, tags)),
-            kind=SpanKind.SERVER,
-            status=Status(StatusCode.ERROR if failed else StatusCode.UNSET),
-            start_time=began,
-            end_time=began + int((record.ended - record.started) * 1e9),
+            resource=about,
+            instrumentation_scope=scope,
+            attributes=span.attributes,
+            kind=SpanKind.SERVER if span.served else SpanKind.CLIENT,
+            status=Status(StatusCode.ERROR if span.failed else StatusCode.UNSET),
+            # In whole microseconds: a float has no more of a date's.
+            start_time=int(span.began * 1e6) * 1000,
+            end_time=int(span.ended * 1e6) * 1000,
         )
+
+    body: bytes = encode_spans([made(span) for span in spans]).SerializeToString()
+    return body

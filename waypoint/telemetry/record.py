@@ -59,7 +59,6 @@ class RequestRecord:
         "response_headers",
         "response_messages",
         "route",
-        "span",
         "started",
         "started_wall",
         "status",
@@ -138,5 +137,3 @@ class RequestRecord:
         """``issuer/subject`` of the verified JWT."""
         self.response_headers: Headers | None = None
         """As sent to the client."""
-        self.span: object | None = None
-        """``waypoint.telemetry.tracing.Span``, if the request is recorded."""

@@ -5,6 +5,9 @@ read by a collector when somebody scrapes. A request is counted when it is over,
 identity of the objects that its labels come from (a workload is hashed in more time than the whole counting takes) and
 the numbers that tell answers apart; the key's objects are kept beside the counters, so that the identities stay theirs.
 
+Telemetry objects switch families off and leave labels empty, which to Prometheus is as if they were not there; a
+:class:`MetricsPlan` says so for the requests of one destination.
+
 Cardinality is bounded: label sets without a request for a while are dropped at a scrape, and when there are too many,
 further ones are counted under ``unknown`` labels, so no total is short. What clients choose freely, such as hosts and
 paths, is no label.
@@ -21,17 +24,47 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from mesh.model.waypoint import Metric as Family
+from mesh.model.waypoint import Telemetry
 from mesh.telemetry.exposition import HistogramRow, PreparedFamily, PreparedHistogram, Row, label_text
-from mesh.telemetry.metrics import L4_LABELS, NO_SERVICE, L4Labels, ServiceLabels, WorkloadLabels
+from mesh.telemetry.metrics import L4_LABELS, NO_SERVICE, UNKNOWN, L4Labels, ServiceLabels, WorkloadLabels
 from waypoint.telemetry.flags import flags_text
 from waypoint.telemetry.record import RequestRecord
 
-LABELS: Final[tuple[str, ...]] = (*L4_LABELS[:-1], "response_code", "grpc_response_status", "response_flags")
+LABELS: Final[tuple[str, ...]] = (*L4_LABELS[:-1], "route", "response_code", "grpc_response_status", "response_flags")
 BOUNDS: Final[tuple[float, ...]] = (
     *(0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0),
     *(30_000.0, 60_000.0, 300_000.0, 600_000.0, 1_800_000.0, 3_600_000.0),
 )
 """Of all histograms, milliseconds or bytes: Envoy's."""
+
+
+_OF_REQUESTS: Final = frozenset(
+    {
+        *(Family.REQUEST_COUNT, Family.REQUEST_DURATION, Family.REQUEST_SIZE, Family.RESPONSE_SIZE),
+        *(Family.GRPC_REQUEST_MESSAGES, Family.GRPC_RESPONSE_MESSAGES),
+    }
+)
+
+
+class MetricsPlan:
+    """What is counted of one destination's requests."""
+
+    __slots__ = ("blank", "off", "problems")
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        """Prepare as a destination's Telemetry says."""
+        self.off = frozenset(telemetry.metrics_off)
+        """Families without a sample of these requests."""
+        self.blank = tuple(LABELS.index(label) for label in telemetry.labels_off if label in LABELS)
+        """Labels that stay empty, by their place."""
+        unknown = [label for label in telemetry.labels_off if label not in LABELS]
+        self.problems = tuple(f"metrics have no label {label[:64]!r} that could be removed" for label in unknown)
+
+    @property
+    def nothing(self) -> bool:
+        """No family has these requests."""
+        return self.off >= _OF_REQUESTS
 
 
 class _Series:
@@ -41,7 +74,9 @@ class _Series:
         "count",
         "duration_counts",
         "duration_total",
+        "grpc",
         "idle_since",
+        "off",
         "request_counts",
         "request_messages",
         "request_total",
@@ -53,9 +88,11 @@ class _Series:
         "values",
     )
 
-    def __init__(self, values: tuple[str, ...]) -> None:
+    def __init__(self, values: tuple[str, ...], *, grpc: bool) -> None:
         self.values = values
+        self.grpc = grpc
         self.text = label_text(LABELS, values)
+        self.off: frozenset[Family] = frozenset()
         self.count = 0
         self.duration_counts = [0] * (len(BOUNDS) + 1)
         self.duration_total = 0.0
@@ -95,7 +132,7 @@ class RequestMetrics(Collector):
         self._monotonic = monotonic
         registry.register(self)
 
-    def count(self, record: RequestRecord) -> None:
+    def count(self, record: RequestRecord, plan: MetricsPlan) -> None:
         """A request is over."""
         client = record.client
         key = (
@@ -105,13 +142,15 @@ class RequestMetrics(Collector):
             id(record.peer_identity),
             record.destination,
             record.upstream_service,
+            record.route,
+            id(plan),
             record.status,
             record.flags,
             record.grpc_status,
             record.grpc,
         )
         found = self._found.get(key)
-        series = self._find(record, key) if found is None else found[0]
+        series = self._find(record, key, plan) if found is None else found[0]
         series.count += 1
         duration = (record.ended - record.started) * 1000.0
         series.duration_counts[bisect_left(BOUNDS, duration)] += 1
@@ -126,19 +165,21 @@ class RequestMetrics(Collector):
             series.request_messages += record.request_messages
             series.response_messages += record.response_messages
 
-    def _find(self, record: RequestRecord, key: tuple[object, ...]) -> _Series:
-        values = label_values(record)
+    def _find(self, record: RequestRecord, key: tuple[object, ...], plan: MetricsPlan) -> _Series:
+        values = _blanked(label_values(record), plan)
         series = self._series.get(values)
         if series is None:
             if len(self._series) >= self._max_series:
-                values = _overflow(record)
+                values = _blanked(_overflow(record), plan)
                 series = self._series.get(values)
             if series is None:
-                series = self._series[values] = _Series(values)
+                series = self._series[values] = _Series(values, grpc=record.grpc)
         if len(self._found) >= 2 * self._max_series:
             self._found.clear()
+        # The same labels may have been counted by an earlier plan.
+        series.off = plan.off
         client = record.client
-        self._found[key] = (series, (client.workload, client.identity, record.endpoint, record.peer_identity))
+        self._found[key] = (series, (client.workload, client.identity, record.endpoint, record.peer_identity, plan))
         return series
 
     def _expire(self) -> None:
@@ -164,46 +205,54 @@ class RequestMetrics(Collector):
         """The state of all series, for one scrape."""
         self._expire()
         everything = list(self._series.values())
-        grpc = [series for series in everything if series.values[_PROTOCOL] == "grpc"]
+        grpc = [series for series in everything if series.grpc]
 
-        def histogram(name: str, text: str, rows: list[HistogramRow]) -> PreparedHistogram:
+        def counter(name: str, text: str, family: Family, of: list[_Series], value: Callable[[_Series], int]) -> Metric:
+            return PreparedFamily(
+                name, text, LABELS, [Row(one.text, one.values, value(one)) for one in of if family not in one.off]
+            )
+
+        def histogram(
+            name: str, text: str, family: Family, value: Callable[[_Series], tuple[list[int], float]]
+        ) -> Metric:
+            rows = [HistogramRow(one.text, one.values, *value(one)) for one in everything if family not in one.off]
             return PreparedHistogram(name, text, LABELS, BOUNDS, rows)
 
         return [
-            PreparedFamily(
-                "istio_requests", "Requests.", LABELS, [Row(one.text, one.values, one.count) for one in everything]
-            ),
+            counter("istio_requests", "Requests.", Family.REQUEST_COUNT, everything, lambda one: one.count),
             histogram(
                 "istio_request_duration_milliseconds",
                 "From a request's head to the end of its answer.",
-                [HistogramRow(one.text, one.values, one.duration_counts, one.duration_total) for one in everything],
+                Family.REQUEST_DURATION,
+                lambda one: (one.duration_counts, one.duration_total),
             ),
             histogram(
                 "istio_request_bytes",
                 "Bytes of requests' bodies.",
-                [HistogramRow(one.text, one.values, one.request_counts, one.request_total) for one in everything],
+                Family.REQUEST_SIZE,
+                lambda one: (one.request_counts, one.request_total),
             ),
             histogram(
                 "istio_response_bytes",
                 "Bytes of answers' bodies.",
-                [HistogramRow(one.text, one.values, one.response_counts, one.response_total) for one in everything],
+                Family.RESPONSE_SIZE,
+                lambda one: (one.response_counts, one.response_total),
             ),
-            PreparedFamily(
+            counter(
                 "istio_request_messages",
                 "gRPC messages of requests.",
-                LABELS,
-                [Row(one.text, one.values, one.request_messages) for one in grpc],
+                Family.GRPC_REQUEST_MESSAGES,
+                grpc,
+                lambda one: one.request_messages,
             ),
-            PreparedFamily(
+            counter(
                 "istio_response_messages",
                 "gRPC messages of answers.",
-                LABELS,
-                [Row(one.text, one.values, one.response_messages) for one in grpc],
+                Family.GRPC_RESPONSE_MESSAGES,
+                grpc,
+                lambda one: one.response_messages,
             ),
         ]
-
-
-_PROTOCOL: Final = LABELS.index("request_protocol")
 
 
 def label_values(record: RequestRecord) -> tuple[str, ...]:
@@ -227,7 +276,14 @@ def _completed(labels: L4Labels, record: RequestRecord) -> tuple[str, ...]:
     *values, _, security = labels.values()
     grpc_status = str(record.grpc_status) if record.grpc and record.grpc_status >= 0 else ""
     protocol = "grpc" if record.grpc else "http"
-    return (*values, protocol, security, str(record.status), grpc_status, flags_text(record.flags))
+    route = record.route or UNKNOWN
+    return (*values, protocol, security, route, str(record.status), grpc_status, flags_text(record.flags))
+
+
+def _blanked(values: tuple[str, ...], plan: MetricsPlan) -> tuple[str, ...]:
+    if not plan.blank:
+        return values
+    return tuple("" if index in plan.blank else value for index, value in enumerate(values))
 
 
 def _service(key: str) -> ServiceLabels:

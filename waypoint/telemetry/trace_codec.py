@@ -27,7 +27,7 @@ _ALL: Final = frozenset(
 class TraceContext:
     """Whose trace a request belongs to, as its client says."""
 
-    __slots__ = ("b3_multi", "b3_single", "sampled", "span_id", "state", "trace_id", "w3c")
+    __slots__ = ("b3_multi", "b3_single", "debug", "sampled", "span_id", "state", "trace_id", "w3c")
 
     def __init__(self, trace_id: bytes, span_id: bytes, sampled: bool | None) -> None:
         self.trace_id = trace_id
@@ -41,6 +41,16 @@ class TraceContext:
         self.w3c = False
         self.b3_single = False
         self.b3_multi = False
+        self.debug = False
+        """B3's debug flag: recorded by everybody, whatever they sample."""
+
+
+def declined(headers: Headers) -> bool:
+    """Whether a request without a context says that it is not to be recorded: B3's lone decision."""
+    for name, value in headers:
+        if (name == _B3 and value == b"0") or (name == b"x-b3-sampled" and value.lower() in (b"0", b"false")):
+            return True
+    return False
 
 
 def extract(headers: Headers) -> TraceContext | None:
@@ -69,7 +79,7 @@ def extract(headers: Headers) -> TraceContext | None:
     if context is None:
         context = found
     if context is not None and found is not None:
-        context.b3_single, context.b3_multi = single, not single
+        context.b3_single, context.b3_multi, context.debug = single, not single, found.debug
     return context
 
 
@@ -83,18 +93,19 @@ def inject(headers: Headers, context: TraceContext, span_id: bytes, sampled: boo
         sampled: the decision.
     """
     headers[:] = [field for field in headers if field[0] not in _ALL]
-    trace_id = context.trace_id
+    trace_id, parent = context.trace_id, context.span_id
     if context.w3c:
         headers.append((_TRACEPARENT, b"00-%b-%b-%b" % (trace_id, span_id, b"01" if sampled else b"00")))
         if context.state:
             headers.append((b"tracestate", context.state))
     flag = b"1" if sampled else b"0"
     if context.b3_single:
-        headers.append((_B3, b"%b-%b-%b-%b" % (trace_id, span_id, flag, context.span_id)))
+        headers.append((_B3, b"%b-%b-%b-%b" % (trace_id, span_id, b"d" if context.debug else flag, parent)))
     if context.b3_multi:
+        decision = (b"x-b3-flags", b"1") if context.debug else (b"x-b3-sampled", flag)
         headers += [
             *((b"x-b3-traceid", trace_id), (b"x-b3-spanid", span_id)),
-            *((b"x-b3-parentspanid", context.span_id), (b"x-b3-sampled", flag)),
+            *((b"x-b3-parentspanid", parent), decision),
         ]
 
 
@@ -117,13 +128,15 @@ def _traceparent(value: bytes) -> TraceContext | None:
     return TraceContext(parts[1], parts[2], bool(int(parts[3], 16) & 1))
 
 
-def _b3(trace_id: bytes, span_id: bytes, sampled: bool | None) -> TraceContext | None:
+def _b3(trace_id: bytes, span_id: bytes, sampled: bool | None, *, debug: bool) -> TraceContext | None:
     trace_id, span_id = trace_id.lower(), span_id.lower()
     if len(trace_id) == 16:
         trace_id = b"0" * 16 + trace_id
     if not _is_id(trace_id, 32) or not _is_id(span_id, 16):
         return None
-    return TraceContext(trace_id, span_id, sampled)
+    context = TraceContext(trace_id, span_id, sampled)
+    context.debug = debug
+    return context
 
 
 _DECISIONS: Final = {b"1": True, b"d": True, b"true": True, b"0": False, b"false": False}
@@ -138,13 +151,12 @@ def _single(value: bytes) -> TraceContext | None:
         if parts[2] not in (b"0", b"1", b"d"):
             return None
         sampled = _DECISIONS[parts[2]]
-    return _b3(parts[0], parts[1], sampled)
+    return _b3(parts[0], parts[1], sampled, debug=len(parts) > 2 and parts[2] == b"d")
 
 
 def _multi(headers: Headers) -> TraceContext | None:
     trace_id = header_value(headers, b"x-b3-traceid") or b""
     span_id = header_value(headers, b"x-b3-spanid") or b""
     sampled = _DECISIONS.get((header_value(headers, b"x-b3-sampled") or b"").lower())
-    if header_value(headers, b"x-b3-flags") == b"1":
-        sampled = True
-    return _b3(trace_id, span_id, sampled)
+    debug = header_value(headers, b"x-b3-flags") == b"1"
+    return _b3(trace_id, span_id, True if debug else sampled, debug=debug)

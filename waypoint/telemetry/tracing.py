@@ -1,48 +1,100 @@
-"""Traces: whether a request is one of those that are recorded, its span, and ``x-request-id``.
+"""Traces: whether a request is one of those that are recorded, and what is noted of it while it lives.
+
+Theory of operation
+-------------------
+A request that is recorded has a span of ours of the kind SERVER, from its head to the end of its answer, and below it
+one of the kind CLIENT for each time that it was sent to an endpoint: a retry is a further child. The endpoint is sent
+the context of the child, so that its own span stands below the attempt that it answers.
 
 The client's decision is kept; a request without one starts a trace with the probability that the destination's
 Telemetry says. A request that is not recorded and brought a context passes with that context untouched, so that the
-trace's ends still meet; without one, nothing is added to it.
+trace's ends still meet; without one, nothing is added to it. So where nothing is recorded a request costs one look at
+whether its destination traces, and where it does, one look at its headers.
+
+Spans are made of these notes when the request is over (``waypoint.telemetry.spans``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from mesh.model.waypoint import Telemetry
 from waypoint.http.message import Headers, RequestHead, first
 from waypoint.routing.chance import Random
-from waypoint.telemetry.flags import flags_text
-from waypoint.telemetry.log_format import escaped
-from waypoint.telemetry.record import NO_GRPC_STATUS, RequestRecord
-from waypoint.telemetry.trace_codec import TraceContext, extract, inject
+from waypoint.telemetry.trace_codec import TraceContext, declined, extract, inject
 
 RandomBits = Callable[[int], int]
 """So many random bits as a number (``random.getrandbits``)."""
 
 REQUEST_ID: Final = b"x-request-id"
 MAX_REQUEST_ID_BYTES: Final = 256
+_NODE: Final = (1 << 48) - 1
+TIMED_OUT: Final = "no answer in time"
+"""The failure of an attempt that was given up for this reason."""
+MAX_ATTEMPTS: Final = 16
+"""Of one request that have spans of their own; further ones are sent the context of the last of these."""
 
 
-class Span:
-    """A request's span, recorded by us between a client's and a server's."""
+class AttemptNotes:
+    """One time that a request was sent to an endpoint."""
 
-    __slots__ = ("parent_id", "span_id", "trace_id")
+    __slots__ = ("began", "ended", "endpoint", "failure", "span_id", "status")
 
-    def __init__(self, trace_id: bytes, span_id: bytes, parent_id: bytes) -> None:
-        self.trace_id = trace_id
-        """32 hexadecimal digits."""
+    def __init__(self, span_id: bytes, endpoint: str, began: float) -> None:
         self.span_id = span_id
         """16 hexadecimal digits."""
-        self.parent_id = parent_id
+        self.endpoint = endpoint
+        """``address:port``."""
+        self.began = began
+        """On the monotonic clock, as all times here: a connection was asked for."""
+        self.ended = 0.0
+        """0: not yet; of an attempt that was answered it is the request's end."""
+        self.status = 0
+        """The answer's; 0 without one."""
+        self.failure = ""
+        """Why there was no answer, in words."""
+
+
+class RequestTrace:
+    """What is noted of one request that is recorded."""
+
+    __slots__ = ("_bits", "_context", "attempts", "parent_id", "span_id", "trace_id")
+
+    def __init__(self, context: TraceContext, bits: RandomBits) -> None:
+        """Begin the request's own span."""
+        self.trace_id = context.trace_id
+        """32 hexadecimal digits."""
+        self.parent_id = context.span_id
         """16 hexadecimal digits; empty: the trace begins here."""
+        self.span_id = _hex(bits, 64)
+        self.attempts: list[AttemptNotes] = []
+        self._context = context
+        self._bits = bits
+
+    def introduce(self, head: RequestHead) -> None:
+        """Have the request's own span be the parent of whoever is shown this head: an authorizer, a mirror."""
+        inject(head.headers, self._context, self.span_id, True)
+        # From here on it is the parent in what B3 says of one.
+        self._context.span_id = self.span_id
+
+    def attempt(self, head: RequestHead, endpoint: str, now: float) -> None:
+        """The request is about to be sent to an endpoint."""
+        if len(self.attempts) < MAX_ATTEMPTS:
+            self.attempts.append(AttemptNotes(_hex(self._bits, 64), endpoint, now))
+        inject(head.headers, self._context, self.attempts[-1].span_id, True)
+
+    def attempt_over(self, status: int, failure: str, now: float) -> None:
+        """It was answered (the answer may still come in), or given up. What is told first counts."""
+        if self.attempts and not self.attempts[-1].ended:
+            last = self.attempts[-1]
+            last.status, last.failure, last.ended = status, failure, now
 
 
 class Tracer:
     """Tracing of one destination's requests."""
 
-    __slots__ = ("_bits", "_random", "_share", "tags")
+    __slots__ = ("_bits", "_random", "_share")
 
     def __init__(self, telemetry: Telemetry, random: Random, bits: RandomBits) -> None:
         """Prepare.
@@ -55,24 +107,23 @@ class Tracer:
         self._share = min(max(telemetry.sampling_percent, 0.0), 100.0) / 100.0
         self._random = random
         self._bits = bits
-        self.tags = telemetry.tags
 
-    def begin(self, head: RequestHead) -> Span | None:
+    def begin(self, head: RequestHead) -> RequestTrace | None:
         """Decide about a request, and write the context it goes on with; None: it is not recorded."""
         context = extract(head.headers)
         if context is None:
-            if self._share <= 0 or self._random() >= self._share:
+            if not self._chosen() or declined(head.headers):
                 return None
             context = TraceContext(_hex(self._bits, 128), b"", True)
             context.w3c = True
-        elif context.sampled is None:
-            if self._share <= 0 or self._random() >= self._share:
-                return None
-        elif not context.sampled:
+        elif not context.sampled and (context.sampled is not None or not self._chosen()):
             return None
-        span = Span(context.trace_id, _hex(self._bits, 64), context.span_id)
-        inject(head.headers, context, span.span_id, True)
-        return span
+        trace = RequestTrace(context, self._bits)
+        trace.introduce(head)
+        return trace
+
+    def _chosen(self) -> bool:
+        return self._share > 0 and self._random() < self._share
 
 
 def _hex(bits: RandomBits, count: int) -> bytes:
@@ -80,50 +131,21 @@ def _hex(bits: RandomBits, count: int) -> bytes:
     return b"%0*x" % (count // 4, bits(count) or 1)
 
 
-def request_id(headers: Headers, bits: RandomBits) -> bytes:
-    """A request's id: its own, if it is one that can be logged, or a new one, which it is given.
+def request_id(headers: Headers, bits: RandomBits, *, trusted: bool) -> bytes:
+    """A request's id: its own, if that may stay, or a new one, which it is given.
 
     Args:
-        headers: the request's, changed if it has none.
+        headers: the request's, changed if it has none that may stay.
         bits: for a new one.
+        trusted: whether the client may name its requests. What it says must be fit for a log all the same.
     """
     given = first(headers, REQUEST_ID)
     if given is not None:
-        if 0 < len(given) <= MAX_REQUEST_ID_BYTES and given.isascii() and given.decode().isprintable():
+        if trusted and 0 < len(given) <= MAX_REQUEST_ID_BYTES and given.isascii() and given.decode().isprintable():
             return given
         headers[:] = [field for field in headers if field[0] != REQUEST_ID]
-    # A UUID of version 4 (RFC 9562 section 5.4).
-    number = (bits(128) & ~(0xF << 76 | 0x3 << 62)) | 0x4 << 76 | 0x2 << 62
-    text = b"%032x" % number
-    made = b"-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+    # A UUID of version 4 (RFC 9562 section 5.4): unique, not secret, so no system call for entropy.
+    high, low = bits(60), bits(60)
+    made = b"%08x-%04x-4%03x-a%03x-%012x" % (high >> 28, high >> 12 & 0xFFFF, high & 0xFFF, low >> 48, low & _NODE)
     headers.append((REQUEST_ID, made))
     return made
-
-
-def span_attributes(record: RequestRecord, tags: tuple[tuple[str, str], ...]) -> Mapping[str, str | int]:
-    """What a span says of a request, in OpenTelemetry's names where there are any."""
-    attributes: dict[str, str | int] = {
-        "http.request.method": escaped(record.request.method),
-        "url.path": escaped(record.path.partition(b"?")[0]),
-        "server.address": escaped(record.request.authority),
-        "http.response.status_code": record.status,
-        "http.request.body.size": record.request_bytes,
-        "http.response.body.size": record.response_bytes,
-        "network.protocol.version": record.version.value.removeprefix("HTTP/"),
-        "client.address": str(record.client.address),
-        "response_flags": flags_text(record.flags),
-    }
-    if record.route:
-        attributes["http.route"] = record.route
-    if record.upstream_service:
-        attributes["upstream_cluster"] = record.upstream_service
-    if record.upstream_address is not None:
-        attributes["network.peer.address"] = str(record.upstream_address)
-    if record.request_id:
-        attributes["guid:x-request-id"] = escaped(record.request_id)
-    if record.grpc_status != NO_GRPC_STATUS:
-        attributes["rpc.grpc.status_code"] = record.grpc_status
-    if record.client.identity is not None:
-        attributes["istio.source_principal"] = str(record.client.identity)
-    attributes.update(tags)
-    return attributes

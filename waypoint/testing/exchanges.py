@@ -14,6 +14,7 @@ from waypoint.exchange.facts import Facts
 from waypoint.http.contract import Failure
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import RequestHead
+from waypoint.telemetry.tracing import Tracer
 from waypoint.testing.wires import ManualClock, MemoryConnector, MemoryWire
 from waypoint.upstream.pool_contract import EndpointPool, PoolLimits, Unavailable
 from waypoint.upstream.pool_h1 import H1Pool
@@ -66,6 +67,13 @@ class KeepingObserver:
 
     def __init__(self) -> None:
         self.facts: list[Facts] = []
+        self.tracer: Tracer | None = None
+        """Begins their traces."""
+
+    def began(self, facts: Facts) -> None:
+        """See :class:`waypoint.exchange.decision.Observer`."""
+        if self.tracer is not None:
+            facts.trace = self.tracer.begin(facts.head)
 
     def finished(self, facts: Facts) -> None:
         """See :class:`waypoint.exchange.decision.Observer`."""

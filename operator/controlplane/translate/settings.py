@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mesh.model.request_policy import ExternalAuthorizer
+from mesh.model.waypoint import SpanCollector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +23,9 @@ class MeshSettings:
     """GatewayClasses whose Gateways are waypoints; one that exists as an object tells it by its controller."""
     authorizers: tuple[ExternalAuthorizer, ...] = ()
     """The providers that policies with the action CUSTOM may name."""
+    collectors: tuple[tuple[str, SpanCollector], ...] = ()
+    """The providers that Telemetry objects may name for tracing."""
+    default_collector: str = ""
+    """The provider of requests for which no Telemetry names one; empty: no spans of these."""
+    sampling_percent: float = 0.0
+    """Of requests for which no Telemetry says how many."""

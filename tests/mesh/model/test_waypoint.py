@@ -53,7 +53,18 @@ from mesh.model.upstream_policy import (
     UpstreamPolicy,
     UpstreamTls,
 )
-from mesh.model.waypoint import Destination, DestinationPort, LogFormat, StreamRoute, Telemetry, WorkloadLabels
+from mesh.model.waypoint import (
+    Destination,
+    DestinationPort,
+    LogFormat,
+    Metric,
+    SpanCollector,
+    SpanTag,
+    StreamRoute,
+    TagSource,
+    Telemetry,
+    WorkloadLabels,
+)
 from mesh.model.workload import AppProtocol
 
 TEXT = TextMatch(TextMatchKind.REGEX, "a.*", ignore_case=True, inverted=True)
@@ -131,7 +142,13 @@ DESTINATION = Destination(
     authentication=(RequestAuthentication(key="a/j", rules=(JwtRule(issuer="i"),)),),
     authorizers=(ExternalAuthorizer(name="x", service="a/b", port=1, grpc=True),),
     upstreams=(UPSTREAM,),
-    telemetry=Telemetry(log_format=LogFormat.JSON, tags=(("a", "b"),)),
+    telemetry=Telemetry(
+        log_format=LogFormat.JSON,
+        collector=SpanCollector(service="o/c", port=4318),
+        tags=(SpanTag(name="a", source=TagSource.HEADER, value="b", default="c"),),
+        metrics_off=(Metric.REQUEST_COUNT,),
+        labels_off=("source_app",),
+    ),
 )
 
 

@@ -57,7 +57,18 @@ from mesh.model.upstream_policy import (
     UpstreamPolicy,
     UpstreamTls,
 )
-from mesh.model.waypoint import Destination, DestinationPort, LogFormat, StreamRoute, Telemetry, WorkloadLabels
+from mesh.model.waypoint import (
+    Destination,
+    DestinationPort,
+    LogFormat,
+    Metric,
+    SpanCollector,
+    SpanTag,
+    StreamRoute,
+    TagSource,
+    Telemetry,
+    WorkloadLabels,
+)
 from mesh.model.workload import AppProtocol
 from mesh.xds.waypoint_codec import decode_destination, decode_labels, encode_destination, encode_labels
 
@@ -146,7 +157,13 @@ FULL = Destination(
             subsets=(Subset(name="v2", labels=(("version", "v2"),)),),
         ),
     ),
-    telemetry=Telemetry(log_format=LogFormat.JSON, sampling_percent=1.0),
+    telemetry=Telemetry(
+        log_format=LogFormat.JSON,
+        sampling_percent=1.0,
+        collector=SpanCollector(service="o/c", port=4318),
+        tags=(SpanTag(name="a", source=TagSource.HEADER, value="b"),),
+        metrics_off=(Metric.REQUEST_SIZE,),
+    ),
 )
 
 

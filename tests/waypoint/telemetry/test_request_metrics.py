@@ -9,13 +9,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from mesh.addresses import PeerAddress, SocketAddress, parse_ip
+from mesh.model.waypoint import Metric, Telemetry
 from mesh.telemetry.exposition import render
 from waypoint.client import Client
 from waypoint.telemetry import flags
 from waypoint.telemetry.record import RequestRecord
-from waypoint.telemetry.request_metrics import BOUNDS, LABELS, RequestMetrics, label_values
+from waypoint.telemetry.request_metrics import BOUNDS, LABELS, MetricsPlan, RequestMetrics, label_values
 
 Make = Callable[..., RequestRecord]
+EVERYTHING = MetricsPlan(Telemetry())
 
 
 def _metrics(now: list[float] | None = None, **fields: Any) -> tuple[CollectorRegistry, RequestMetrics]:
@@ -48,6 +50,7 @@ def test_the_labels_of_a_request(finished: Make) -> None:
     assert labels["response_code"] == "200"
     assert labels["grpc_response_status"] == ""
     assert labels["response_flags"] == "URX"
+    assert labels["route"] == "demo/route/0"
     assert labels["connection_security_policy"] == "mutual_tls"
 
 
@@ -62,7 +65,7 @@ def test_a_request_that_reached_nobody(finished: Make) -> None:
 def test_requests_are_counted_by_answer(finished: Make) -> None:
     registry, metrics = _metrics()
     for record in [finished(), finished(), finished(status=503, flags=flags.UPSTREAM_OVERFLOW), finished(status=0)]:
-        metrics.count(record)
+        metrics.count(record, EVERYTHING)
     assert _samples(registry, "istio_requests_total") == {
         ("200", "", "-", "echo"): 2,
         ("503", "", "UO", "echo"): 1,
@@ -74,7 +77,7 @@ def test_requests_are_counted_by_answer(finished: Make) -> None:
 def test_grpc_messages_are_counted(finished: Make) -> None:
     registry, metrics = _metrics()
     for status in (0, 0, 14):
-        metrics.count(finished(grpc=True, grpc_status=status, request_messages=2, response_messages=5))
+        metrics.count(finished(grpc=True, grpc_status=status, request_messages=2, response_messages=5), EVERYTHING)
     assert _samples(registry, "istio_request_messages_total") == {
         ("200", "0", "-", "echo"): 4,
         ("200", "14", "-", "echo"): 2,
@@ -85,7 +88,7 @@ def test_grpc_messages_are_counted(finished: Make) -> None:
 async def test_the_page_is_what_prometheus_reads(finished: Make) -> None:
     registry, metrics = _metrics()
     for milliseconds in (0.4, 0.9, 3, 29_999, 9e9):
-        metrics.count(finished(ended=100.0 + milliseconds / 1000))
+        metrics.count(finished(ended=100.0 + milliseconds / 1000), EVERYTHING)
     page = (await render(registry)).decode()
     families = {family.name: family for family in text_string_to_metric_families(page)}
     duration = families["istio_request_duration_milliseconds"]
@@ -117,7 +120,7 @@ def _other_client(number: int) -> Client:
 def test_cardinality_is_bounded_and_no_total_is_short(finished: Make) -> None:
     registry, metrics = _metrics(max_series=10)
     for number in range(50):
-        metrics.count(finished(client=_other_client(number)))
+        metrics.count(finished(client=_other_client(number)), EVERYTHING)
     samples = [sample for family in registry.collect() for sample in family.samples]
     values = [sample.value for sample in samples if sample.name == "istio_requests_total"]
     assert sum(values) == 50
@@ -127,9 +130,41 @@ def test_cardinality_is_bounded_and_no_total_is_short(finished: Make) -> None:
 def test_idle_series_expire_and_begin_anew(finished: Make) -> None:
     now = [0.0]
     registry, metrics = _metrics(now, expiry_seconds=100.0)
-    metrics.count(finished())
+    metrics.count(finished(), EVERYTHING)
     for moment, count in [(0.0, 1), (50.0, 1), (149.0, 1), (151.0, 0)]:
         now[0] = moment
         assert len(_samples(registry, "istio_requests_total")) == count
-    metrics.count(finished())
+    metrics.count(finished(), EVERYTHING)
     assert list(_samples(registry, "istio_requests_total").values()) == [1]
+
+
+def test_families_are_switched_off_for_some_requests(finished: Make) -> None:
+    registry, metrics = _metrics()
+    some = MetricsPlan(Telemetry(metrics_off=(Metric.GRPC_REQUEST_MESSAGES, Metric.REQUEST_SIZE)))
+    fields = {"grpc": True, "grpc_status": 0, "request_messages": 2, "response_messages": 5}
+    metrics.count(finished(**fields), some)
+    metrics.count(finished(status=500, **fields), EVERYTHING)
+
+    def codes(name: str) -> set[str]:
+        return {key[0] for key in _samples(registry, name)}
+
+    assert codes("istio_requests_total") == codes("istio_response_messages_total") == {"200", "500"}
+    assert codes("istio_request_bytes_count") == codes("istio_request_messages_total") == {"500"}
+    # Switched on again: the same labels go on, and stand there once.
+    metrics.count(finished(**fields), EVERYTHING)
+    assert _samples(registry, "istio_request_messages_total")["200", "0", "-", "echo"] == 4
+    assert not some.nothing
+    assert MetricsPlan(Telemetry(metrics_off=tuple(Metric))).nothing
+
+
+async def test_labels_are_left_empty(finished: Make) -> None:
+    registry, metrics = _metrics(max_series=1)
+    plan = MetricsPlan(Telemetry(labels_off=("destination_workload", "request_host", "response_code")))
+    assert plan.problems == ("metrics have no label 'request_host' that could be removed",)
+    for status in (200, 404):
+        metrics.count(finished(status=status), plan)
+    assert _samples(registry, "istio_requests_total") == {("", "", "-", ""): 2}
+    metrics.count(finished(client=_other_client(1)), plan)
+    assert set(_samples(registry, "istio_requests_total")) == {("", "", "-", "")}
+    page = (await render(registry)).decode()
+    assert 'response_code=""' in page

@@ -7,7 +7,7 @@ The public API does not say how a record is written; the annotations ``ambimesh.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from controlplane.translate.finding import Finding
 from controlplane.translate.layer7.attached import attached, attachment_notes
 from controlplane.translate.layer7.notes import Notes
 from controlplane.translate.tracking import View
-from mesh.model.waypoint import LogFormat, Telemetry
+from mesh.model.waypoint import LogFormat, Metric, SpanCollector, SpanTag, TagSource, Telemetry
 from resources import objects
 from resources import telemetry as fields
 from resources.objects import ObjectKey
@@ -26,12 +26,17 @@ LOG_FORMAT_ANNOTATION = "ambimesh.dev/access-log-format"
 LOG_TEMPLATE_ANNOTATION = "ambimesh.dev/access-log-template"
 _FORMATS = {"text": LogFormat.TEXT, "json": LogFormat.JSON, "template": LogFormat.TEMPLATE}
 _Matching = TypeVar("_Matching", fields.AccessLogging, fields.Tracing)
+_METRICS = tuple(metric.value for metric in Metric)
 _FAILURES = re.compile(r"\s*response\.code\s*>=\s*400\s*")
 
 
 def telemetry_of(view: View, target: ObjectKey, waypoint: Waypoint) -> Telemetry:
     """What is recorded about requests to an object that a waypoint serves."""
-    result = Telemetry()
+    settings = view.settings
+    collectors = dict(settings.collectors)
+    result = Telemetry(
+        collector=collectors.get(settings.default_collector), sampling_percent=settings.sampling_percent
+    )
     seen: set[ObjectKey] = set()
     root = view.settings.root_namespace
     whole = [
@@ -44,7 +49,7 @@ def telemetry_of(view: View, target: ObjectKey, waypoint: Waypoint) -> Telemetry
     for value in (*whole, *attached(view, objects.Telemetry, target, waypoint)):
         if value.key not in seen:
             seen.add(value.key)
-            result = _laid_over(result, value, Notes(value.key))
+            result = _laid_over(result, value, collectors, Notes(value.key))
     return result
 
 
@@ -54,28 +59,59 @@ def telemetry_findings(view: View, value: objects.Telemetry) -> tuple[Finding, .
     if value.spec.selector is not None and value.spec.selector.match_labels:
         notes.not_applied("a selector chooses sidecars; name waypoints or Services in targetRefs")
     attachment_notes(view, notes, value.spec.targets, "it has no effect")
-    _laid_over(Telemetry(), value, notes)
+    settings = view.settings
+    _laid_over(Telemetry(), value, dict(settings.collectors), notes)
+    if any(one.random_sampling_percentage and not one.providers for one in value.spec.tracing) and not (
+        settings.default_collector
+    ):
+        notes.unsupported(
+            "tracing names no provider, and the operator's configuration (tracing.default) has none: where no other "
+            "Telemetry names one no spans are made"
+        )
     return tuple(notes.findings)
 
 
-def _laid_over(base: Telemetry, value: objects.Telemetry, notes: Notes) -> Telemetry:
+def _laid_over(
+    base: Telemetry, value: objects.Telemetry, collectors: Mapping[str, SpanCollector], notes: Notes
+) -> Telemetry:
     result = base
     for logging in _for_servers(value.spec.access_logging):
         result = _log(result, logging, value, notes)
     for tracing in _for_servers(value.spec.tracing):
-        result = _trace(result, tracing, notes)
+        result = _trace(result, tracing, collectors, notes)
     for metrics in value.spec.metrics:
         for override in metrics.overrides:
-            everything = override.match is None or override.match.metric in (None, "ALL_METRICS")
-            if override.disabled is not None and everything:
-                result = replace(result, metrics=not override.disabled)
-            elif override.disabled is not None:
-                notes.unsupported("metrics.overrides: only ALL_METRICS can be switched off together")
-            if override.tag_overrides:
-                notes.unsupported("metrics.overrides.tagOverrides has no effect")
+            if override.match is None or override.match.mode != "CLIENT":
+                result = _count(result, override, notes)
         if metrics.reporting_interval is not None:
             notes.unsupported("metrics.reportingInterval has no effect: metrics are read when they are asked for")
     return result
+
+
+def _count(base: Telemetry, override: fields.MetricsOverride, notes: Notes) -> Telemetry:
+    """One change of metrics: switched off or on, by name or all, and labels that are left out of all."""
+    match = override.match
+    if match is not None and match.custom_metric is not None:
+        notes.unsupported(f"metrics.overrides: there is no metric {match.custom_metric[:64]!r}")
+        return base
+    named = None if match is None or match.metric in (None, "ALL_METRICS") else match.metric
+    if named is not None and named not in _METRICS:
+        notes.unsupported(f"metrics.overrides: {named[:64]!r} is none of ALL_METRICS, {', '.join(_METRICS)}")
+        return base
+    chosen = {Metric(named)} if named is not None else set(Metric)
+    off, labels = set(base.metrics_off), set(base.labels_off)
+    if override.disabled is not None:
+        off = off | chosen if override.disabled else off - chosen
+    for label, change in override.tag_overrides.items():
+        if change.operation != "REMOVE":
+            notes.unsupported(f"metrics.overrides.tagOverrides: {label[:64]!r} can be removed, but given no value")
+        elif named is not None:
+            notes.unsupported(
+                f"metrics.overrides.tagOverrides: {label[:64]!r} can be removed of ALL_METRICS only: it stays"
+            )
+        else:
+            labels.add(label)
+    return replace(base, metrics_off=tuple(sorted(off)), labels_off=tuple(sorted(labels)))
 
 
 def _log(base: Telemetry, logging: fields.AccessLogging, value: objects.Telemetry, notes: Notes) -> Telemetry:
@@ -102,18 +138,33 @@ def _log(base: Telemetry, logging: fields.AccessLogging, value: objects.Telemetr
     )
 
 
-def _trace(base: Telemetry, tracing: fields.Tracing, notes: Notes) -> Telemetry:
+def _trace(
+    base: Telemetry, tracing: fields.Tracing, collectors: Mapping[str, SpanCollector], notes: Notes
+) -> Telemetry:
     result = base
+    if tracing.providers:
+        name = tracing.providers[0].name
+        if len(tracing.providers) > 1:
+            notes.unsupported("tracing.providers: the first one is used")
+        if name not in collectors:
+            notes.unsupported(
+                f"tracing.providers: the operator's configuration (tracing.collectors) has none called {name[:64]!r}: "
+                "no spans are made"
+            )
+        result = replace(result, collector=collectors.get(name))
     if tracing.random_sampling_percentage is not None:
         result = replace(result, sampling_percent=float(tracing.random_sampling_percentage))
-    if tracing.disable_span_reporting:
-        result = replace(result, sampling_percent=0.0)
-    tags = dict(base.tags)
-    for name, tag in sorted(tracing.custom_tags.items()):
-        if tag.literal is not None:
-            tags[name] = tag.literal.value
+    if tracing.disable_span_reporting is not None:
+        result = replace(result, report_spans=not tracing.disable_span_reporting)
+    tags = {tag.name: tag for tag in base.tags}
+    for name, tag in tracing.custom_tags.items():
+        made = _tag(name, tag)
+        if made is None:
+            notes.unsupported(
+                f"tracing.customTags: {name[:64]!r} is no literal, variable or header and is left out"
+            )
         else:
-            notes.unsupported(f"tracing.customTags: {name[:64]!r} is no literal and is left out")
+            tags[name] = made
     for spelt, given in (
         ("useRequestIdForTraceSampling", tracing.use_request_id_for_trace_sampling),
         ("enableIstioTags", tracing.enable_istio_tags),
@@ -121,7 +172,18 @@ def _trace(base: Telemetry, tracing: fields.Tracing, notes: Notes) -> Telemetry:
     ):
         if given is not None:
             notes.unsupported(f"tracing.{spelt} has no effect")
-    return replace(result, tags=tuple(sorted(tags.items())))
+    return replace(result, tags=tuple(tags[name] for name in sorted(tags)))
+
+
+def _tag(name: str, tag: fields.CustomTag) -> SpanTag | None:
+    if tag.literal is not None:
+        return SpanTag(name=name, value=tag.literal.value)
+    for source, place in ((TagSource.ENVIRONMENT, tag.environment), (TagSource.HEADER, tag.header)):
+        if place is not None and place.name:
+            header = source is TagSource.HEADER
+            value = place.name.lower() if header else place.name
+            return SpanTag(name=name, source=source, value=value, default=place.default_value)
+    return None
 
 
 def _for_servers(values: Iterable[_Matching]) -> list[_Matching]:

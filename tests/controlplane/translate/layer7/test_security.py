@@ -24,7 +24,7 @@ from mesh.model.request_policy import (
     RequestRule,
     TokenSource,
 )
-from mesh.model.waypoint import LogFormat, Telemetry
+from mesh.model.waypoint import LogFormat, Metric, SpanCollector, SpanTag, TagSource, Telemetry
 
 ASKER = ExternalAuthorizer(name="asker", service="a/b", port=1, grpc=True)
 SETTINGS = MeshSettings(authorizers=(ASKER,))
@@ -243,22 +243,67 @@ def test_telemetry_is_laid_over() -> None:
         log_format=LogFormat.JSON,
         log_failures_only=True,
         sampling_percent=50.0,
-        metrics=False,
-        tags=(("a", "m"),),
+        metrics_off=tuple(sorted(Metric)),
+        tags=(SpanTag(name="a", value="m"),),
     )
     off = policy("accessLogging: [{disabled: true}], tracing: [{disableSpanReporting: true}]", kind="Telemetry")
-    assert destination(translated(mesh + off)).telemetry.log_format is LogFormat.OFF
+    told = destination(translated(mesh + off)).telemetry
+    assert told.log_format is LogFormat.OFF
+    assert not told.report_spans
     template = own.replace("json}", "template, ambimesh.dev/access-log-template: '%REQ%'}")
     assert destination(translated(template)).telemetry.log_template == "%REQ%"
+
+
+def test_who_takes_spans() -> None:
+    one, other = SpanCollector(service="o/one", port=4318), SpanCollector(service="o/other", port=1, path="/x")
+    settings = MeshSettings(
+        collectors=(("one", one), ("other", other)), default_collector="one", sampling_percent=1.0
+    )
+    assert destination(translated(settings=settings)).telemetry == Telemetry(collector=one, sampling_percent=1.0)
+    text = policy(
+        "tracing: [{providers: [{name: other}], customTags: {h: {header: {name: X-Team, defaultValue: n}}, "
+        "e: {environment: {name: HOME}}}}]",
+        kind="Telemetry",
+    )
+    translator = translated(text, settings=settings)
+    assert destination(translator).telemetry == Telemetry(
+        collector=other,
+        sampling_percent=1.0,
+        tags=(
+            SpanTag(name="e", source=TagSource.ENVIRONMENT, value="HOME"),
+            SpanTag(name="h", source=TagSource.HEADER, value="x-team", default="n"),
+        ),
+    )
+    assert findings(translator, "Telemetry") == []
+
+
+def test_metrics_are_switched_off_one_by_one() -> None:
+    text = policy(
+        "metrics: [{overrides: [{disabled: true}, {match: {metric: REQUEST_COUNT}, disabled: false}, "
+        "{match: {metric: REQUEST_SIZE, mode: CLIENT}, disabled: false}, "
+        "{tagOverrides: {source_app: {operation: REMOVE}}}]}]",
+        kind="Telemetry",
+    )
+    told = destination(translated(text)).telemetry
+    assert told.metrics_off == tuple(sorted(set(Metric) - {Metric.REQUEST_COUNT}))
+    assert told.labels_off == ("source_app",)
 
 
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
         ("accessLogging: [{filter: {expression: 'x'}}]", "everything is logged"),
-        ("tracing: [{customTags: {a: {header: {name: b}}}}]", "customTags"),
+        ("tracing: [{customTags: {a: {formatter: {value: b}}}}]", "customTags"),
+        ("tracing: [{randomSamplingPercentage: 1}]", "names no provider"),
+        ("tracing: [{providers: [{name: nobody}]}]", "none called 'nobody'"),
         ("tracing: [{enableIstioTags: true}]", "enableIstioTags"),
-        ("metrics: [{overrides: [{match: {metric: REQUEST_COUNT}, disabled: true}]}]", "ALL_METRICS"),
+        ("metrics: [{overrides: [{match: {metric: REQUESTS}, disabled: true}]}]", "none of ALL_METRICS"),
+        ("metrics: [{overrides: [{match: {customMetric: mine}, disabled: true}]}]", "no metric 'mine'"),
+        ("metrics: [{overrides: [{tagOverrides: {a: {value: 'x'}}}]}]", "given no value"),
+        (
+            "metrics: [{overrides: [{match: {metric: REQUEST_SIZE}, tagOverrides: {a: {operation: REMOVE}}}]}]",
+            "ALL_METRICS only",
+        ),
         ("metrics: [{reportingInterval: 5s}]", "reportingInterval"),
         ("selector: {matchLabels: {a: b}}", "sidecars"),
     ],
