@@ -16,7 +16,7 @@ from mesh.addresses import parse_ip
 from resources.objects import Namespace
 
 _URL = "http://echo/"
-_USE = "istio.io/use-waypoint"
+USE = "istio.io/use-waypoint"
 _REQUESTS = 2000
 _SHARE = (6.0, 14.0)
 """Percent of 2,000 requests that a tenth may come to: six standard deviations."""
@@ -84,7 +84,7 @@ async def guarded(stage: Stage) -> str:
         await stage.until(no_way_past, 10, lambda: "the pod's own address leads past the waypoint")
     finally:
         manifests.delete(stage.store, [_manifest("only-get.yaml")])
-        stage.store.patch_metadata(Namespace, "", NAMESPACE, labels={_USE: None})
+        stage.store.patch_metadata(Namespace, "", NAMESPACE, labels={USE: None})
     return (
         f"client-a GET 200, DELETE 403 ({took:.2f} s after the policy was applied), client-b 403; "
         "client-a by the pod's own address: refused"

@@ -11,7 +11,15 @@ from typing import Literal
 import trio
 
 from ambimesh import output
-from ambimesh.demo import lines_capture, lines_identity, lines_policy, lines_resilience, lines_waypoint, pod_state
+from ambimesh.demo import (
+    lines_capture,
+    lines_identity,
+    lines_policy,
+    lines_resilience,
+    lines_traces,
+    lines_waypoint,
+    pod_state,
+)
 from ambimesh.demo.stage import NotShown, Stage, require
 from ambimesh.lab import manifests, pods, readiness
 from ambimesh.lab.bring_up import Wish, bring_up
@@ -52,6 +60,7 @@ WAYPOINT_LINES = (
     Line(11, "one command makes a waypoint: traffic passes it, the caller stays known", lines_waypoint.applied),
     Line(12, "routes by header and by weight, and a redirection", lines_waypoint.routed),
     Line(13, "a policy of method and identity holds, with no way past the waypoint", lines_waypoint.guarded),
+    Line(14, "a trace joins caller, waypoint and server at a collector in the mesh", lines_traces.traced),
 )
 LAST = WAYPOINT_LINES[-1].number
 

@@ -87,6 +87,9 @@ def operator_process(lab: Lab, callers: list[dict[str, str]]) -> Planned:
             command=[sys.executable, "-m", "waypoint", "--config", str(waypoint_configuration(lab))],
             grace_seconds=_WAYPOINT_GRACE_SECONDS,
         ),
+        tracing=operator.TracingGroup(
+            collectors=[operator.CollectorGroup(name="spans", service="observe/spans.observe.svc.cluster.local")]
+        ),
         http=operator.HttpGroup(port=OPERATOR_HTTP_PORT),
     )
     cgroup = lab.cgroup / "control" / OPERATOR

@@ -9,7 +9,15 @@ import pytest
 import trio
 import trio.testing
 
-from ambimesh.demo import lines_capture, lines_identity, lines_policy, lines_resilience, lines_waypoint, pod_state
+from ambimesh.demo import (
+    lines_capture,
+    lines_identity,
+    lines_policy,
+    lines_resilience,
+    lines_traces,
+    lines_waypoint,
+    pod_state,
+)
 from ambimesh.demo.clients import Client
 from ambimesh.demo.recording import Recording
 from ambimesh.demo.run import LAST, LINES, ROTATION, WAYPOINT_LINES, first_leaf, judge
@@ -145,10 +153,10 @@ def test_additions_that_succeeded_are_counted() -> None:
     assert lines_capture.successful_additions(page) == 3
 
 
-def test_there_are_ten_lines() -> None:
+def test_every_line_has_its_number() -> None:
     numbers = [line.number for line in (*LINES, *WAYPOINT_LINES)]
     assert sorted([*numbers, ROTATION[0]]) == list(range(1, LAST + 1))
-    assert LAST == 13
+    assert LAST == 14
     assert lines_policy.ALLOWED != lines_policy.REFUSED
     assert lines_resilience.CLIENT == lines_policy.ALLOWED
 
@@ -157,7 +165,7 @@ def test_errors_of_the_lab_are_not_failed_lines() -> None:
     assert not issubclass(ConfigurationError, NotShown)
 
 
-@pytest.mark.parametrize("file", ["routes.yaml", "only-get.yaml"])
+@pytest.mark.parametrize("file", ["routes.yaml", "only-get.yaml", lines_traces.MANIFEST.name])
 def test_the_waypoints_manifests_are_sound(file: str) -> None:
     objects, problems = manifests.read([lines_waypoint._manifest(file)])
     assert problems == []
