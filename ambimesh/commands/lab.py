@@ -96,7 +96,7 @@ async def _down(lab: Lab) -> None:
 
 @app.command()
 def status(out: Output = OutputFormat.SHORT, lab: LabName = DEFAULT_LAB) -> None:
-    """Show nodes, processes, pods and Services."""
+    """Show nodes, processes, pods, Services and routes."""
     lab_status.show(record.require(LabLayout.named(lab)), out)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ambimesh import output
+from ambimesh.commands import route_status
 from ambimesh.lab.processes import Processes
 from ambimesh.lab.record import Lab
 from ambimesh.output import OutputFormat, console
@@ -16,12 +17,14 @@ _REDIRECTION = "ambient.istio.io/redirection"
 
 
 def show(lab: Lab, out: OutputFormat) -> None:
-    """Print the lab's nodes, processes, pods and Services."""
+    """Print the lab's nodes, processes, pods, Services and routes."""
     facts = collect(lab)
     if out is not OutputFormat.SHORT:
         output.print_value(facts, out)
         return
     for title, columns, rows in sections(facts):
+        if title == "routes" and not rows:
+            continue
         console.print(f"[bold cyan]{title}[/bold cyan]")
         output.print_table(columns, rows)
         console.print()
@@ -60,6 +63,7 @@ def collect(lab: Lab) -> dict[str, Any]:
             }
             for one in store.of_kind(Service)
         ],
+        "routes": route_status.routes(store),
     }
 
 
@@ -110,6 +114,7 @@ def sections(facts: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
                 for one in facts["services"]
             ],
         ),
+        ("routes", route_status.COLUMNS, [route_status.row(one) for one in facts["routes"]]),
     ]
 
 

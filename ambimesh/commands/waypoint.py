@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ambimesh.cluster.object_store import ClusterStore, ObjectStore
+from ambimesh.commands import route_status
 from ambimesh.commands.options import Context, LabName, Output
 from ambimesh.commands.target import store_of
 from ambimesh.lab.layout import DEFAULT_LAB
@@ -173,6 +174,26 @@ def status(
         ]
         _print(["NAME", "STATUS", "TYPE", "REASON", "MESSAGE"], rows, found, everywhere)
     if any(condition["status"] != "True" for condition in conditions):
+        raise typer.Exit(1)
+
+
+@app.command()
+def routes(
+    namespace: InNamespace = "default",
+    everywhere: Everywhere = False,
+    out: Output = OutputFormat.SHORT,
+    lab: LabName = DEFAULT_LAB,
+    context: Context = None,
+) -> None:
+    """Show whether routes are accepted and their references resolved, and why not; exit 1 if one is not."""
+    found = route_status.routes(store_of(lab, context), None if everywhere else namespace)
+    if out is not OutputFormat.SHORT:
+        print_value(found, out)
+    elif not found:
+        say("No routes found.")
+    else:
+        print_table(route_status.COLUMNS, [route_status.row(route) for route in found])
+    if not all(route_status.serves(route) for route in found):
         raise typer.Exit(1)
 
 

@@ -29,7 +29,7 @@ from controlplane.debug_pages import routes
 from controlplane.pipeline import Pipeline
 from controlplane.platform import Platform, open_platform
 from controlplane.publisher import Publisher
-from controlplane.reconcile.driver import Reconciler
+from controlplane.reconcile.driver import Reconciler, StatusWriter
 from controlplane.serving import ServingCertificate
 from controlplane.translate.translator import Translator
 from mesh.errors import CallerUnknown, ConfigurationError, ControlPlaneUnavailable, EnvironmentLacks, InvalidIdentity
@@ -100,7 +100,7 @@ async def _run(
         translator,
         placement,
         publisher,
-        _reconciler(settings, platform),
+        _reconciler(settings, platform, translator),
         platform.leadership,
         announcements.observers,
     )
@@ -195,11 +195,15 @@ def _lifetimes(settings: OperatorSettings) -> Lifetimes:
     )
 
 
-def _reconciler(settings: OperatorSettings, platform: Platform) -> Reconciler | None:
+def _reconciler(settings: OperatorSettings, platform: Platform, translator: Translator) -> Reconciler | None:
+    """None: what is made of Gateways is somebody else's."""
     group = settings.waypoints
     if group is None:
         return None
-    return Reconciler(platform.make_writer(), group.settings())
+    # In Kubernetes, statuses are written apart from this, by whoever leads.
+    folder = settings.source.folder
+    statuses = None if folder is None else StatusWriter(FolderStore(folder), lambda: translator.statuses)
+    return Reconciler(platform.make_writer(), group.settings(), statuses)
 
 
 def _named_caller(tokens: TokenAuthenticator) -> Callable[[CallContext], Awaitable[str]]:

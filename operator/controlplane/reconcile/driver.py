@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -9,14 +10,16 @@ import structlog
 import trio
 
 from controlplane.reconcile.difference import same_owner, says
+from controlplane.reconcile.object_status import object_statuses
 from controlplane.reconcile.status import gateway_statuses
 from controlplane.reconcile.waypoints import WaypointSettings, unwanted, wanted
+from controlplane.translate.status import ObjectStatus
 from mesh.clock import utc_now
 from mesh.errors import MeshError, ObjectMissing
 from resources.folder_store import FolderStore
 from resources.gateway import GatewayStatus
 from resources.object_set import ObjectSet
-from resources.objects import Gateway, KubernetesObject
+from resources.objects import Gateway, KubernetesObject, ObjectKey
 
 _log = structlog.get_logger("controlplane.reconcile")
 
@@ -67,12 +70,55 @@ class FolderWriter:
             pass  # deleted meanwhile
 
 
-class Reconciler:
-    """Makes waypoints of Gateways."""
+class StatusWriter:
+    """Says in the objects of a folder what became of them: of routes, and of what asks for a waypoint."""
 
-    def __init__(self, writer: Writer, settings: WaypointSettings) -> None:
+    def __init__(self, store: FolderStore, statuses: Callable[[], Mapping[ObjectKey, ObjectStatus]]) -> None:
+        """Prepare.
+
+        Args:
+            store: the folder.
+            statuses: what is to be said, by the translation of the objects that are reconciled.
+        """
+        self._store = store
+        self._statuses = statuses
+
+    def wanted(self, objects: ObjectSet, now: str) -> list[KubernetesObject]:
+        """The objects whose status is to be written, with it."""
+        return object_statuses(objects, self._statuses(), now)
+
+    def write(self, value: KubernetesObject, seen: KubernetesObject) -> None:
+        """Write one object's status, unless another one stands there than was seen: that will come as a change.
+
+        Raises:
+            MeshError: it cannot be written.
+        """
+
+        def written(existing: KubernetesObject) -> KubernetesObject:
+            if getattr(existing, "status", None) != getattr(seen, "status", None):
+                return existing
+            return msgspec.structs.replace(existing, status=getattr(value, "status", None))
+
+        try:
+            self._store.modify(type(value), value.metadata.namespace, value.metadata.name, written)
+        except ObjectMissing:
+            pass  # deleted meanwhile
+
+
+class Reconciler:
+    """Makes waypoints of Gateways, and says what became of objects."""
+
+    def __init__(self, writer: Writer, settings: WaypointSettings, statuses: StatusWriter | None = None) -> None:
+        """Prepare.
+
+        Args:
+            writer: writes what is made.
+            settings: how waypoints are run.
+            statuses: writes what became of objects; None: somebody else does.
+        """
         self._writer = writer
         self._settings = settings
+        self._statuses = statuses
 
     async def reconcile(self, objects: ObjectSet) -> None:
         """Write what differs from what should be there. Failures are logged: the next change is the next attempt."""
@@ -84,9 +130,13 @@ class Reconciler:
             elif existing is None or not says(existing, value):
                 missing.append(value)
         leftovers = list(unwanted(objects, self._settings))
-        statuses = gateway_statuses(objects, self._settings, utc_now().strftime("%Y-%m-%dT%H:%M:%SZ"))
-        if missing or leftovers or statuses:
-            await trio.to_thread.run_sync(self._write, missing, leftovers, statuses)
+        now = utc_now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        gateways = gateway_statuses(objects, self._settings, now)
+        told = [] if self._statuses is None else self._statuses.wanted(objects, now)
+        if missing or leftovers or gateways:
+            await trio.to_thread.run_sync(self._write, missing, leftovers, gateways)
+        if told and self._statuses is not None:
+            await trio.to_thread.run_sync(self._tell, self._statuses, [(value, objects[value.key]) for value in told])
 
     def _write(
         self,
@@ -111,3 +161,10 @@ class Reconciler:
                 self._writer.write_gateway_status(gateway, status)
             except MeshError as error:
                 _log.error("status_not_written", object=str(gateway.key), error=str(error))
+
+    def _tell(self, statuses: StatusWriter, told: list[tuple[KubernetesObject, KubernetesObject]]) -> None:
+        for value, seen in told:
+            try:
+                statuses.write(value, seen)
+            except MeshError as error:
+                _log.error("status_not_written", object=str(value.key), error=str(error))

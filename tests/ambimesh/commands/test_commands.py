@@ -204,6 +204,7 @@ def test_the_status_shows_pods_as_kubectl_does(lab: Lab) -> None:
     ]
     assert sections["services"] == [["demo", "web", "10.96.0.10", "80/TCP", "10.244.1.2"]]
     assert [row[0] for row in sections["nodes"]] == ["node1", "node2"]
+    assert sections["routes"] == []
 
 
 def test_logs_of_a_pod_are_those_of_its_containers(lab: Lab) -> None:

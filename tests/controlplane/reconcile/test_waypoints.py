@@ -7,7 +7,7 @@ import pytest
 
 from controlplane.reconcile.cluster_pods import ClusterPods
 from controlplane.reconcile.difference import same_owner, says
-from controlplane.reconcile.driver import FolderWriter, Reconciler
+from controlplane.reconcile.driver import FolderWriter, Reconciler, StatusWriter
 from controlplane.reconcile.status import gateway_statuses
 from controlplane.reconcile.waypoints import (
     REPLICAS_ANNOTATION,
@@ -18,11 +18,13 @@ from controlplane.reconcile.waypoints import (
     unwanted,
     wanted,
 )
+from controlplane.translate.settings import MeshSettings
+from controlplane.translate.translator import Translator
 from resources.base import ObjectMeta
 from resources.decode import decode_documents
 from resources.encode import to_yaml
 from resources.folder_store import FolderStore
-from resources.gateway import GatewaySpec
+from resources.gateway import GatewaySpec, ParentReference
 from resources.network import Endpoint, EndpointConditions, ServicePort, ServiceSpec
 from resources.object_set import ObjectSet
 from resources.objects import (
@@ -30,10 +32,12 @@ from resources.objects import (
     EndpointSlice,
     Gateway,
     HorizontalPodAutoscaler,
+    HTTPRoute,
     PodDisruptionBudget,
     Service,
     ServiceAccount,
 )
+from resources.routes import RouteParentStatus, RouteStatus
 
 SETTINGS = WaypointSettings(command=("waypoint", "--config", "x"), environment={"A": "b"})
 
@@ -198,3 +202,68 @@ async def test_an_object_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     await Reconciler(FolderWriter(store), SETTINGS).reconcile(objects)
     assert store.get(Service, "demo", "waypoint") == theirs
     assert store.get(Deployment, "demo", "waypoint").spec.replicas == 1
+
+
+ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: demo}
+spec:
+  parentRefs: [{group: '', kind: Service, name: web}]
+  rules: [{backendRefs: [{name: absent, port: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: demo, labels: {istio.io/use-waypoint: waypoint}}
+spec: {ports: [{port: 80, name: http}]}
+"""
+
+
+async def test_what_became_of_routes_stands_in_the_folder_and_is_written_once(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    values, problems = decode_documents(ROUTE, "test")
+    assert problems == []
+    for value in (gateway(), *values):
+        store.apply(value)
+    translator = Translator(MeshSettings())
+    reconciler = Reconciler(FolderWriter(store), SETTINGS, StatusWriter(store, lambda: translator.statuses))
+
+    async def settle() -> dict[str, str]:
+        kinds = (Gateway, ServiceAccount, Service, Deployment, HTTPRoute)
+        objects = ObjectSet([value for kind in kinds for value in store.of_kind(kind)])
+        translator.update(objects)
+        await reconciler.reconcile(objects)
+        return {str(key): value.metadata.resource_version for key, value in objects.items()}
+
+    def told() -> list[tuple[str, str, str]]:
+        status = store.get(HTTPRoute, "demo", "r").status
+        assert status is not None
+        return [(one.type, one.status, one.reason) for parent in status.parents for one in parent.conditions]
+
+    await settle()
+    assert told() == [("Accepted", "True", "Accepted"), ("ResolvedRefs", "False", "BackendNotFound")]
+    await settle()
+    before = await settle()
+    assert await settle() == before, "nothing is written where nothing is new"
+    bound = store.get(Service, "demo", "web").status
+    assert bound is not None
+    assert [one.type for one in bound.conditions] == ["istio.io/WaypointBound"]
+    [mended, _], _ = decode_documents(ROUTE.replace("absent", "web"), "test")
+    store.apply(mended)
+    await settle()
+    assert [status for _, status, _ in told()] == ["True", "True"]
+
+
+async def test_a_status_that_has_changed_meanwhile_is_left(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    [seen, _], _ = decode_documents(ROUTE, "test")
+    seen = store.apply(seen)
+    assert isinstance(seen, HTTPRoute)
+    other = RouteParentStatus(parent_ref=ParentReference(name="x"), controller_name="y")
+    theirs = msgspec.structs.replace(seen, status=RouteStatus(parents=(other,)))
+    store.replace(theirs)
+    writer = StatusWriter(store, dict)
+    writer.write(msgspec.structs.replace(seen, status=RouteStatus()), seen)
+    assert store.get(HTTPRoute, "demo", "r").status == theirs.status
+    store.delete(HTTPRoute, "demo", "r")
+    writer.write(seen, seen)
