@@ -65,7 +65,7 @@ WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
     "waypoint/posting.py": Elsewhere(_WAYPOINT, "waypoint/test_traces.py"),
     "waypoint/upstream/inquiry.py": Elsewhere("spans are posted by it", "waypoint/test_traces.py"),
     "waypoint/serving.py": Elsewhere(_WAYPOINT, "waypoint/test_app.py"),
-    "waypoint/streaming.py": Elsewhere(_WAYPOINT, "waypoint/test_app.py"),
+    "waypoint/streaming.py": Elsewhere(_WAYPOINT, "waypoint/test_streaming.py"),
 }
 
 

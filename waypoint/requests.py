@@ -18,6 +18,7 @@ from mesh.addresses import PeerAddress
 from mesh.clock import wall_seconds
 from mesh.errors import ConfigurationError, MeshError
 from mesh.model.waypoint import Destination, LogFormat
+from mesh.telemetry.metrics import L4Metrics
 from mesh.telemetry.output import LineOutput
 from waypoint.exchange.facts import Facts
 from waypoint.telemetry.flags import flag_bits
@@ -26,6 +27,7 @@ from waypoint.telemetry.record import HttpVersion, RequestRecord
 from waypoint.telemetry.request_log import RequestLog
 from waypoint.telemetry.request_metrics import MetricsPlan, RequestMetrics
 from waypoint.telemetry.spans import SpanMaker
+from waypoint.telemetry.streams import StreamObserver
 from waypoint.telemetry.tracing import Tracer, request_id
 
 _VERSIONS: Final = {"1.0": HttpVersion.HTTP_1_0, "1.1": HttpVersion.HTTP_1_1, "2": HttpVersion.HTTP_2}
@@ -45,6 +47,8 @@ class Requests:
         self._output = output
         self._queues = queues
         self._metrics = RequestMetrics(registry)
+        self._connections = L4Metrics(registry)
+        self._connections.sockets_open.clear()  # ztunnels', which own the applications' sockets
         self._refused = Counter(
             "ambimesh_waypoint_refused_connections",
             "Connections that were not served at all, by the kind of error.",
@@ -56,6 +60,10 @@ class Requests:
     def of(self, destination: Destination) -> DestinationRequests:
         """The observer of one destination's requests."""
         return DestinationRequests(destination, self._metrics, self._output, self._queues, self._random)
+
+    def streams_of(self, destination: Destination, requests: DestinationRequests) -> StreamObserver:
+        """The observer of one destination's connections that are no HTTP; they are logged as its requests are."""
+        return StreamObserver(destination.key, destination.telemetry, self._connections, requests.log)
 
     def refused(self, peer: PeerAddress, wanted: str, error: MeshError) -> None:
         """A connection was not served at all; who and what is in the process's log."""
@@ -97,7 +105,7 @@ class DestinationRequests:
             # Traffic is served, and a log in the usual form tells more than none.
             self.problems = (*self.problems, f"{error}; the default format is used")
             log = RequestLog(replace(destination.telemetry, log_format=LogFormat.TEXT, log_template=""), output)
-        self._log = None if log.off else log
+        self.log = None if log.off else log
         self._tracer: Tracer | None = None
         self._spans: tuple[SpanMaker, SpanQueue] | None = None
         telemetry = destination.telemetry
@@ -120,7 +128,7 @@ class DestinationRequests:
 
     def finished(self, facts: Facts) -> None:
         """A request is over."""
-        metrics, log = self._metrics, self._log
+        metrics, log = self._metrics, self.log
         trace = facts.trace
         if metrics is None and log is None and trace is None:
             return

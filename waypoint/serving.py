@@ -128,6 +128,8 @@ class Serving:
         """Once per second."""
         self.services.tick(now)
         self.limiter.tick(now)
+        for server in self.stream_servers:
+            server.tick()
 
     def drain(self) -> None:
         """Serve what is under way and no more."""
@@ -179,7 +181,10 @@ class _ServedPort:
         policies = {policy.service: policy for policy in value.upstreams}
         services, draw = serving.services, serving.draw
         self._decider = PortDecider(value.key, guard, serving.limiter, routes, services, policies, draw)
-        self._streams = StreamServer(value, guard, routes, services, policies, draw)
+        streams = serving.observer.streams_of(value, observer)
+        self._streams = StreamServer(
+            value, guard, routes, services, policies, draw, streams, serving.timers.clock
+        )
         serving.stream_servers.add(self._streams)
         self._serving = serving
         self._observer = observer

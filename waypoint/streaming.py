@@ -1,4 +1,4 @@
-"""Connections that are not HTTP: routed as a whole, and then bytes both ways."""
+"""Connections that are not HTTP: routed as a whole, then bytes both ways; counted and logged as connections."""
 
 from __future__ import annotations
 
@@ -15,10 +15,18 @@ from waypoint.exchange.byte_pipe import BytePipe
 from waypoint.guarding import Guard
 from waypoint.routing.port import PortRoutes
 from waypoint.security.subject import Peer
+from waypoint.telemetry.flags import (
+    DOWNSTREAM_CONNECTION_TERMINATION,
+    UPSTREAM_CONNECTION_FAILURE,
+    UPSTREAM_CONNECTION_TERMINATION,
+    flag_bits,
+)
+from waypoint.telemetry.streams import StreamNotes, StreamObserver
 from waypoint.upstream.backend import ServiceBackend
 from waypoint.upstream.endpoint import Endpoint
 from waypoint.upstream.pool_contract import Unavailable
 from waypoint.wire.contract import NOBODY, Wire
+from waypoint.wire.dialling import Dial
 
 _log = structlog.get_logger("streams")
 
@@ -50,13 +58,29 @@ class StreamServer:
         backends: Backends,
         policies: Mapping[str, UpstreamPolicy],
         draw: Callable[[], float],
+        observer: StreamObserver,
+        clock: Callable[[], float],
     ) -> None:
+        """Prepare.
+
+        Args:
+            destination: whose connections these are.
+            guard: of the destination.
+            routes: of the port.
+            backends: where connections go.
+            policies: what is said about them, by service.
+            draw: uniform in [0, 1).
+            observer: told of every connection.
+            clock: monotonic seconds.
+        """
         self._destination = destination
         self._guard = guard
         self._routes = routes
         self._backends = backends
         self._policies = policies
         self._draw = draw
+        self._observer = observer
+        self.clock = clock
         self.alive: set[Stream] = set()
 
     def check(self, client: Client) -> None:
@@ -67,35 +91,48 @@ class StreamServer:
         """
         reason = self._guard.refuses_stream(Peer(client))
         if reason is not None:
-            raise PolicyDenied(reason)
+            error = PolicyDenied(reason)
+            now = self.clock()
+            StreamNotes(self._observer, client, None, now).over(now, 0, 0, reason=reason, error=error)
+            raise error
 
     def serve(self, client: Client, wire: Wire, start: bytes, server_name: str | None) -> None:
         """Take over a wire, which is paused."""
+        notes = StreamNotes(self._observer, client, server_name, self.clock())
         reason = self._guard.refuses_stream(Peer(client))
+        flag, error = "", None if reason is None else PolicyDenied(reason)
         if reason is None:
             found = self._pick(server_name)
-            if not isinstance(found, str):
-                self.alive.add(Stream(self, client, wire, start, *found))
+            if not isinstance(found, Unavailable):
+                backend, endpoint = found
+                notes.chosen(backend.name, endpoint)
+                Stream(self, wire, start, backend, endpoint, notes).begin()
                 return
-            reason = found
+            flag, reason = found.flag, found.text
         _log.info("connection refused", destination=self._destination.key, peer=str(client.address), reason=reason)
+        notes.over(self.clock(), len(start), 0, flag=flag_bits(flag), reason=reason, error=error)
         wire.reset()
 
-    def _pick(self, server_name: str | None) -> tuple[ServiceBackend, Endpoint] | str:
+    def tick(self) -> None:
+        """Once per second: count what has passed."""
+        for stream in self.alive:
+            stream.count()
+
+    def _pick(self, server_name: str | None) -> tuple[ServiceBackend, Endpoint] | Unavailable:
         chosen = self._routes.select_stream(server_name, self._draw)
         service, port, subset = self._destination.key, self._routes.number, None
         if chosen is not None:
             route, model = chosen
             if model is None or model.invalid is not None:
-                return f"route {route.name} has no backend that can be used"
+                return Unavailable("NC", f"route {route.name} has no backend that can be used")
             service, port, subset = model.service, model.port, model.subset
         elif self._routes.has_stream_routes:
-            return "no route matches"
+            return Unavailable("NR", "no route matches")
         backend = self._backends.backend(service, port, subset, self._policies, http2=False)
         if isinstance(backend, Unavailable):
-            return backend.text
+            return backend
         endpoint = backend.pick(None, None, [])
-        return endpoint.text if isinstance(endpoint, Unavailable) else (backend, endpoint)
+        return endpoint if isinstance(endpoint, Unavailable) else (backend, endpoint)
 
 
 class Stream:
@@ -104,20 +141,27 @@ class Stream:
     def __init__(
         self,
         server: StreamServer,
-        client: Client,
         wire: Wire,
         start: bytes,
         backend: ServiceBackend,
         endpoint: Endpoint,
+        notes: StreamNotes,
     ) -> None:
         self._server = server
-        self._client = client
         self._wire = wire
         self._start = start
         self._backend = backend
         self._endpoint = endpoint
+        self._notes = notes
+        self._counted = (0, 0)
         self._pipe: BytePipe | None = None
-        self._dial = backend.connector_to(endpoint).connect(self._connected)
+        self._dial: Dial | None = None
+
+    def begin(self) -> None:
+        """Connect to the endpoint."""
+        # First among those that live: that there is no connection may be told at once.
+        self._server.alive.add(self)
+        self._dial = self._backend.connector_to(self._endpoint).connect(self._connected)
 
     def _connected(self, wire: Wire | None, error: MeshError | None) -> None:
         if wire is None:
@@ -128,16 +172,35 @@ class Stream:
             return
         self._pipe = BytePipe(self._wire, wire, self._start, self._over)
 
+    def count(self) -> None:
+        """Tell of the bytes that have passed since it was done last."""
+        pipe = self._pipe
+        if pipe is not None:
+            received, sent = self._counted
+            self._counted = (pipe.received, pipe.sent)
+            self._notes.moved(pipe.received - received, pipe.sent - sent)
+
     def cut(self, error: MeshError) -> None:
         """End it now."""
         if self._pipe is not None:
             self._pipe.cut(error)
         else:
-            self._dial.cancel()
+            if self._dial is not None:
+                self._dial.cancel()
             self._wire.reset()
             self._over(error)
 
     def _over(self, error: MeshError | None) -> None:
-        if self in self._server.alive:
-            self._server.alive.discard(self)
-            self._backend.release(self._endpoint)
+        if self not in self._server.alive:
+            return
+        self._server.alive.discard(self)
+        self._backend.release(self._endpoint)
+        pipe, flag = self._pipe, 0
+        if pipe is None:
+            flag = UPSTREAM_CONNECTION_FAILURE
+        elif pipe.lost_by_client:
+            flag = DOWNSTREAM_CONNECTION_TERMINATION
+        elif error is not None:
+            flag = UPSTREAM_CONNECTION_TERMINATION
+        self.count()
+        self._notes.over(self._server.clock(), *self._counted, flag=flag, error=error)

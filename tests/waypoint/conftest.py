@@ -27,13 +27,14 @@ from mesh.errors import TunnelRefused
 from mesh.hbone.codec import encode_connect
 from mesh.identity import SpiffeId
 from mesh.model.service import Service
-from mesh.model.waypoint import Destination, WorkloadLabels
-from mesh.model.workload import Workload
+from mesh.model.waypoint import Destination, DestinationPort, WorkloadLabels
+from mesh.model.workload import TunnelProtocol, Workload
 from mesh.relay.engine import Engine
 from mesh.relay.owned_tasks import OwnedTasks
 from mesh.relay.pool import PoolKey, TunnelPool
 from mesh.testing.ca import TestAuthority
 from mesh.testing.grpc import serving
+from mesh.testing.model import make_service, make_workload
 from mesh.tls.context import control_plane_server_context
 from mesh.tls.credentials import Credentials
 from mesh.wire import external_authorization_pb2 as authorization
@@ -46,6 +47,7 @@ from waypoint import app
 from waypoint.config import GatewayGroup, ListenGroup, LogGroup, WaypointSettings
 from waypoint.host import OwnNamespace, WaypointHost
 from waypoint.listening import open_listeners
+from waypoint.testing.applications import Application
 from waypoint.wire.contract import Buffer, WireOwner
 from waypoint.wire.stream_wire import StreamWire
 
@@ -100,6 +102,8 @@ class Mesh:
         self.pool: TunnelPool
         self.registry: CollectorRegistry
         """The waypoint's metrics."""
+        self.output: Any
+        """Where its logs go."""
         (folder / "roots.pem").write_bytes(self.authority.roots)
         (folder / "token").write_text("secret")
         for kind in (AUTHORIZATION_TYPE, ADDRESS_TYPE, LABELS_TYPE, DESTINATION_TYPE):
@@ -116,6 +120,35 @@ class Mesh:
             else:
                 name = value.uid if isinstance(value, Workload) else value.key
                 self.store.update(ADDRESS_TYPE, [entry(ADDRESS_TYPE, name, encode_address(value))], [])
+
+    def offer_application(
+        self, application: Application, key: str, vip: str, ip: str, ports: tuple[DestinationPort, ...] | None
+    ) -> None:
+        """A service at an address, with one endpoint that is not in the mesh; a destination if ports are given."""
+        name = key.partition("/")[2].partition(".")[0]
+        port = 80 if ports is not None else 4318
+        self.offer(
+            make_service(name, vip, ports={port: application.port}, namespace="demo"),
+            make_workload(
+                f"{name}-1",
+                ip,
+                namespace="demo",
+                workload_name=name,
+                services={key: {port: application.port}},
+                tunnel_protocol=TunnelProtocol.NONE,
+            ),
+        )
+        if ports is not None:
+            self.offer(Destination(key=key, waypoint=KEY, ports=ports))
+
+    async def reached(self, authority: str = "10.96.0.1:80", *arguments: str) -> tuple[int, bytes]:
+        """The first answer, once the waypoint has been told."""
+        with trio.fail_after(10):
+            while True:
+                try:
+                    return await self.get(authority, *arguments)
+                except TunnelRefused:
+                    await trio.sleep(0.02)
 
     def withdraw(self, value: Destination) -> None:
         self.store.update(DESTINATION_TYPE, [], [value.name])
@@ -238,6 +271,7 @@ async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
         )
         waypoint = app._Waypoint(configuration)
         mesh.registry = waypoint.registry
+        mesh.output = waypoint.output
         nursery.start_soon(waypoint.run)
         nursery.start_soon(mesh.engine.run)
         with trio.fail_after(10):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import h11
 import pytest
 import trio
 
@@ -36,90 +33,16 @@ from mesh.model.request_policy import (
     RequestRule,
 )
 from mesh.model.waypoint import Destination, DestinationPort
-from mesh.model.workload import AppProtocol, TunnelProtocol
-from mesh.testing.model import make_service, make_workload
-from mesh.xds.codec import ADDRESS_TYPE
+from waypoint.testing.applications import applications
 
 WEB = "demo/web.demo.svc.cluster.local"
 CANARY = "demo/canary.demo.svc.cluster.local"
 
 
-class Application:
-    """An HTTP server that notes what it was asked, and answers with its name."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.port = 0
-        self.requests: list[h11.Request] = []
-        self.statuses: list[int] = []
-        """Answered first; then 200."""
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        connection = h11.Connection(h11.SERVER)
-        async with stream:
-            while True:
-                event: Any = connection.next_event()
-                if event is h11.NEED_DATA:
-                    connection.receive_data(await stream.receive_some())
-                elif isinstance(event, h11.Request):
-                    self.requests.append(event)
-                elif isinstance(event, h11.EndOfMessage):
-                    status = self.statuses.pop(0) if self.statuses else 200
-                    body = self.name.encode()
-                    head = h11.Response(status_code=status, headers=[("content-length", str(len(body)))])
-                    data = [connection.send(each) for each in (head, h11.Data(data=body), h11.EndOfMessage())]
-                    await stream.send_all(b"".join(each for each in data if each))
-                    if connection.our_state is h11.MUST_CLOSE:
-                        return
-                    connection.start_next_cycle()
-                elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
-                    return
-
-
-@asynccontextmanager
-async def applications(*names: str) -> AsyncIterator[list[Application]]:
-    made = [Application(name) for name in names]
-    async with trio.open_nursery() as nursery:
-        for index, application in enumerate(made):
-            (listener,) = await trio.open_tcp_listeners(0, host=f"127.0.0.{index + 2}")
-            application.port = listener.socket.getsockname()[1]
-            nursery.start_soon(trio.serve_listeners, application.serve, [listener])
-        yield made
-        nursery.cancel_scope.cancel()
-
-
-def offer(mesh: Any, application: Application, key: str, vip: str, ip: str, ports: tuple[DestinationPort, ...]) -> None:
-    name = key.partition("/")[2].partition(".")[0]
-    mesh.offer(
-        make_service(name, vip, ports={80: application.port}, namespace="demo"),
-        make_workload(
-            f"{name}-1",
-            ip,
-            namespace="demo",
-            workload_name=name,
-            services={key: {80: application.port}},
-            tunnel_protocol=TunnelProtocol.NONE,
-        ),
-        Destination(key=key, waypoint="demo/waypoint", ports=ports),
-    )
-
-
-async def reached(mesh: Any, authority: str = "10.96.0.1:80") -> tuple[int, bytes]:
-    """The first answer, once the waypoint has been told."""
-    with trio.fail_after(10):
-        while True:
-            try:
-                answer: tuple[int, bytes] = await mesh.get(authority)
-            except TunnelRefused:
-                await trio.sleep(0.02)
-            else:
-                return answer
-
-
 async def test_a_request_is_carried_to_an_endpoint_and_its_answer_back(own_mesh: Any) -> None:
     async with applications("web") as (web,):
-        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
-        status, answer = await reached(own_mesh)
+        own_mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        status, answer = await own_mesh.reached()
         assert status == 200
         assert answer.endswith(b"web")
         headers = dict(web.requests[0].headers)
@@ -130,8 +53,8 @@ async def test_a_request_is_carried_to_an_endpoint_and_its_answer_back(own_mesh:
 
 async def test_what_is_not_bound_to_it_is_refused(own_mesh: Any) -> None:
     async with applications("web") as (web,):
-        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
-        await reached(own_mesh)
+        own_mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        await own_mesh.reached()
         for authority in ("10.96.0.9:80", "10.96.0.1:81", "somewhere.else:80"):
             with pytest.raises(TunnelRefused) as caught:
                 await own_mesh.get(authority)
@@ -154,10 +77,10 @@ async def test_routes_decide_by_header_weight_and_path(own_mesh: Any) -> None:
             matches=(RequestMatch(path=PathMatch(PathMatchKind.PREFIX, "/direct")),),
             direct_response=DirectResponse(status=418, body="teapot"),
         )
-        offer(own_mesh, canary, CANARY, "10.96.0.2", "127.0.0.3", (DestinationPort(number=80),))
+        own_mesh.offer_application(canary, CANARY, "10.96.0.2", "127.0.0.3", (DestinationPort(number=80),))
         routes = (direct, by_header, split)
-        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=routes),))
-        await reached(own_mesh)
+        own_mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=routes),))
+        await own_mesh.reached()
         status, answer = await own_mesh.get("10.96.0.1:80", "/", "x-canary: yes")
         assert status == 200
         assert answer.endswith(b"canary")
@@ -171,8 +94,8 @@ async def test_routes_decide_by_header_weight_and_path(own_mesh: Any) -> None:
 
 async def test_a_changed_route_concerns_the_next_request(own_mesh: Any) -> None:
     async with applications("web") as (web,):
-        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
-        await reached(own_mesh)
+        own_mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        await own_mesh.reached()
         refusing = HttpRoute(name="closed", direct_response=DirectResponse(status=503, body="closed"))
         own_mesh.offer(
             Destination(key=WEB, waypoint="demo/waypoint", ports=(DestinationPort(number=80, routes=(refusing,)),))
@@ -189,8 +112,8 @@ async def test_a_retry_hides_a_failure(own_mesh: Any) -> None:
             backends=(Backend(service=WEB, port=80),),
             retry=Retry(attempts=2, statuses=(503,), backoff_seconds=0.001),
         )
-        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=(route,)),))
-        await reached(own_mesh)
+        own_mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=(route,)),))
+        await own_mesh.reached()
         web.requests.clear()
         web.statuses = [503, 503]
         assert (await own_mesh.get("10.96.0.1:80"))[0] == 200
@@ -199,8 +122,8 @@ async def test_a_retry_hides_a_failure(own_mesh: Any) -> None:
 
 async def test_a_destination_that_was_withdrawn_is_refused(own_mesh: Any) -> None:
     async with applications("web") as (web,):
-        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
-        await reached(own_mesh)
+        own_mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        await own_mesh.reached()
         own_mesh.withdraw(Destination(key=WEB, waypoint="demo/waypoint"))
         with trio.fail_after(5), pytest.raises(TunnelRefused):
             await _asked_for_ever(own_mesh)
@@ -231,8 +154,8 @@ def allow(*values: str, action: RequestAction = RequestAction.ALLOW) -> RequestP
 )
 async def test_policies_decide_per_request(own_mesh: Any, policy: RequestPolicy, status: int) -> None:
     async with applications("web") as (web,):
-        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
-        await reached(own_mesh)
+        own_mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        await own_mesh.reached()
         asked = len(web.requests)
         own_mesh.offer(
             Destination(
@@ -252,13 +175,13 @@ async def test_policies_decide_per_request(own_mesh: Any, policy: RequestPolicy,
 
 async def told(mesh: Any) -> None:
     """Return once the version of a destination that has the host ``told`` is in force."""
-    await reached(mesh, "told:80")
+    await mesh.reached("told:80")
 
 
 async def test_a_bad_token_is_refused_and_none_passes(own_mesh: Any) -> None:
     async with applications("web") as (web,):
-        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
-        await reached(own_mesh)
+        own_mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80),))
+        await own_mesh.reached()
         rule = JwtRule(issuer="https://issuer", jwks='{"keys":[]}')
         own_mesh.offer(
             Destination(
@@ -280,8 +203,8 @@ async def test_a_rate_limit_outlives_a_change_of_the_destination(own_mesh: Any) 
     async with applications("web") as (web,):
         limit = RateLimit(name="few", tokens=3, interval_seconds=600.0)
         route = HttpRoute(name="limited", backends=(Backend(service=WEB, port=80),), rate_limits=(limit,))
-        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=(route,)),))
-        await reached(own_mesh)
+        own_mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=(route,)),))
+        await own_mesh.reached()
         assert [(await own_mesh.get("10.96.0.1:80"))[0] for _ in range(3)] == [200, 200, 429]
         status, answer = await own_mesh.get("10.96.0.1:80")
         assert status == 429
@@ -303,56 +226,6 @@ async def test_a_rate_limit_outlives_a_change_of_the_destination(own_mesh: Any) 
         assert (await own_mesh.get("10.96.0.1:80"))[0] == 429
 
 
-@pytest.mark.parametrize("namespace", ["demo", "elsewhere"])
-async def test_bytes_pass_as_they_are_or_not_at_all(own_mesh: Any, namespace: str) -> None:
-    denied = Condition(attribute=Attribute.NAMESPACE, values=(TextMatch(TextMatchKind.EXACT, namespace),))
-    policy = RequestPolicy(
-        key="demo/p", action=RequestAction.DENY, rules=(RequestRule(((RequestClause(conditions=(denied,)),),)),)
-    )
-    async with applications("web") as (web,):
-        ports = (DestinationPort(number=80), DestinationPort(number=81, protocol=AppProtocol.TCP))
-        own_mesh.offer(
-            make_service("web", "10.96.0.1", ports={80: web.port, 81: web.port}, namespace="demo"),
-            make_workload(
-                "web-1", "127.0.0.2", namespace="demo", services={WEB: {80: web.port, 81: web.port}},
-                tunnel_protocol=TunnelProtocol.NONE,
-            ),
-            Destination(key=WEB, waypoint="demo/waypoint", ports=ports, policies=(policy,)),
-        )  # fmt: skip
-        await reached(own_mesh)
-        asked = len(web.requests)
-        if namespace == "demo":
-            with pytest.raises(TunnelRefused) as caught:
-                await own_mesh.connect("10.96.0.1:81")
-            assert caught.value.status == 401
-            assert len(web.requests) == asked
-            return
-        wire, received = await own_mesh.connect("10.96.0.1:81")
-        wire.write(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")
-        answer = await received.until(lambda each: each.ended or each.lost)
-        wire.reset()
-        assert answer.endswith(b"web")
-        assert len(web.requests) == asked + 1
-        assert b"x-forwarded-for" not in dict(web.requests[-1].headers)
-
-
-async def test_bytes_to_nobody_end_the_connection(own_mesh: Any) -> None:
-    async with applications("web") as (web,):
-        ports = (DestinationPort(number=80, protocol=AppProtocol.TCP),)
-        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", ports)
-        await reached(own_mesh)
-        own_mesh.store.update(ADDRESS_TYPE, [], ["Kubernetes//Pod/demo/web-1"])
-        with trio.fail_after(10):
-            while True:
-                wire, received = await own_mesh.connect("10.96.0.1:80")
-                wire.write(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")
-                await received.until(lambda each: each.ended or each.lost)
-                wire.reset()
-                if received.lost:
-                    break
-        assert received.data == b""
-
-
 async def test_requests_are_counted_with_both_ends(own_mesh: Any) -> None:
     async with applications("web") as (web,):
         route = HttpRoute(
@@ -360,8 +233,8 @@ async def test_requests_are_counted_with_both_ends(own_mesh: Any) -> None:
             matches=(RequestMatch(path=PathMatch(PathMatchKind.PREFIX, "/some")),),
             backends=(Backend(service=WEB, port=80),),
         )
-        offer(own_mesh, web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=(route,)),))
-        await reached(own_mesh)
+        own_mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", (DestinationPort(number=80, routes=(route,)),))
+        await own_mesh.reached()
         before = counted(own_mesh)
         for path in ("/some", "/some", "/other"):
             await own_mesh.get("10.96.0.1:80", path)

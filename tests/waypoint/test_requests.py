@@ -233,7 +233,7 @@ async def test_spans_of_recorded_requests_are_handed_on(written: tuple[LineOutpu
     for sampled, reported, expected in ((100.0, True, 2), (100.0, False, 0), (0.0, True, 0)):
         telemetry = Telemetry(collector=collector, sampling_percent=sampled, report_spans=reported)
         observer = queues.of(Destination(key=KEY, waypoint="demo/waypoint", telemetry=telemetry))
-        facts = facts_of(chooser=Chosen())
+        facts = facts_of(chooser=choice())
         observer.began(facts)
         assert (facts.trace is not None) is (sampled > 0)
         assert (b"traceparent" in dict(facts.head.headers)) is (sampled > 0)

@@ -10,97 +10,45 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import h11
 import pytest
 import trio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from mesh.errors import TunnelRefused
 from mesh.model.http_route import Backend, DirectResponse, HttpRoute, PathMatch, PathMatchKind, RequestMatch, Retry
 from mesh.model.request_policy import RequestAction, RequestPolicy
 from mesh.model.waypoint import Destination, DestinationPort, SpanCollector, SpanTag, TagSource, Telemetry
-from mesh.model.workload import TunnelProtocol
-from mesh.testing.model import make_service, make_workload
+from waypoint.testing.applications import Application, applications
 
 WEB = "demo/web.demo.svc.cluster.local"
 COLLECTOR = SpanCollector(service="demo/collector.demo.svc.cluster.local", port=4318)
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
-class Server:
-    """An HTTP server: an application, or a collector of spans."""
+def spans_of(collector: Application) -> list[Any]:
+    """All that has been collected."""
+    return [
+        span
+        for body in collector.bodies
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
 
-    def __init__(self) -> None:
-        self.port = 0
-        self.requests: list[tuple[h11.Request, bytes]] = []
-        self.statuses: list[int] = []
-        """Answered first; then 200."""
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        connection, request, body = h11.Connection(h11.SERVER), None, b""
-        async with stream:
-            while True:
-                event: Any = connection.next_event()
-                if event is h11.NEED_DATA:
-                    connection.receive_data(await stream.receive_some())
-                elif isinstance(event, h11.Request):
-                    request, body = event, b""
-                elif isinstance(event, h11.Data):
-                    body += event.data
-                elif isinstance(event, h11.EndOfMessage):
-                    assert request is not None
-                    self.requests.append((request, body))
-                    status = self.statuses.pop(0) if self.statuses else 200
-                    head = h11.Response(status_code=status, headers=[("content-length", "0")])
-                    data = [connection.send(each) for each in (head, h11.EndOfMessage())]
-                    await stream.send_all(b"".join(each for each in data if each))
-                    if connection.our_state is h11.MUST_CLOSE:
-                        return
-                    connection.start_next_cycle()
-                elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
-                    return
-
-    def header(self, name: bytes) -> bytes | None:
-        """Of the last request."""
-        return dict(self.requests[-1][0].headers).get(name)
-
-    def spans(self) -> list[Any]:
-        """All that has been collected."""
-        return [
-            span
-            for _, body in self.requests
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-
-    async def collected(self, count: int) -> list[Any]:
-        with trio.fail_after(15):
-            while len(self.spans()) < count:  # noqa: ASYNC110 -- servers of a test tell nothing
-                await trio.sleep(0.02)
-        return self.spans()
+async def collected(collector: Application, count: int) -> list[Any]:
+    with trio.fail_after(15):
+        while len(spans_of(collector)) < count:  # noqa: ASYNC110 -- servers of a test tell nothing
+            await trio.sleep(0.02)
+    return spans_of(collector)
 
 
 @asynccontextmanager
-async def servers(mesh: Any, *names: str) -> AsyncIterator[list[Server]]:
-    """Services of these names, the first at 10.96.0.1, each with one endpoint."""
-    made = [Server() for _ in names]
-    async with trio.open_nursery() as nursery:
-        for index, (name, server) in enumerate(zip(names, made, strict=True)):
-            (listener,) = await trio.open_tcp_listeners(0, host=f"127.0.0.{index + 2}")
-            server.port = listener.socket.getsockname()[1]
-            nursery.start_soon(trio.serve_listeners, server.serve, [listener])
-            port = COLLECTOR.port if name == "collector" else 80
-            key = f"demo/{name}.demo.svc.cluster.local"
-            mesh.offer(
-                make_service(name, f"10.96.0.{index + 1}", ports={port: server.port}, namespace="demo"),
-                make_workload(
-                    f"{name}-1", f"127.0.0.{index + 2}", namespace="demo", workload_name=name,
-                    services={key: {port: server.port}}, tunnel_protocol=TunnelProtocol.NONE,
-                ),
-            )  # fmt: skip
-        yield made
-        nursery.cancel_scope.cancel()
+async def servers(mesh: Any) -> AsyncIterator[list[Application]]:
+    """The application at 10.96.0.1, and the collector."""
+    async with applications("web", "collector") as (web, collector):
+        mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", ())
+        mesh.offer_application(collector, COLLECTOR.service, "10.96.0.2", "127.0.0.3", None)
+        yield [web, collector]
 
 
 def traced(mesh: Any, *routes: HttpRoute, policies: tuple[RequestPolicy, ...] = (), **fields: Any) -> None:
@@ -110,15 +58,8 @@ def traced(mesh: Any, *routes: HttpRoute, policies: tuple[RequestPolicy, ...] = 
 
 
 async def get(mesh: Any, *arguments: str) -> int:
-    """The first answer, once the waypoint has been told of its destination."""
-    with trio.fail_after(10):
-        while True:
-            try:
-                status: int = (await mesh.get("10.96.0.1:80", *arguments))[0]
-            except TunnelRefused:
-                await trio.sleep(0.02)
-            else:
-                return status
+    """The status, once the waypoint has been told of its destination."""
+    return int((await mesh.reached("10.96.0.1:80", *arguments))[0])
 
 
 def attributes(span: Any) -> dict[str, Any]:
@@ -146,18 +87,18 @@ async def test_a_request_its_retry_and_who_comes_next_are_one_trace(own_mesh: An
         SpanTag(name="tenant", source=TagSource.HEADER, value="x-tenant", default="none"),
         SpanTag(name="home", source=TagSource.ENVIRONMENT, value="AMBIMESH_TEST_UNSET", default="unset"),
     )
-    async with servers(own_mesh, "web", "collector") as (web, collector):
+    async with servers(own_mesh) as (web, collector):
         traced(own_mesh, route, tags=tags)
         web.statuses = [503, 200]
         context = f"traceparent: 00-{TRACE}-{PARENT}-01"
         assert await get(own_mesh, "/a?secret=1", context, "x-request-id: chain", "x-tenant: blue") == 200
-        server, attempts = split(await collector.collected(3))
-    assert collector.requests[0][0].target == b"/v1/traces"
+        server, attempts = split(await collected(collector, 3))
+    assert collector.requests[0].target == b"/v1/traces"
     assert collector.header(b"content-type") == b"application/x-protobuf"
     assert {span.trace_id.hex() for span in (server, *attempts)} == {TRACE}
     assert server.parent_span_id.hex() == PARENT
     assert [span.parent_span_id for span in attempts] == [server.span_id] * 2
-    sent = [dict(request.headers)[b"traceparent"].decode() for request, _ in web.requests]
+    sent = [dict(request.headers)[b"traceparent"].decode() for request in web.requests]
     assert sent == [f"00-{TRACE}-{span.span_id.hex()}-01" for span in attempts], "the endpoint's parent is the attempt"
     told = attributes(server)
     assert told["http.request.method"] == "GET"
@@ -177,7 +118,7 @@ async def test_a_request_its_retry_and_who_comes_next_are_one_trace(own_mesh: An
     assert server.status.code == server.status.STATUS_CODE_UNSET
     assert server.start_time_unix_nano <= attempts[0].start_time_unix_nano <= attempts[1].start_time_unix_nano
     assert attempts[1].end_time_unix_nano <= server.end_time_unix_nano
-    resource = ExportTraceServiceRequest.FromString(collector.requests[0][1]).resource_spans[0].resource
+    resource = ExportTraceServiceRequest.FromString(collector.bodies[0]).resource_spans[0].resource
     assert {each.key: each.value.string_value for each in resource.attributes}["service.name"] == "waypoint"
 
 
@@ -187,17 +128,17 @@ async def test_what_is_answered_here_has_an_id_and_a_span(own_mesh: Any) -> None
         matches=(RequestMatch(path=PathMatch(PathMatchKind.PREFIX, "/direct")),),
         direct_response=DirectResponse(status=418, body="teapot"),
     )
-    async with servers(own_mesh, "web", "collector") as (web, collector):
+    async with servers(own_mesh) as (web, collector):
         traced(own_mesh, teapot)
         assert await get(own_mesh, "/direct") == 418
         assert await get(own_mesh, "/nowhere") == 404
-        spans = await collector.collected(2)
+        spans = await collected(collector, 2)
         deny = RequestPolicy(key="demo/deny", action=RequestAction.ALLOW)
         traced(own_mesh, teapot, policies=(deny,))
         with trio.fail_after(10):
             while await get(own_mesh, "/direct") != 403:
                 pass
-        spans = await collector.collected(len(spans) + 1)
+        spans = await collected(collector, len(spans) + 1)
         assert web.requests == []
     by_status = {attributes(span)["http.response.status_code"]: span for span in spans}
     assert set(by_status) >= {418, 404, 403}
@@ -216,10 +157,10 @@ async def test_what_is_answered_here_has_an_id_and_a_span(own_mesh: Any) -> None
     ],
 )
 async def test_contexts_of_b3(own_mesh: Any, brought: list[str], name: bytes, expected: str) -> None:
-    async with servers(own_mesh, "web", "collector") as (web, collector):
+    async with servers(own_mesh) as (web, collector):
         traced(own_mesh, sampling_percent=0.0)
         assert await get(own_mesh, "/", *brought) == 200
-        server, [attempt] = split(await collector.collected(2))
+        server, [attempt] = split(await collected(collector, 2))
         assert server.trace_id.hex() == TRACE
         assert server.parent_span_id.hex() == PARENT
         wanted = expected.format(trace=TRACE, span=attempt.span_id.hex(), server=server.span_id.hex())
@@ -229,7 +170,7 @@ async def test_contexts_of_b3(own_mesh: Any, brought: list[str], name: bytes, ex
 
 async def test_what_is_not_recorded_passes_as_it_is(own_mesh: Any) -> None:
     context = f"00-{TRACE}-{PARENT}-00"
-    async with servers(own_mesh, "web", "collector") as (web, collector):
+    async with servers(own_mesh) as (web, collector):
         traced(own_mesh, sampling_percent=0.0)
         assert await get(own_mesh, "/") == 200
         assert web.header(b"traceparent") is None
@@ -244,11 +185,12 @@ async def test_what_is_not_recorded_passes_as_it_is(own_mesh: Any) -> None:
         with trio.fail_after(10):
             while not collector.requests:
                 assert await get(own_mesh, "/reported") == 200
-        assert {attributes(span).get("url.path", "/reported") for span in collector.spans()} == {"/reported"}
+        assert {attributes(span).get("url.path", "/reported") for span in spans_of(collector)} == {"/reported"}
 
 
 async def test_a_collector_that_is_away_costs_spans_and_no_request(own_mesh: Any) -> None:
-    async with servers(own_mesh, "web") as (web,):
+    async with applications("web") as (web,):
+        own_mesh.offer_application(web, WEB, "10.96.0.1", "127.0.0.2", ())
         traced(own_mesh)
         for _ in range(20):
             assert await get(own_mesh, "/") == 200

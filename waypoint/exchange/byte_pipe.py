@@ -11,7 +11,7 @@ from waypoint.wire.contract import Buffer, Wire
 class BytePipe:
     """One connection, from end to end."""
 
-    __slots__ = ("_ended", "_ends", "_over", "received", "sent")
+    __slots__ = ("_ended", "_ends", "_over", "lost_by_client", "received", "sent")
 
     def __init__(self, client: Wire, endpoint: Wire, start: bytes, ended: Callable[[MeshError | None], None]) -> None:
         """Join two wires.
@@ -28,6 +28,8 @@ class BytePipe:
         """Bytes from the client."""
         self.sent = 0
         """Bytes to the client."""
+        self.lost_by_client = False
+        """It was cut because the client's side was lost."""
         self._ends = (_PipeEnd(self, client, endpoint), _PipeEnd(self, endpoint, client))
         client.attach(self._ends[0])
         endpoint.attach(self._ends[1])
@@ -42,6 +44,12 @@ class BytePipe:
             self.received += size
         else:
             self.sent += size
+
+    def lost(self, end: _PipeEnd, error: MeshError | None) -> None:
+        """A side has broken off."""
+        if not self._over:
+            self.lost_by_client = end is self._ends[0]
+        self.cut(error)
 
     def half_over(self) -> None:
         """One direction is over."""
@@ -89,7 +97,7 @@ class _PipeEnd:
             self._to.finish()
             self._pipe.half_over()
         else:
-            self._pipe.cut(error)
+            self._pipe.lost(self, error)
 
     def wire_writable(self) -> None:
         self._to.resume()

@@ -92,7 +92,7 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
         "RESPONSE_CODE": lambda record: str(record.status),
         "RESPONSE_FLAGS": lambda record: flags_text(record.flags),
         "RESPONSE_CODE_DETAILS": lambda record: shown_text(record.details),
-        "CONNECTION_TERMINATION_DETAILS": _nothing,
+        "CONNECTION_TERMINATION_DETAILS": lambda record: shown_text(record.termination),
         "UPSTREAM_TRANSPORT_FAILURE_REASON": lambda record: shown_text(record.transport_failure),
         "BYTES_RECEIVED": lambda record: str(record.request_bytes),
         "BYTES_SENT": lambda record: str(record.response_bytes),
@@ -113,7 +113,7 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
         "DOWNSTREAM_PEER_URI_SAN": lambda record: (
             NOTHING if record.client.identity is None else str(record.client.identity)
         ),
-        "REQUESTED_SERVER_NAME": _nothing,
+        "REQUESTED_SERVER_NAME": lambda record: _escaped(record.server_name) or NOTHING,
         "ROUTE_NAME": lambda record: shown_text(record.route),
         "GRPC_STATUS_NUMBER": lambda record: (
             NOTHING if record.grpc_status == NO_GRPC_STATUS else str(record.grpc_status)

@@ -30,6 +30,8 @@ class HttpVersion(enum.StrEnum):
     HTTP_1_0 = "HTTP/1.0"
     HTTP_1_1 = "HTTP/1.1"
     HTTP_2 = "HTTP/2"
+    NONE = "-"
+    """A connection of bytes."""
 
 
 class RequestRecord:
@@ -59,9 +61,11 @@ class RequestRecord:
         "response_headers",
         "response_messages",
         "route",
+        "server_name",
         "started",
         "started_wall",
         "status",
+        "termination",
         "transport_failure",
         "upstream_address",
         "upstream_service",
@@ -113,6 +117,10 @@ class RequestRecord:
         """Why this status, in one word without blanks: ``via_upstream``, ``route_not_found``, ..."""
         self.transport_failure = ""
         """What went wrong with the connection to the endpoint, in words."""
+        self.termination = ""
+        """Why the client's connection was ended, in one word without blanks."""
+        self.server_name = ""
+        """Of TLS that passes through; only of connections of bytes."""
         self.route = ""
         """``mesh.model.http_route.HttpRoute.name``."""
         self.upstream_service = ""

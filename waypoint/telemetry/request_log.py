@@ -1,4 +1,4 @@
-"""The access log of requests: one line when a request is over.
+"""The access log: one line when a request, or a connection of bytes, is over.
 
 Text is Istio's default line; a template of one's own uses the same operators (``waypoint.telemetry.log_format``); JSON
 has Istio's keys, numbers as numbers, and null for what did not happen. Lines leave through ``mesh.telemetry.output``,
@@ -22,7 +22,7 @@ from waypoint.telemetry.log_format import (
     milliseconds,
     request_header,
 )
-from waypoint.telemetry.record import RequestRecord
+from waypoint.telemetry.record import HttpVersion, RequestRecord
 
 _encode = msgspec.json.Encoder().encode
 
@@ -50,9 +50,15 @@ class RequestLog:
 
     def write(self, record: RequestRecord) -> None:
         """A request is over."""
-        if self.off or (self._failures_only and 0 < record.status < 400 and not record.flags):
+        if self.off or (self._failures_only and _went_well(record)):
             return
         self._output.write(self._line(record))
+
+
+def _went_well(record: RequestRecord) -> bool:
+    if record.flags or record.termination:
+        return False
+    return 0 < record.status < 400 or record.version is HttpVersion.NONE
 
 
 def _line(telemetry: Telemetry) -> Callable[[RequestRecord], bytes]:
@@ -81,7 +87,7 @@ class _JsonLine:
             "response_code": record.status,
             "response_flags": flags_text(record.flags),
             "response_code_details": record.details or None,
-            "connection_termination_details": None,
+            "connection_termination_details": record.termination or None,
             "upstream_transport_failure_reason": record.transport_failure or None,
             "bytes_received": record.request_bytes,
             "bytes_sent": record.response_bytes,
@@ -93,11 +99,13 @@ class _JsonLine:
             "authority": _header(record, b":authority"),
             "upstream_host": None if record.upstream_address is None else str(record.upstream_address),
             "upstream_cluster": record.upstream_service or None,
+            "upstream_local_address": None,
             "downstream_local_address": str(record.client.destination),
             "downstream_remote_address": str(record.client.address),
             "request_principal": record.request_principal or None,
             "downstream_peer": None if record.client.identity is None else str(record.client.identity),
             "upstream_peer": None if record.peer_identity is None else str(record.peer_identity),
+            "requested_server_name": record.server_name or None,
             "route_name": record.route or None,
         }
         return _encode(fields) + b"\n"

@@ -262,7 +262,7 @@ def label_values(record: RequestRecord) -> tuple[str, ...]:
         "waypoint",
         WorkloadLabels.of(client.workload, client.identity),
         WorkloadLabels.of(record.endpoint, record.peer_identity),
-        _service(record.upstream_service or record.destination),
+        service_labels(record.upstream_service or record.destination),
         client.identity is not None,
     )
     return _completed(labels, record)
@@ -286,8 +286,8 @@ def _blanked(values: tuple[str, ...], plan: MetricsPlan) -> tuple[str, ...]:
     return tuple("" if index in plan.blank else value for index, value in enumerate(values))
 
 
-def _service(key: str) -> ServiceLabels:
-    """From ``namespace/hostname``; a workload's uid names no service."""
+def service_labels(key: str) -> ServiceLabels:
+    """Labels from ``namespace/hostname``; a workload's uid names no service."""
     namespace, _, hostname = key.partition("/")
     if not hostname or "/" in hostname:
         return NO_SERVICE

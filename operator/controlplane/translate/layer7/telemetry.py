@@ -98,6 +98,9 @@ def _count(base: Telemetry, override: fields.MetricsOverride, notes: Notes) -> T
     if named is not None and named not in _METRICS:
         notes.unsupported(f"metrics.overrides: {named[:64]!r} is none of ALL_METRICS, {', '.join(_METRICS)}")
         return base
+    if named is not None and named.startswith("TCP_"):
+        notes.unsupported(f"metrics.overrides: {named} goes with ALL_METRICS only")
+        return base
     chosen = {Metric(named)} if named is not None else set(Metric)
     off, labels = set(base.metrics_off), set(base.labels_off)
     if override.disabled is not None:

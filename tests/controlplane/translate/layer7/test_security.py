@@ -298,6 +298,7 @@ def test_metrics_are_switched_off_one_by_one() -> None:
         ("tracing: [{providers: [{name: nobody}]}]", "none called 'nobody'"),
         ("tracing: [{enableIstioTags: true}]", "enableIstioTags"),
         ("metrics: [{overrides: [{match: {metric: REQUESTS}, disabled: true}]}]", "none of ALL_METRICS"),
+        ("metrics: [{overrides: [{match: {metric: TCP_SENT_BYTES}, disabled: true}]}]", "ALL_METRICS only"),
         ("metrics: [{overrides: [{match: {customMetric: mine}, disabled: true}]}]", "no metric 'mine'"),
         ("metrics: [{overrides: [{tagOverrides: {a: {value: 'x'}}}]}]", "given no value"),
         (
