@@ -1,4 +1,4 @@
-"""Following the operator: what it says goes into a proxy's state, for as long as the proxy lives."""
+"""A proxy's operator: what it says goes into the proxy's state, for as long as the proxy lives; its certificates."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import NoReturn
 import trio
 
 from mesh.addresses import parse_port
+from mesh.certificates.ca_client import CaSettings, GrpcCaClient
+from mesh.clock import SystemClock
 from mesh.config import Settings
 from mesh.errors import ConfigurationError
 from mesh.telemetry.metrics import XdsMetrics
@@ -43,6 +45,36 @@ class ControlPlaneGroup(Settings, frozen=True, kw_only=True):
         if not host or not port:
             raise ConfigurationError(f"$.control_plane.address {self.address!r}: give host:port, as 10.96.0.15:15012")
         return host.strip("[]"), port
+
+
+def ca_client(
+    control: ControlPlaneGroup, *, cluster_id: str, lifetime_seconds: int, impersonates: bool
+) -> GrpcCaClient:
+    """The certificate service of the operator.
+
+    Args:
+        control: where it is.
+        cluster_id: of the proxy.
+        lifetime_seconds: what is asked for.
+        impersonates: the proxy asks for the certificates of others, on whose behalf it serves.
+
+    Raises:
+        ConfigurationError: the address is none.
+    """
+    host, port = control.host_and_port()
+    return GrpcCaClient(
+        CaSettings(
+            host=host,
+            port=port,
+            server_name=control.server_name,
+            root_certificate=control.root_certificate,
+            token=control.token,
+            cluster_id=cluster_id,
+            impersonates=impersonates,
+            lifetime_seconds=lifetime_seconds,
+        ),
+        SystemClock(),
+    )
 
 
 async def follow_control_plane(

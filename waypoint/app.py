@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import random
-import signal
 import ssl
 import time
 from collections.abc import Sequence
@@ -14,12 +13,12 @@ import structlog
 import trio
 
 from mesh import compiled
-from mesh.certificates.ca_client import CaSettings, GrpcCaClient
+from mesh.admin import admin_routes, metrics_routes, readiness_routes, serve_admin, stop_on_signal
 from mesh.certificates.contexts import ContextCache
 from mesh.certificates.manager import IdentityManager
 from mesh.certificates.tls_contexts import TlsContexts
 from mesh.clock import SystemClock
-from mesh.control_plane import follow_control_plane
+from mesh.control_plane import ca_client, follow_control_plane
 from mesh.errors import ConfigurationError, Draining
 from mesh.process import collect_rarely, raise_descriptor_limit
 from mesh.relay.acceptor import Acceptor
@@ -29,13 +28,12 @@ from mesh.relay.pool import TunnelPool
 from mesh.relay.terminator import Terminator
 from mesh.state.store import MeshState
 from mesh.telemetry import log
-from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
 from mesh.telemetry.metrics import XdsMetrics, metrics_page, new_registry
 from mesh.telemetry.output import standard_output
 from mesh.xds.client_machine import Subscription
 from mesh.xds.codec import ADDRESS_TYPE, DESTINATION_TYPE, LABELS_TYPE
 from mesh.xds.discovery_codec import Rejected, Resource
-from waypoint.admin import Readiness, Routes, admin_routes, dump, metrics_routes, readiness_routes
+from waypoint.admin import HELP, Readiness, dump, set_levels
 from waypoint.config import RateLimitStoreGroup, WaypointSettings
 from waypoint.destinations import Destinations
 from waypoint.host import OwnNamespace, WaypointHost
@@ -79,19 +77,11 @@ class _Waypoint:
         self.registry = new_registry("waypoint", version("ambimesh"))
         self.output = standard_output()
         self.state = MeshState(gateway.node)
-        host, port = control.host_and_port()
-        client = GrpcCaClient(
-            CaSettings(
-                host=host,
-                port=port,
-                server_name=control.server_name,
-                root_certificate=control.root_certificate,
-                token=control.token,
-                cluster_id=gateway.cluster_id,
-                impersonates=False,
-                lifetime_seconds=settings.certificate_lifetime_seconds,
-            ),
-            SystemClock(),
+        client = ca_client(
+            control,
+            cluster_id=gateway.cluster_id,
+            lifetime_seconds=settings.certificate_lifetime_seconds,
+            impersonates=False,
         )
         self.identities = IdentityManager(client, SystemClock(), random.random)
         self.contexts = TlsContexts(self.identities, ContextCache())
@@ -104,7 +94,7 @@ class _Waypoint:
             nursery.start_soon(self.engine.run)
             nursery.start_soon(run_timers, self.timers)
             nursery.start_soon(self.identities.run)
-            nursery.start_soon(self._stop_on_signal)
+            nursery.start_soon(stop_on_signal, self.stopping)
             await self._serve(nursery)
             nursery.cancel_scope.cancel()
         self.engine.close()
@@ -181,23 +171,19 @@ class _Waypoint:
         serving: Serving,
         readiness: Readiness,
     ) -> None:
-        async def serve(host: str, port: int, routes: Routes) -> None:
-            listeners = await open_http_listeners(host, port)
-            await nursery.start(serve_http, routes, listeners)
-
-        def everything() -> object:
+        async def everything() -> object:
             return dump(self.state, self.identities, destinations, serving)
 
-        listen = self.settings.listen
-        await serve("127.0.0.1", listen.admin_port, admin_routes(everything, self.stopping.set))
-        await serve("::", listen.metrics_port, metrics_routes(metrics_page(self.registry)))
-        await serve("::", listen.readiness_port, readiness_routes(readiness.answer))
+        async def missing() -> list[str]:
+            return readiness.missing()
 
-    async def _stop_on_signal(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                _log.info("stopping", signal=signal.Signals(number).name)
-                self.stopping.set()
+        await serve_admin(
+            nursery,
+            self.settings.listen,
+            admin_routes(HELP, everything, set_levels, self.stopping.set),
+            metrics_routes(metrics_page(self.registry)),
+            readiness_routes(missing),
+        )
 
     async def _tick(self, pool: TunnelPool, terminator: Terminator[WaypointHost], serving: Serving) -> None:
         while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 from functools import partial
 from importlib.metadata import version
 
@@ -12,12 +11,11 @@ import trio
 
 from ebpf.paths import PinPaths
 from mesh import compiled
-from mesh.certificates.ca_client import CaSettings, GrpcCaClient
-from mesh.clock import SystemClock
-from mesh.control_plane import follow_control_plane
+from mesh.admin import admin_routes, metrics_routes, readiness_routes, serve_admin, stop_on_signal
+from mesh.certificates.ca_client import GrpcCaClient
+from mesh.control_plane import ca_client, follow_control_plane
 from mesh.process import collect_rarely, raise_descriptor_limit
 from mesh.telemetry import log
-from mesh.telemetry.http_endpoint import open_http_listeners, serve_http
 from mesh.telemetry.metrics import XdsMetrics, metrics_page, new_registry
 from mesh.telemetry.output import standard_output
 from mesh.xds.client_machine import Subscription
@@ -25,8 +23,8 @@ from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from mesh.zds.client_driver import run_zds_client
 from ztunnel.admin.dump import dump
 from ztunnel.admin.readiness import Readiness
-from ztunnel.admin.routes import Routes, admin_routes, metrics_routes, readiness_routes, set_levels
-from ztunnel.config import AdminGroup, ZtunnelSettings
+from ztunnel.admin.routes import HELP, set_levels
+from ztunnel.config import ZtunnelSettings
 from ztunnel.data_plane import DataPlane
 from ztunnel.fastpath.making import make_fast_path
 from ztunnel.fastpath.manager import FastPath
@@ -61,21 +59,13 @@ async def run(settings: ZtunnelSettings) -> None:
     await _Ztunnel(settings).run()
 
 
-def ca_client(settings: ZtunnelSettings) -> GrpcCaClient:
+def certificates(settings: ZtunnelSettings) -> GrpcCaClient:
     """The certificate service that the settings name."""
-    control = settings.control_plane
-    host, port = control.host_and_port()
-    return GrpcCaClient(
-        CaSettings(
-            host=host,
-            port=port,
-            server_name=control.server_name,
-            root_certificate=control.root_certificate,
-            token=control.token,
-            cluster_id=settings.node.cluster_id,
-            lifetime_seconds=settings.certificate_lifetime_seconds,
-        ),
-        SystemClock(),
+    return ca_client(
+        settings.control_plane,
+        cluster_id=settings.node.cluster_id,
+        lifetime_seconds=settings.certificate_lifetime_seconds,
+        impersonates=True,
     )
 
 
@@ -86,7 +76,7 @@ class _Ztunnel:
         self.settings = settings
         self.registry = new_registry("ztunnel", version("ambimesh"))
         self.output = standard_output()
-        self.plane = DataPlane(settings, self.registry, ca_client(settings))
+        self.plane = DataPlane(settings, self.registry, certificates(settings))
         self.fast_path: FastPath | None = None
         self.stopping = trio.Event()
 
@@ -151,32 +141,7 @@ class _Ztunnel:
         await serve_admin(
             nursery,
             self.settings.admin,
-            admin_routes(everything, partial(set_levels, plane.access_log), self.stopping.set),
+            admin_routes(HELP, everything, partial(set_levels, plane.access_log), self.stopping.set),
             metrics_routes(metrics_page(self.registry), self._count_all),
             readiness_routes(ready),
         )
-
-
-async def serve_admin(
-    nursery: trio.Nursery, ports: AdminGroup, admin: Routes, metrics: Routes, readiness: Routes
-) -> None:
-    """Open ztunnel's three HTTP ports; returns when they answer.
-
-    Raises:
-        EnvironmentLacks: a port is taken.
-    """
-    for host, port, routes in (
-        ("127.0.0.1", ports.admin_port, admin),
-        ("::", ports.metrics_port, metrics),
-        ("::", ports.readiness_port, readiness),
-    ):
-        listeners = await open_http_listeners(host, port)
-        await nursery.start(serve_http, routes, listeners)
-
-
-async def stop_on_signal(stopping: trio.Event) -> None:
-    """Set the event at SIGTERM and SIGINT."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            _log.info("stopping", signal=signal.Signals(number).name)
-            stopping.set()

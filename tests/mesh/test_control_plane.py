@@ -11,7 +11,8 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from mesh.addresses import parse_ip
-from mesh.control_plane import ControlPlaneGroup, follow_control_plane
+from mesh.control_plane import ControlPlaneGroup, ca_client, follow_control_plane
+from mesh.errors import ConfigurationError
 from mesh.grpc.driver import CallContext, GrpcError, StatusCode
 from mesh.state.store import MeshState
 from mesh.telemetry.metrics import XdsMetrics
@@ -128,3 +129,17 @@ async def test_a_rotated_token_is_used_for_the_next_attempt(tmp_path: Path) -> N
         follower.token.write_text("secret")
         await until(follower.knows)
     assert follower.callers[0]["authorization"] == "Bearer stale"
+
+
+def test_the_certificate_service_is_where_the_control_plane_is(tmp_path: Path) -> None:
+    def group(address: str) -> ControlPlaneGroup:
+        return ControlPlaneGroup(
+            address=address, server_name="operator.test", root_certificate=tmp_path / "r", token=tmp_path / "t"
+        )
+
+    client = ca_client(group("[fd00::1]:15012"), cluster_id="c", lifetime_seconds=60, impersonates=False)
+    settings = client._settings
+    assert (settings.host, settings.port, settings.server_name) == ("fd00::1", 15012, "operator.test")
+    assert (settings.cluster_id, settings.lifetime_seconds, settings.impersonates) == ("c", 60, False)
+    with pytest.raises(ConfigurationError, match="host:port"):
+        ca_client(group("nowhere"), cluster_id="c", lifetime_seconds=60, impersonates=True)

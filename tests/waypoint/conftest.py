@@ -241,11 +241,11 @@ async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
         listeners.extend(original(port))
         return listeners
 
-    def client(*_arguments: Any) -> Any:
+    def client(*_arguments: Any, **_settings: Any) -> Any:
         return mesh
 
     monkeypatch.setattr(app, "open_listeners", listen)
-    monkeypatch.setattr(app, "GrpcCaClient", client)
+    monkeypatch.setattr(app, "ca_client", client)
     operator = mesh.authority.issue_server("operator.test")
     context = control_plane_server_context(operator.certificate_chain, operator.key)
     handlers = {METHOD: XdsServer(mesh.store, authenticate=caller).handler()}

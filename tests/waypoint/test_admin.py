@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 
+from mesh.admin import admin_routes, readiness_routes
 from mesh.certificates.manager import IdentityManager
 from mesh.clock import SystemClock
 from mesh.identity import SpiffeId
@@ -17,7 +18,7 @@ from mesh.tls.credentials import Credentials
 from mesh.xds.codec import ADDRESS_TYPE, DESTINATION_TYPE, LABELS_TYPE
 from mesh.xds.discovery_codec import Resource
 from mesh.xds.waypoint_codec import encode_destination
-from waypoint.admin import Readiness, admin_routes, dump, readiness_routes
+from waypoint.admin import HELP, Readiness, dump, set_levels
 from waypoint.destinations import Destinations
 
 IDENTITY = SpiffeId("cluster.local", "demo", "waypoint")
@@ -52,7 +53,11 @@ def parts() -> tuple[MeshState, Destinations[Any], IdentityManager]:
 async def test_ready_once_all_is_there_and_not_while_draining() -> None:
     state, destinations, identities = parts()
     readiness = Readiness(state, destinations, identities, IDENTITY)
-    answer = readiness_routes(readiness.answer)["GET", "/healthz/ready"]
+
+    async def asked() -> list[str]:
+        return readiness.missing()
+
+    answer = readiness_routes(asked)["GET", "/healthz/ready"]
     probe = request("GET", "/healthz/ready", {})
     missing = readiness.missing()
     assert [word in " ".join(missing) for word in ("workloads", "destinations", "certificate")] == [True] * 3
@@ -76,7 +81,11 @@ async def test_the_dump_and_the_end_are_asked_for_over_http() -> None:
     state, destinations, identities = parts()
     destinations.apply(DESTINATION_TYPE, [Resource(WEB.name, "1", (), encode_destination(WEB))], [])
     quits: list[int] = []
-    routes = admin_routes(lambda: dump(state, identities, destinations, Serves()), lambda: quits.append(1))
+
+    async def everything() -> object:
+        return dump(state, identities, destinations, Serves())
+
+    routes = admin_routes(HELP, everything, set_levels, lambda: quits.append(1))
     page = await routes["GET", "/config_dump"](request("GET", "/config_dump", {}))
     assert b'"demo/web"' in page.body
     assert b'"connections"' in page.body

@@ -1,38 +1,31 @@
 """Whether this ztunnel can carry traffic.
 
-Looked at from the data path's own task: if the relay or trio's loop hangs, nobody answers, and the probe fails. Ready
-means that the agent has named its pods and all of them are served, that the control plane has answered for addresses
-and policies once, and that connections are not being refused for want of file descriptors.
+Ready means that the agent has named its pods and all of them are served, and that the control plane has answered for
+addresses and policies once.
 """
 
 from __future__ import annotations
 
-from mesh.relay.acceptor import Acceptor
+from collections.abc import Iterator
+
+from mesh.readiness import ProxyReadiness
 from mesh.state.store import MeshState
 from ztunnel.inpod.manager import PodManager
 
 
-class Readiness:
+class Readiness(ProxyReadiness):
     """Answers ``/healthz/ready``."""
 
     def __init__(self, state: MeshState, pods: PodManager) -> None:
+        super().__init__()
         self._state = state
         self._pods = pods
-        self._refused_before = 0
-        self.draining = False
 
-    def missing(self) -> list[str]:
-        """What stands in the way, in words; empty when ready."""
-        reasons = []
-        if self.draining:
-            reasons.append("draining")
+    def waits_for(self) -> Iterator[str]:
+        """See :class:`ProxyReadiness`."""
         if not self._state.synchronized:
-            reasons.append("the control plane has not sent workloads and policies yet")
+            yield "the control plane has not sent workloads and policies yet"
         if not self._pods.snapshot_received:
-            reasons.append("the node agent has not named its pods yet")
+            yield "the node agent has not named its pods yet"
         if self._pods.pending:
-            reasons.append(f"{len(self._pods.pending)} pods cannot be served yet")
-        refused, self._refused_before = Acceptor.out_of_descriptors - self._refused_before, Acceptor.out_of_descriptors
-        if refused:
-            reasons.append(f"{refused} connections were refused for want of file descriptors")
-        return reasons
+            yield f"{len(self._pods.pending)} pods cannot be served yet"

@@ -11,6 +11,7 @@ import trio
 
 from ebpf.paths import PinPaths
 from mesh.addresses import IpBytes, OriginalDestination, SocketAddress
+from mesh.admin import admin_routes, metrics_routes, readiness_routes, serve_admin, stop_on_signal
 from mesh.control_plane import follow_control_plane
 from mesh.errors import InternalError, MeshError
 from mesh.identity import SpiffeId
@@ -23,8 +24,8 @@ from mesh.telemetry.metrics import L4Metrics, WorkloadManagerMetrics, XdsMetrics
 from mesh.telemetry.output import standard_output
 from mesh.zds.client_driver import run_zds_client
 from ztunnel.admin.dump import dump_state
-from ztunnel.admin.routes import admin_routes, metrics_routes, readiness_routes, set_levels
-from ztunnel.app import NODE_SUBSCRIPTIONS, ca_client, serve_admin, stop_on_signal
+from ztunnel.admin.routes import HELP, set_levels
+from ztunnel.app import NODE_SUBSCRIPTIONS, certificates
 from ztunnel.config import ZtunnelSettings
 from ztunnel.fanout.messages_codec import Admitted, Certified, Certify, ServiceDialled, SetLevels, ToSupervisor
 from ztunnel.fastpath.making import make_fast_path
@@ -82,7 +83,7 @@ class _Supervisor:
         self._crew = Crew(workers, self._metrics, self._registry)
         self._shared = SharedState(self._state, self._crew.broadcast)
         self._spawner = Spawner(handle, self._crew.ended)
-        self._ca = ca_client(settings)
+        self._ca = certificates(settings)
         self._certifying = trio.CapacityLimiter(_CERTIFICATES_AT_ONCE)
         self._fast_path: FastPath | None = None
         self._levels: SetLevels | None = None
@@ -134,7 +135,7 @@ class _Supervisor:
         await serve_admin(
             nursery,
             settings.admin,
-            admin_routes(self._everything, self._set_levels, self._stopping.set),
+            admin_routes(HELP, self._everything, self._set_levels, self._stopping.set),
             metrics_routes(metrics_page(self._registry), self._count_all),
             readiness_routes(self._missing),
         )

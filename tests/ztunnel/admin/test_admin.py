@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from mesh.addresses import parse_ip, parse_socket_address
+from mesh.admin import admin_routes, metrics_routes, readiness_routes
 from mesh.certificates.manager import CertificateReport, CertificateState
 from mesh.model.policy import Match, PolicyScope
 from mesh.model.service import Service
@@ -33,7 +34,7 @@ from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, encode_address, enc
 from mesh.xds.discovery_codec import Resource
 from ztunnel.admin.dump import dump
 from ztunnel.admin.readiness import Readiness
-from ztunnel.admin.routes import admin_routes, metrics_routes, readiness_routes, set_levels
+from ztunnel.admin.routes import HELP, set_levels
 from ztunnel.proxy.connections import ConnectionTable
 
 
@@ -159,7 +160,7 @@ async def test_the_admin_port() -> None:
     async def everything() -> object:
         return {"a": 1}
 
-    routes = admin_routes(everything, partial(set_levels, log_), lambda: quits.append("now"))
+    routes = admin_routes(HELP, everything, partial(set_levels, log_), lambda: quits.append("now"))
     assert b"/quitquitquit" in (await routes["GET", "/"](request())).body
     assert json.loads((await routes["GET", "/config_dump"](request())).body) == {"a": 1}
     assert ("GET", "/quitquitquit") not in routes  # a link must not stop the proxy
