@@ -16,21 +16,20 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from types import TracebackType
-from typing import Self
 
 from ebpf import syscall
 from ebpf.layout import CONNECTION_DELIVERY, CONNECTION_HANDED, Connection
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.addresses import IpBytes, OriginalDestination, SocketAddress
+from mesh.closing import Closing
 
 _RECORD = struct.Struct("=I16sHH16sHHI")
 
 _NO_IP = bytes(16)
 
 
-class _SocketRecords:
+class _SocketRecords(Closing):
     """The map ``connections``, with its argument block, key and value made once."""
 
     def __init__(self, paths: PinPaths) -> None:
@@ -40,14 +39,6 @@ class _SocketRecords:
         key, record = ctypes.addressof(self._key), ctypes.addressof(self._record)
         arguments = struct.pack("=IIQQQ", self._map.fd, 0, key, record, 0)
         self._arguments = ctypes.create_string_buffer(arguments, len(arguments))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the map; the sockets keep their records."""

@@ -7,14 +7,13 @@ import errno
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from ebpf import syscall
 from ebpf.layout import MAPS
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from ebpf.reasons import Reason
+from mesh.closing import Closing
 
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 _NOT_SIZED = frozenset(
@@ -27,7 +26,7 @@ def possible_cpus(text: str) -> int:
     return int(text.strip().replace(",", "-").split("-")[-1]) + 1
 
 
-class Counters:
+class Counters(Closing):
     """The counters of one node's programs, since they were first loaded.
 
     Raises:
@@ -37,14 +36,6 @@ class Counters:
     def __init__(self, paths: PinPaths) -> None:
         self._map = PinnedMap(paths, "counters", ctypes.c_uint32, ctypes.c_uint64)
         self._values = struct.Struct(f"={possible_cpus(_POSSIBLE_CPUS.read_text(encoding='ascii'))}Q")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the map."""

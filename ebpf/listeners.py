@@ -15,8 +15,6 @@ import os
 import socket as sockets
 import struct
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Self
 
 from ebpf.layout import (
     LISTENER_HBONE,
@@ -30,6 +28,7 @@ from ebpf.layout import (
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.addresses import IpBytes, is_ipv4
+from mesh.closing import Closing
 from mesh.errors import InternalError
 
 _SO_COOKIE = 57
@@ -46,7 +45,7 @@ class ListenerKind(enum.IntEnum):
     """What the pod's applications dial; the listener is on the pod's loopback, ``addresses`` are the pod's own."""
 
 
-class ListenerTable:
+class ListenerTable(Closing):
     """The listeners of one worker on one node.
 
     Args:
@@ -67,14 +66,6 @@ class ListenerTable:
         except BaseException:
             self._map.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the maps; registered listeners stay."""

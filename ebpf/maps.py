@@ -10,12 +10,12 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 from ebpf import syscall
 from ebpf.layout import MAPS
 from ebpf.paths import PinPaths
+from mesh.closing import Closing
 from mesh.errors import InternalError
 
 Key = TypeVar("Key", bound="ctypes.Structure | ctypes.c_uint32 | ctypes.c_uint64 | ctypes.c_int")
@@ -48,7 +48,7 @@ class _BatchAttributes(ctypes.Structure):
 _BATCH = 4096
 
 
-class PinnedMap(Generic[Key, Value]):
+class PinnedMap(Closing, Generic[Key, Value]):
     """One pinned map.
 
     Raises:
@@ -73,14 +73,6 @@ class PinnedMap(Generic[Key, Value]):
                 f"pinned map {paths.maps / name}: {info.key_size} and {info.value_size} bytes, "
                 f"expected {ctypes.sizeof(key)} and {ctypes.sizeof(value)}"
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the descriptor; the map lives on in bpffs."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 import ctypes
 import enum
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 from ebpf import syscall
 from ebpf.attachment import POD_HOOK, closing, remove_pinned_link
@@ -37,6 +35,7 @@ from ebpf.layout import (
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths, read_pod_link
 from mesh.addresses import Cidr, IpBytes, is_ipv4
+from mesh.closing import Closing
 from mesh.errors import ConfigurationError, InvalidAddress
 from mesh.netns import NetworkNamespace
 
@@ -95,7 +94,7 @@ class EnrolledPod:
         return self.netns_inode != 0
 
 
-class PodTable:
+class PodTable(Closing):
     """The enrolled pods of one node.
 
     Raises:
@@ -108,14 +107,6 @@ class PodTable:
         self._addresses = PinnedMap(paths, "pod_addresses", Address, ctypes.c_uint64)
         self._ports = PinnedMap(paths, "excluded_ports", ExcludedPort, ctypes.c_uint32)
         self._networks = PinnedMap(paths, "excluded_nets", ExcludedNetwork, ctypes.c_uint32)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the maps; nothing is un-enrolled by it."""

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from mesh.closing import Closing
 from mesh.errors import EnvironmentLacks, InternalError
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -23,7 +23,7 @@ _CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71
 
 
-class NetworkNamespace:
+class NetworkNamespace(Closing):
     """One network namespace, held open by a descriptor: it lives at least as long as this object is open."""
 
     def __init__(self, fd: int, name: str) -> None:
@@ -120,14 +120,6 @@ class NetworkNamespace:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _set_namespace(fd: int, name: str) -> None:

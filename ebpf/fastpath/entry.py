@@ -13,8 +13,6 @@ import ctypes
 import enum
 import os
 import struct
-from types import TracebackType
-from typing import Self
 
 from ebpf import syscall
 from ebpf.attachment import ENTRY_HOOK, LEG_ENTRY_HOOK, Hook
@@ -29,6 +27,7 @@ from ebpf.layout import (
 )
 from ebpf.paths import PinPaths
 from mesh.addresses import SocketAddress
+from mesh.closing import Closing
 from mesh.errors import InternalError
 
 _LINK_LAYER = bytes(14)
@@ -86,7 +85,7 @@ class _Runner:
             raise InternalError(f"program {self._name} returned {outcome}") from error
 
 
-class SpliceEntry:
+class SpliceEntry(Closing):
     """The pinned programs, ready to run.
 
     Raises:
@@ -96,14 +95,6 @@ class SpliceEntry:
     def __init__(self, paths: PinPaths) -> None:
         self._end = _Runner(paths, ENTRY_HOOK)
         self._leg = _Runner(paths, LEG_ENTRY_HOOK)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the programs; what was entered stays."""

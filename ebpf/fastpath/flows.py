@@ -10,12 +10,11 @@ from __future__ import annotations
 import ctypes
 import struct
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from ebpf.layout import FastConnection, FastFlow
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
+from mesh.closing import Closing
 
 _COOKIE = struct.Struct("=Q")
 
@@ -34,7 +33,7 @@ class Direction:
         return self.spliced + self.tcp
 
 
-class FlowTable:
+class FlowTable(Closing):
     """The node's directions of live fast connections, read only.
 
     Raises:
@@ -44,14 +43,6 @@ class FlowTable:
     def __init__(self, paths: PinPaths) -> None:
         self._flows = PinnedMap(paths, "fast_flows", ctypes.c_uint64, FastFlow)
         self._connections = PinnedMap(paths, "fast_connections", ctypes.c_uint64, FastConnection)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the maps; what they say stays."""

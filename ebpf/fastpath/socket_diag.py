@@ -10,10 +10,9 @@ import errno
 import os
 import socket
 import struct
-from types import TracebackType
-from typing import Self
 
 from mesh.addresses import SocketAddress, is_ipv4
+from mesh.closing import Closing
 from mesh.errors import EnvironmentLacks
 from mesh.netns import NetworkNamespace
 
@@ -25,7 +24,7 @@ _HEADER = struct.Struct("=IHHII")
 _ALL_STATES = 0xFFFFFFFF
 
 
-class SocketKiller:
+class SocketKiller(Closing):
     """Ends TCP connections inside one network namespace.
 
     Raises:
@@ -41,12 +40,8 @@ class SocketKiller:
         self._socket.settimeout(2.0)
         self._sequence = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """See :class:`Closing`."""
         self._socket.close()
 
     def end(self, local: SocketAddress, remote: SocketAddress, cookie: int) -> bool:

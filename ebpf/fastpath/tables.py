@@ -22,8 +22,6 @@ import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from ebpf.fastpath.entry import EntryOutcome, SpliceEntry
 from ebpf.fastpath.talkers import Talker, Talkers
@@ -44,6 +42,7 @@ from ebpf.layout import (
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.addresses import IpBytes, SocketAddress
+from mesh.closing import Closing
 from mesh.errors import ConfigurationError
 
 QUEUE_LIMIT = 4 << 20
@@ -79,7 +78,7 @@ class FastPathConnection:
     """Closed without ever having been established at the client's end."""
 
 
-class FastPathMaps:
+class FastPathMaps(Closing):
     """The maps of one node's fast path.
 
     Raises:
@@ -97,14 +96,6 @@ class FastPathMaps:
         self._sockets = PinnedMap(paths, "fast_sockets", ctypes.c_uint64, ctypes.c_uint64)
         self._entry = SpliceEntry(paths)
         self.talkers = Talkers(paths)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the maps; what they say stays."""

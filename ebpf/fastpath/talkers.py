@@ -11,12 +11,12 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from ebpf import syscall
 from ebpf.paths import PinPaths
 from mesh.addresses import IpBytes, SocketAddress
+from mesh.closing import Closing
 
 _BUSY = 1 << 31
 _DISCARDED = 1 << 30
@@ -37,7 +37,7 @@ class Talker(NamedTuple):
     destination: SocketAddress
 
 
-class Talkers:
+class Talkers(Closing):
     """The reading end.
 
     Raises:
@@ -51,14 +51,6 @@ class Talkers:
         self._read = mmap.mmap(self.fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._written = mmap.mmap(self.fd, page + 2 * self._size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._position = memoryview(self._read).cast("Q")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the ring; what is in it stays for the next reader."""

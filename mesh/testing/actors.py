@@ -15,9 +15,9 @@ import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
+from mesh.closing import Closing
 from mesh.netns import NetworkNamespace
 
 
@@ -25,7 +25,7 @@ class ActorFailed(Exception):
     """The function raised something else than an OSError, or the process died; the text is its traceback."""
 
 
-class Actor:
+class Actor(Closing):
     """One running function.
 
     Args:
@@ -45,14 +45,6 @@ class Actor:
         os.close(writing)
         self._pipe = os.fdopen(reading, "rb")
         self._running = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def finished(self, seconds: float) -> bool:
         """Whether the result is there, or the process died, within so many seconds."""

@@ -7,7 +7,7 @@ connections for each endpoint. What is asked of a backend for one request only (
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -32,8 +32,8 @@ class ServiceBackend:
     """One port of a service, spoken to in one version of HTTP."""
 
     __slots__ = (
-        *("_connector", "_endpoints", "_http", "_http2", "_limits", "_pools", "_refresh", "_timers"),
-        *("cluster", "name"),
+        *("_connector", "_endpoints", "_http", "_http2", "_limits", "_pools", "_refresh", "_sweep_due"),
+        *("_timers", "cluster", "name"),
     )
 
     def __init__(
@@ -68,14 +68,17 @@ class ServiceBackend:
         self._limits = pool_limits(cluster.policy)
         self._pools: dict[Endpoint, EndpointPool] = {}
         self._endpoints: dict[EndpointPool, Endpoint] = {}
+        self._sweep_due = timers.clock() + (
+            cluster.policy.outlier.interval_seconds if cluster.policy.outlier is not None else 0.0
+        )
 
     def pick(self, hashed: int | None, session: str | None, tried: list[Endpoint]) -> Endpoint | Unavailable:
         """An endpoint, counted as busy until :meth:`release`."""
         gone = self._refresh(self.cluster)
         if isinstance(gone, Unavailable):
             return gone
-        for endpoint in gone:
-            self._forget(endpoint)
+        if gone:
+            self.forget(gone)
         picked = self.cluster.by_key(session) if session is not None and not tried else None
         if picked is None:
             picked = self.cluster.pick(self._timers.clock(), hashed, tried)
@@ -96,7 +99,9 @@ class ServiceBackend:
         pool = self._pools.get(endpoint)
         if pool is None:
             kind = H2Pool if self._http2 else H1Pool
-            endpoint.connector = connector = self.connector_to(endpoint)
+            connector = self.connector_to(endpoint)
+            if endpoint.connector is None:  # else it is spoken to in another version, too: the far end is the same
+                endpoint.connector = connector
             pool = kind(str(endpoint.to.target), connector, self._timers, self._limits, self._http)
             self._pools[endpoint] = pool
             self._endpoints[pool] = endpoint
@@ -106,8 +111,7 @@ class ServiceBackend:
         """Bring the endpoints up to date without a request."""
         gone = self._refresh(self.cluster)
         if not isinstance(gone, Unavailable):
-            for endpoint in gone:
-                self._forget(endpoint)
+            self.forget(gone)
 
     def pool_for_check(self, endpoint: Endpoint, port: int | None, seconds: float) -> EndpointPool:
         """A connection of one's own for one health check, made as requests' are.
@@ -149,14 +153,18 @@ class ServiceBackend:
 
     def tick(self, now: float) -> None:
         """Once per second."""
-        if self.cluster.outliers is not None:
-            self.cluster.outliers.sweep(now)
+        outliers = self.cluster.outliers
+        if outliers is not None and now >= self._sweep_due:
+            self._sweep_due = now + outliers.policy.interval_seconds
+            outliers.sweep(now)
 
-    def _forget(self, endpoint: Endpoint) -> None:
-        pool = self._pools.pop(endpoint, None)
-        if pool is not None:
-            self._endpoints.pop(pool, None)
-            pool.drain()
+    def forget(self, gone: Iterable[Endpoint]) -> None:
+        """Close the connections to endpoints that are no more, as their requests end."""
+        for endpoint in gone:
+            pool = self._pools.pop(endpoint, None)
+            if pool is not None:
+                self._endpoints.pop(pool, None)
+                pool.drain()
 
     def drain(self) -> None:
         """Close what is idle, and the rest as requests end."""

@@ -2,6 +2,10 @@
 
 An endpoint of the mesh is reached through its tunnel, any other one by plain TCP. Endpoints are looked up again only
 after a change that concerns their service.
+
+A port that does not say how it is spoken to is spoken to as each client speaks. So it may have a backend for each
+version of HTTP, with connections of its own to each endpoint; what is known of the endpoints (health, ejections, turns)
+and the limits are one for both, since the endpoints are the same.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from waypoint.wire.tls_wire import TlsConnector, terms_of
 
 _HTTP2: Final = frozenset({AppProtocol.HTTP2, AppProtocol.GRPC})
 _PLAIN: Final = TrafficPolicy()
-_Key = tuple[str, int, str | None, TrafficPolicy, bool]
+_Place = tuple[str, int, str | None, TrafficPolicy]
 
 
 class Services:
@@ -65,7 +69,10 @@ class Services:
         self._labels_of = labels_of
         self._health = health
         self._own_ip = parse_ip(gateway.pod_ip)
-        self._backends: dict[_Key, ServiceBackend] = {}
+        self._backends: dict[tuple[_Place, bool], ServiceBackend] = {}
+        self._clusters: dict[_Place, Cluster] = {}
+        self._speakers: dict[Cluster, list[ServiceBackend]] = {}
+        """The backends of a cluster: one for each version of HTTP that it is spoken to in."""
         self._stale: set[Cluster] = set()
         self._of_service: dict[str, list[Cluster]] = {}
         # Until the control plane has described this pod: only place and network matter.
@@ -116,22 +123,28 @@ class Services:
         spoken = self._protocol(service, port)
         if spoken is not AppProtocol.UNKNOWN:
             http2 = spoken in _HTTP2
-        key = (service, port, subset, policy, http2 or policy.pool.upgrade_to_http2)
-        backend = self._backends.get(key)
+        http2 = http2 or policy.pool.upgrade_to_http2
+        place = (service, port, subset, policy)
+        backend = self._backends.get((place, http2))
         if backend is None:
             try:
-                connector = self._connector_by(policy, http2=key[4])
+                connector = self._connector_by(policy, http2=http2)
             except ConfigurationError as error:
                 return Unavailable("NC", f"TLS to service {service}: {error}")
-            labels = () if found is None else found.labels
-            cluster = Cluster(policy, self._where(), self._draw)
-            self._of_service.setdefault(service, []).append(cluster)
-            self._stale.add(cluster)
-            refresh = partial(self._refresh, service, port, labels)
-            backend = self._backends[key] = ServiceBackend(
-                service, cluster, refresh, connector, self._timers, self._http, http2=key[4]
+            cluster = self._clusters.get(place)
+            known = cluster is not None
+            if cluster is None:
+                cluster = self._clusters[place] = Cluster(policy, self._where(), self._draw)
+                self._of_service.setdefault(service, []).append(cluster)
+                self._stale.add(cluster)
+            refresh = partial(self._refresh, service, port, () if found is None else found.labels)
+            backend = self._backends[place, http2] = ServiceBackend(
+                service, cluster, refresh, connector, self._timers, self._http, http2=http2
             )
-            self._health.add(backend)
+            self._speakers.setdefault(cluster, []).append(backend)
+            if not known:
+                # Whether an endpoint is healthy is asked once, as the first client speaks.
+                self._health.add(backend)
         return backend
 
     def _protocol(self, service: str, port: int) -> AppProtocol:
@@ -165,7 +178,11 @@ class Services:
             labels_of=self._labels_of,
         )
         reachable = [to for to in routes if to.tunnel is None or is_ipv4(to.tunnel.ip) is is_ipv4(self._own_ip)]
-        return cluster.update(reachable, view.service.load_balancing, self._timers.clock())
+        gone = cluster.update(reachable, view.service.load_balancing, self._timers.clock())
+        for backend in self._speakers[cluster]:
+            # Whoever looks tells all: each has connections of its own to those that are gone.
+            backend.forget(gone)
+        return gone
 
     def labels_changed(self) -> None:
         """Labels of workloads are other ones: subsets are to be made anew."""
@@ -199,8 +216,8 @@ class Services:
 
     def tick(self, now: float) -> None:
         """Once per second."""
-        for backend in self._backends.values():
-            backend.tick(now)
+        for speakers in self._speakers.values():
+            speakers[0].tick(now)
 
     def drain(self) -> None:
         """Close what is idle, and the rest as requests end."""
@@ -209,7 +226,7 @@ class Services:
 
     def describe(self) -> list[dict[str, object]]:
         """For the admin port."""
-        return [entry for backend in self._backends.values() for entry in backend.describe()]
+        return [entry for speakers in self._speakers.values() for entry in speakers[0].describe()]
 
 
 def _policy(upstream: UpstreamPolicy | None, subset: Subset | None, port: int) -> TrafficPolicy:

@@ -12,11 +12,11 @@ import array
 import os
 import socket
 from collections import deque
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import trio
 
+from mesh.closing import Closing
 from mesh.errors import ConnectionLost, InvalidMessage
 from ztunnel.fanout.packets_machine import PACKET_BYTES, Assembler, packets
 
@@ -32,7 +32,7 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-class Channel:
+class Channel(Closing):
     """One end. ``run`` must be running for anything to be sent."""
 
     def __init__(self, connected: socket.socket) -> None:
@@ -44,14 +44,6 @@ class Channel:
         self._all_sent = trio.Event()
         self._assembler = Assembler()
         self._lost: ConnectionLost | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def send(self, message: bytes, descriptor: int | None = None) -> None:
         """Send this after all that waits; a descriptor is duplicated at once and may be closed by the caller.

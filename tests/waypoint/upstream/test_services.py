@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from mesh.identity import SpiffeId
 from mesh.model.service import Service
-from mesh.model.upstream_policy import Subset, UpstreamPolicy
-from mesh.model.workload import TunnelProtocol, Workload
+from mesh.model.upstream_policy import OutlierDetection, Subset, TrafficPolicy, UpstreamPolicy
+from mesh.model.workload import AppProtocol, TunnelProtocol, Workload
 from mesh.relay.engine import Engine
 from mesh.state.store import MeshState
 from mesh.testing.model import make_service, make_workload
@@ -26,7 +27,9 @@ from waypoint.upstream.backend import Chooser, ServiceBackend
 from waypoint.upstream.connector import TunnelConnector
 from waypoint.upstream.endpoint import Endpoint
 from waypoint.upstream.health_driver import HealthChecks
-from waypoint.upstream.pool_contract import Unavailable
+from waypoint.upstream.pool_contract import EndpointPool, Unavailable
+from waypoint.upstream.pool_h1 import H1Pool
+from waypoint.upstream.pool_h2 import H2Pool
 from waypoint.upstream.services import Services
 from waypoint.wire.socket_connector import SocketConnector
 
@@ -123,8 +126,45 @@ def test_what_is_not_there_is_no_cluster(services: Services, service: str, port:
     assert found.flag == "NC"
 
 
-def test_how_a_client_speaks_counts_where_nothing_is_said(services: Services) -> None:
-    assert services.backend(WEB, 80, None, {}, http2=True) is not services.backend(WEB, 80, None, {}, http2=False)
+def test_how_a_client_speaks_counts_where_nothing_is_said(services: Services, state: MeshState) -> None:
+    old, new = (services.backend(WEB, 80, None, {}, http2=http2) for http2 in (False, True))
+    assert isinstance(old, ServiceBackend)
+    assert isinstance(new, ServiceBackend)
+    first = picked(old)["web-1"]
+    assert picked(new)["web-1"] is first, "what is known of an endpoint is one"
+    pools = old.pool_of(first), new.pool_of(first)
+    assert [type(pool) for pool in pools] == [H1Pool, H2Pool]
+    # Limits are of the service, however it is spoken to.
+    assert old.cluster.limits is new.cluster.limits
+    assert len(services.describe()) == 2
+    apply(state, pod(3), removed=(pod(1).uid,))
+    assert set(picked(new)) == {"web-2", "web-3"}
+    assert (old.endpoint_of(pools[0]), new.endpoint_of(pools[1])) == (None, None), "both let go of who has gone"
+
+
+@pytest.mark.parametrize(("protocol", "kind"), [(AppProtocol.HTTP11, H1Pool), (AppProtocol.GRPC, H2Pool)])
+def test_a_port_that_says_how_is_spoken_to_so(
+    services: Services, state: MeshState, protocol: AppProtocol, kind: type[EndpointPool]
+) -> None:
+    web = make_service("web", "10.96.0.1", namespace="demo")
+    apply(state, replace(web, ports=(replace(web.ports[0], app_protocol=protocol),)))
+    old, new = (services.backend(WEB, 80, None, {}, http2=http2) for http2 in (False, True))
+    assert old is new
+    assert isinstance(old, ServiceBackend)
+    assert isinstance(old.pool_of(picked(old)["web-1"]), kind)
+
+
+def test_outliers_are_looked_at_in_the_interval_that_was_asked_for(services: Services) -> None:
+    detection = OutlierDetection(consecutive_5xx=1, interval_seconds=20.0, base_ejection_seconds=1.0)
+    policy = TrafficPolicy(outlier=detection)
+    web = services.backend(WEB, 80, None, {WEB: UpstreamPolicy(service=WEB, policy=policy)}, http2=False)
+    assert isinstance(web, ServiceBackend)
+    first = picked(web)["web-1"]
+    web.judge(first, 503, None)
+    start = services._timers.clock()
+    for seconds, usable in ((5.0, False), (19.0, False), (20.0, True)):
+        services.tick(start + seconds)
+        assert first.usable is usable
 
 
 def test_a_chooser_takes_another_endpoint_and_gives_back_what_it_took(services: Services) -> None:
