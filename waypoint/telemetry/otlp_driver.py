@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-A request that is over puts its spans, plain values, into a bounded queue and goes on. A task takes them out in small
+A request that is over puts its spans, plain values, into a bounded queue and goes on. A task takes them out in
 batches; a thread turns a batch into the SDK's spans and these into bytes, the dear part; the bytes are posted the way
 that requests go (``waypoint.upstream.inquiry``): to an endpoint of the collector's service, by mutual TLS if that is in
-the mesh. A batch keeps the interpreter no longer than the relay can spare it, so batches are small.
+the mesh. Whoever encodes holds the interpreter, so that is done in slices that are shorter than Python's own turns.
 
 A collector that is slow or away costs spans, which are counted, never a request's time: a batch is posted again a few
 times, as the protocol wants it for statuses that pass; meanwhile the queue fills, and what finds it full is dropped.
@@ -37,8 +37,10 @@ Post = Callable[[SpanCollector, bytes], Awaitable[int | str]]
 
 MAX_WAITING: Final = 4096
 """Spans of one collector."""
-BATCH: Final = 64
-"""Spans posted together: making them ready takes some milliseconds."""
+BATCH: Final = 128
+"""Spans posted together."""
+SLICE: Final = 16
+"""Spans encoded in one turn: some milliseconds."""
 FLUSH_SECONDS: Final = 1.0
 """How long a span waits for others."""
 TRIES: Final = 4
@@ -139,20 +141,32 @@ class SpanQueue:
                 self._under_way = 0
 
     async def _send(self, batch: Sequence[FinishedSpan]) -> None:
-        body = await trio.to_thread.run_sync(encode, batch, self._resource, abandon_on_cancel=True)
-        outcome: int | str = ""
-        for failures in range(1, TRIES + 1):
-            outcome = await self._post(self._collector, body)
-            if isinstance(outcome, int) and outcome not in _PASSING:
-                break
-            if failures == TRIES or self._finishing:
-                break
-            await trio.sleep(_BACKOFF.delay(failures, random.random()))
+        try:
+            outcome = await self._posted(batch)
+        except Exception:  # a span that cannot be encoded costs its batch, not all that come after it
+            _log.exception("spans could not be sent", collector=self._name)
+            outcome = "a bug of this proxy"
         if isinstance(outcome, int) and 200 <= outcome < 300:
             self._sent.inc(len(batch))
         else:
             self._lost.inc(len(batch))
             _log.warning("spans not taken", collector=self._name, spans=len(batch), outcome=outcome)
+
+    async def _posted(self, batch: Sequence[FinishedSpan]) -> int | str:
+        """What became of a batch in the end."""
+        slices = [
+            # In turns: who encodes holds the interpreter. Messages of protocol buffers join by standing side by side.
+            await trio.to_thread.run_sync(encode, batch[at : at + SLICE], self._resource, abandon_on_cancel=True)
+            for at in range(0, len(batch), SLICE)
+        ]
+        body = b"".join(slices)
+        failures = 0
+        while True:
+            outcome = await self._post(self._collector, body)
+            failures += 1
+            if (isinstance(outcome, int) and outcome not in _PASSING) or failures == TRIES or self._finishing:
+                return outcome
+            await trio.sleep(_BACKOFF.delay(failures, random.random()))
 
 
 class SpanQueues:

@@ -150,6 +150,23 @@ async def _here(function: Callable[..., object], *arguments: object, abandon_on_
     return function(*arguments)
 
 
+async def test_a_span_that_cannot_be_encoded_costs_its_batch_only(nursery: trio.Nursery) -> None:
+    collector = Collector()
+    queue, registry = queue_to(collector)
+    bad = made()
+    bad.name = "\ud800"
+    queue.add([bad])
+    nursery.start_soon(queue.run)
+    with trio.fail_after(20):
+        while not counted(registry):  # noqa: ASYNC110 -- a counter tells nobody
+            await trio.sleep(0.02)
+    assert counted(registry) == {"not_taken": 1}
+    queue.add([made()])
+    with trio.fail_after(20):
+        await collector.answered.wait()
+    assert collector.spans == [1]
+
+
 async def test_what_waits_at_the_end_is_sent_at_once(nursery: trio.Nursery) -> None:
     collector = Collector()
     started: list[Callable[[], Awaitable[None]]] = []
