@@ -63,7 +63,6 @@ WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
     "waypoint/__main__.py": Elsewhere(_COMMAND_LINE, "waypoint/test_main.py"),
     "waypoint/inbound.py": Elsewhere(_WAYPOINT, "waypoint/test_app.py"),
     "waypoint/posting.py": Elsewhere(_WAYPOINT, "waypoint/test_traces.py"),
-    "waypoint/upstream/inquiry.py": Elsewhere("spans are posted by it", "waypoint/test_traces.py"),
     "waypoint/serving.py": Elsewhere(_WAYPOINT, "waypoint/test_app.py"),
     "waypoint/streaming.py": Elsewhere(_WAYPOINT, "waypoint/test_streaming.py"),
 }
