@@ -1,8 +1,8 @@
 """The usual line of the access log, written faster than its template says it.
 
-The same line as ``compile_template(DEFAULT_TEMPLATE)`` makes, byte for byte, which the tests hold it to: one join of
-bytes instead of a function for each operator, one look at the headers, and what repeats from line to line (addresses,
-names, numbers, the second) kept as bytes.
+Of requests only: connections of bytes fill other fields. The same line as ``compile_template(DEFAULT_TEMPLATE)`` makes,
+byte for byte, which the tests hold it to: one join of bytes instead of a function for each operator, one look at the
+headers, and what repeats from line to line (addresses, names, numbers, the second) kept as bytes.
 """
 
 from __future__ import annotations

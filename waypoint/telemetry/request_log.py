@@ -16,6 +16,7 @@ from mesh.telemetry.output import LineOutput
 from waypoint.telemetry.default_line import DefaultLine
 from waypoint.telemetry.flags import flags_text
 from waypoint.telemetry.log_format import (
+    DEFAULT_TEMPLATE,
     NOTHING,
     StartTime,
     compile_template,
@@ -64,11 +65,20 @@ def _went_well(record: RequestRecord) -> bool:
 def _line(telemetry: Telemetry) -> Callable[[RequestRecord], bytes]:
     if telemetry.log_format is LogFormat.JSON:
         return _JsonLine()
-    if telemetry.log_format is not LogFormat.TEMPLATE:
-        return DefaultLine()
-    template = telemetry.log_template
+    usual = telemetry.log_format is not LogFormat.TEMPLATE
+    template = DEFAULT_TEMPLATE if usual else telemetry.log_template
     text = compile_template(template if template.endswith("\n") else template + "\n")
-    return lambda record: text(record).encode(errors="backslashreplace")
+    if not usual:
+        return lambda record: text(record).encode(errors="backslashreplace")
+    of_request = DefaultLine()
+
+    def line(record: RequestRecord) -> bytes:
+        # Connections of bytes are rare, and fill fields that are empty for every request.
+        if record.version is HttpVersion.NONE:
+            return text(record).encode(errors="backslashreplace")
+        return of_request(record)
+
+    return line
 
 
 class _JsonLine:
