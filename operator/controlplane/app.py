@@ -50,6 +50,7 @@ from mesh.xds.client_driver import METHOD as DISCOVERY_METHOD
 from mesh.xds.codec import DESTINATION_TYPE
 from mesh.xds.server_driver import REQUEST_BYTES, SnapshotStore, XdsServer
 from mesh.xds.server_machine import Sees
+from resources.folder_store import FolderStore
 
 _log = structlog.get_logger("controlplane")
 
