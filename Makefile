@@ -6,7 +6,7 @@ PYTEST := $(PYTHON) -m pytest
 GENERATED := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help setup demo lab check test kubernetes test-unit test-compiled test-kubernetes test-root test-lab test-scale \
-    setup-e2e e2e images vagrant-files test-vagrant bench bench-quick bench-control proto lock clean
+    tools setup-e2e e2e images vagrant-files test-vagrant bench bench-quick bench-control proto lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ test: setup ## Every test tier, in order of cost
 	done; \
 	[[ $${#failed[@]} == 0 ]] || { printf 'test: failed tier: %s\n' "$${failed[@]}" >&2; exit 1; }
 
-test-unit: setup ## Tests that need no privilege
+test-unit: setup tools ## Tests that need no privilege
 	$(PYTEST) -m "$(UNPRIVILEGED)"
 
 test-compiled: setup ## The tests of the proxies' hot modules once more, on their compiled form
@@ -66,6 +66,9 @@ setup-e2e: ## As setup, and what a test cluster needs: containerd and runc, Kube
 
 e2e: setup-e2e ## Tests on a whole Kubernetes cluster of two nodes (root)
 	$(PYTEST) -m e2e --durations=10
+
+tools: ## Build the Go programs that tests use (h2spec; needs Go, installed as root if it is missing)
+	@mkdir -p .build && scripts/tools.sh
 
 # The whole takes some minutes, so it is no part of test, in which the same tests run at a tenth of the size.
 test-scale: setup ## Integrity of 10 GB, 10,000 connections: the tests whose size is what they show (root)

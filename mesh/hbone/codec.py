@@ -41,7 +41,10 @@ class FrameType(enum.IntEnum):
 
 
 SMALL_FRAMES: Final = frozenset(
-    {FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY, FrameType.WINDOW_UPDATE, FrameType.RST_STREAM}
+    {
+        *(FrameType.PRIORITY, FrameType.RST_STREAM, FrameType.SETTINGS),
+        *(FrameType.PING, FrameType.GOAWAY, FrameType.WINDOW_UPDATE),
+    }
 )
 """Those of a few bytes."""
 

@@ -115,6 +115,17 @@ class ControlFrames:
         if stream.owner is not None:
             stream.owner.stream_reset(int.from_bytes(payload, "big"))
 
+    def _on_priority(self, stream_id: int, _flags: int, payload: bytes) -> None:
+        """Priorities are deprecated and count for nothing (RFC 9113 section 5.3.2); its form does."""
+        if not stream_id:
+            raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "PRIORITY without a stream")
+        self._spend(1)
+        if len(payload) != 5:
+            stream = self.streams.get(stream_id)
+            if stream is None:
+                raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a PRIORITY frame of the wrong size")
+            self._fail_stream(stream, ErrorCode.FRAME_SIZE_ERROR)
+
     def _on_settings(self, stream_id: int, flags: int, payload: bytes) -> None:
         if stream_id:
             raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")

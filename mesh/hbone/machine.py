@@ -75,6 +75,7 @@ class HboneMachine(ControlFrames):
         self._headers = HeaderAssembler(settings.max_header_list)
         self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
             FrameType.HEADERS: self._on_headers,
+            FrameType.PRIORITY: self._on_priority,
             FrameType.RST_STREAM: self._on_reset,
             FrameType.SETTINGS: self._on_settings,
             FrameType.PING: self._on_ping,
@@ -231,7 +232,7 @@ class HboneMachine(ControlFrames):
                 self._begin_padded_data(stream_id, size, flags, view[position - 1] if size else 0)
                 continue
             if kind not in self._handlers:
-                # Unknown types are skipped as they arrive (RFC 9113 section 4.1), PRIORITY among them.
+                # Unknown types are skipped as they arrive (RFC 9113 section 4.1).
                 self._spend(1)
                 position += FRAME_HEADER_SIZE
                 self._skip_left = size

@@ -59,6 +59,8 @@ CONNECTION: dict[str, tuple[bytes, ErrorCode]] = {
     "6.2 HEADERS without a stream": (frame(HEADERS, 5, 0, REQUEST), ErrorCode.PROTOCOL_ERROR),
     "6.2 HEADERS that are all padding": (frame(HEADERS, 5 | PADDED, 3, b"\x0a" + REQUEST), ErrorCode.PROTOCOL_ERROR),
     "6.2 HEADERS too short for a priority": (frame(HEADERS, 5 | WITH_PRIORITY, 3, b"\0"), ErrorCode.FRAME_SIZE_ERROR),
+    "6.3 PRIORITY without a stream": (frame(PRIORITY, 0, 0, bytes(5)), ErrorCode.PROTOCOL_ERROR),
+    "6.3 PRIORITY of the wrong size for an idle stream": (frame(PRIORITY, 0, 9, bytes(4)), ErrorCode.FRAME_SIZE_ERROR),
     "6.4 RST_STREAM without a stream": (frame(RESET, 0, 0, bytes(4)), ErrorCode.PROTOCOL_ERROR),
     "6.4 RST_STREAM of the wrong size": (frame(RESET, 0, 1, bytes(3)), ErrorCode.FRAME_SIZE_ERROR),
     "6.5 an acknowledgement with settings": (frame(SETTINGS, ACK, 0, bytes(6)), ErrorCode.FRAME_SIZE_ERROR),
@@ -102,6 +104,7 @@ CONNECTION: dict[str, tuple[bytes, ErrorCode]] = {
 STREAM: dict[str, tuple[bytes, int, ErrorCode]] = {
     "5.1 DATA for a stream half closed": (HALF_CLOSED + frame(DATA, 0, 3, b"a"), 3, ErrorCode.STREAM_CLOSED),
     "5.1 HEADERS for a stream half closed": (HALF_CLOSED + frame(HEADERS, 5, 3, REQUEST), 3, ErrorCode.STREAM_CLOSED),
+    "6.3 PRIORITY of the wrong size": (frame(PRIORITY, 0, 1, bytes(6)), 1, ErrorCode.FRAME_SIZE_ERROR),
     "6.9 a stream's window opened by nothing": (window(0, 1), 1, ErrorCode.PROTOCOL_ERROR),
     "6.9.1 a stream's window beyond its limit": (window(2**31 - 1, 1), 1, ErrorCode.FLOW_CONTROL_ERROR),
     "8.1 a second head that does not end": (frame(HEADERS, 4, 1, REQUEST), 1, ErrorCode.PROTOCOL_ERROR),
