@@ -27,13 +27,16 @@ class EchoHandler(BaseHTTPRequestHandler):
             self.send_error(413)
             return
         body = self.rfile.read(length)
+        headers: dict[str, str] = {}
+        for name, value in self.headers.items():
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
         report = {
             "pod": os.environ.get("HOSTNAME", socket.gethostname()),
             "peer": peer_text(self.client_address),
             "local": peer_text(self.connection.getsockname()),
             "method": self.command,
             "path": self.path,
-            "headers": dict(self.headers.items()),
+            "headers": headers,
             "body": body.decode(errors="replace"),
         }
         content = json.dumps(report, indent=2).encode() + b"\n"

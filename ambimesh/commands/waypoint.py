@@ -14,12 +14,14 @@ from ambimesh.commands.options import Context, LabName, Output
 from ambimesh.commands.target import store_of
 from ambimesh.lab.layout import DEFAULT_LAB
 from ambimesh.output import OutputFormat, print_table, print_value, remark, say
+from controlplane.reconcile.waypoints import GATEWAY_NAME_LABEL, REPLICAS_ANNOTATION, RESTARTED_ANNOTATION
 from controlplane.translate.status import CONTROLLER_NAME
+from mesh.clock import utc_now
 from mesh.errors import ConfigurationError, ObjectMissing
 from resources.base import ObjectMeta
 from resources.encode import to_document, to_yaml
 from resources.gateway import GatewayClassSpec, GatewaySpec, Listener
-from resources.objects import Gateway, GatewayClass, Namespace
+from resources.objects import Gateway, GatewayClass, Namespace, Pod
 
 app = typer.Typer(no_args_is_help=True, help="Waypoints: layer 7 for a namespace or service.")
 
@@ -198,6 +200,34 @@ def routes(
 
 
 @app.command()
+def restart(
+    names: Annotated[list[str] | None, typer.Argument(help="All of the namespace when left out.")] = None,
+    namespace: InNamespace = "default",
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Return when only new replicas are left.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for.")] = _DEFAULT_WAIT_SECONDS,
+    context: Context = None,
+    lab: LabName = DEFAULT_LAB,
+) -> None:
+    """Replace the replicas of waypoints: each old one drains once a new one is ready, so no request is lost."""
+    store = store_of(lab, context)
+    found = [each for each in _waypoints(store, namespace) if not names or each.metadata.name in names]
+    missing = set(names or ()) - {gateway.metadata.name for gateway in found}
+    if missing:
+        raise ConfigurationError(f"there is no waypoint {namespace}/{min(missing)}")
+    if not found:
+        say("No waypoints found.")
+    old = {gateway.metadata.name: set(_replicas(store, gateway)) for gateway in found}
+    for gateway in found:
+        moment = utc_now().isoformat(timespec="microseconds")
+        store.patch_metadata(Gateway, namespace, gateway.metadata.name, annotations={RESTARTED_ANNOTATION: moment})
+        say(f"waypoint {namespace}/{gateway.metadata.name} restarted")
+    deadline = time.monotonic() + timeout
+    for gateway in found if wait else ():
+        _wait_replaced(store, gateway, old[gateway.metadata.name], deadline)
+        say(f"✅ waypoint {namespace}/{gateway.metadata.name} is ready!")
+
+
+@app.command()
 def delete(
     names: Annotated[list[str] | None, typer.Argument()] = None,
     everything: Annotated[bool, typer.Option("--all", help="All waypoints of the namespace.")] = False,
@@ -253,7 +283,7 @@ def make_gateway(
             name=name,
             namespace=namespace,
             labels=labels,
-            annotations={} if replicas is None else {"ambimesh.dev/replicas": str(replicas)},
+            annotations={} if replicas is None else {REPLICAS_ANNOTATION: str(replicas)},
         ),
         spec=GatewaySpec(
             gateway_class_name=WAYPOINT_CLASS,
@@ -310,6 +340,30 @@ def _wait_ready(store: ObjectStore, namespace: str, name: str, timeout: float) -
             raise ConfigurationError(
                 f"waypoint {namespace}/{name} is not ready after {timeout:g} s: {condition['message']}; see "
                 "ambimesh waypoint status"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _replicas(store: ObjectStore, gateway: Gateway) -> dict[str, bool]:
+    """The uids of a waypoint's pods, and whether each is ready."""
+    return {
+        pod.metadata.uid: pod.status.ready
+        for pod in store.of_kind(Pod)
+        if pod.metadata.namespace == gateway.metadata.namespace
+        and pod.metadata.labels.get(GATEWAY_NAME_LABEL) == gateway.metadata.name
+    }
+
+
+def _wait_replaced(store: ObjectStore, gateway: Gateway, old: set[str], deadline: float) -> None:
+    """Wait until none of the old replicas is left, and as many new ones are ready."""
+    while True:
+        replicas = _replicas(store, gateway)
+        if not old & replicas.keys() and sum(replicas.values()) >= max(1, len(old)):
+            return
+        if time.monotonic() > deadline:
+            raise ConfigurationError(
+                f"waypoint {gateway.metadata.namespace}/{gateway.metadata.name}: {len(old & replicas.keys())} of "
+                f"{len(old)} replicas are still the old ones; see: ambimesh lab status"
             )
         time.sleep(_POLL_SECONDS)
 

@@ -41,6 +41,8 @@ REPLICAS_ANNOTATION = "ambimesh.dev/replicas"
 MANAGED_LABEL = "ambimesh.dev/managed"
 MANAGED = "waypoint"
 """On everything that is made here: what an uninstallation takes away."""
+RESTARTED_ANNOTATION = "ambimesh.dev/restarted-at"
+"""Of a Gateway, with any value: replicas are replaced one after the other whenever it changes."""
 READINESS_PORT = 15021
 METRICS_PORT = 15020
 _MOST_REPLICAS = 64
@@ -156,7 +158,13 @@ def parts_of(gateway: Gateway, settings: WaypointSettings) -> tuple[ServiceAccou
     if settings.cluster is not None:
         spec = closed(spec, settings.cluster, selector)
     template = PodTemplate(
-        metadata=ObjectMeta(labels={**labels, MODE_LABEL: "none", TUNNEL_LABEL: "http"}), spec=spec
+        metadata=ObjectMeta(
+            labels={**labels, MODE_LABEL: "none", TUNNEL_LABEL: "http"},
+            annotations={
+                name: value for name, value in gateway.metadata.annotations.items() if name == RESTARTED_ANNOTATION
+            },
+        ),
+        spec=spec,
     )
     # Left out, the number of replicas is the autoscaler's.
     scaled = settings.cluster is not None and settings.cluster.max_replicas is not None

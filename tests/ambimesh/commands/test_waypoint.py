@@ -16,7 +16,8 @@ from resources.base import Condition, ObjectMeta
 from resources.decode import decode_documents
 from resources.folder_store import FolderStore
 from resources.gateway import GatewaySpec, GatewayStatus
-from resources.objects import Gateway, Namespace
+from resources.objects import Gateway, Namespace, Pod
+from resources.pod import Container, PodSpec, PodStatus
 
 
 @dataclass
@@ -95,3 +96,35 @@ def test_only_waypoints_are_deleted(shell: Shell) -> None:
     assert shell.run("delete", "ingress", "absent", "-n", "demo")[0] == 1
     assert shell.run("delete", "--all", "-n", "demo") == (0, "waypoint demo/waypoint deleted\n")
     assert [gateway.metadata.name for gateway in shell.store.of_kind(Gateway)] == ["ingress"]
+
+
+def test_a_restart_is_asked_for_and_waited_for(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell.run("apply", "-n", "demo")
+
+    def replica(name: str, *, ready: bool) -> None:
+        condition = Condition(type="Ready", status="True" if ready else "False")
+        metadata = ObjectMeta(name=name, namespace="demo", uid=name, labels={waypoint.GATEWAY_NAME_LABEL: "waypoint"})
+        spec = PodSpec(containers=(Container(name="waypoint"),))
+        shell.store.replace(Pod(metadata=metadata, spec=spec, status=PodStatus(phase="Running", conditions=(condition,))))
+
+    replica("old", ready=True)
+
+    def replaced(_seconds: float) -> None:
+        """What controllers do between two looks."""
+        if shell.store.delete(Pod, "demo", "old"):
+            replica("new", ready=False)
+        else:
+            replica("new", ready=True)
+
+    monkeypatch.setattr(waypoint.time, "sleep", replaced)
+    assert shell.run("restart", "-n", "demo", "--wait") == (
+        0, "waypoint demo/waypoint restarted\n✅ waypoint demo/waypoint is ready!\n"
+    )  # fmt: skip
+    first = shell.store.get(Gateway, "demo", "waypoint").metadata.annotations[waypoint.RESTARTED_ANNOTATION]
+    assert shell.run("restart", "waypoint", "-n", "demo")[0] == 0
+    assert shell.store.get(Gateway, "demo", "waypoint").metadata.annotations[waypoint.RESTARTED_ANNOTATION] != first
+    with pytest.raises(ConfigurationError, match="there is no waypoint demo/other"):
+        shell.run("restart", "other", "-n", "demo")
+    monkeypatch.setattr(waypoint.time, "sleep", lambda _seconds: None)
+    with pytest.raises(ConfigurationError, match="1 of 1 replicas are still the old ones"):
+        shell.run("restart", "-n", "demo", "--wait", "--timeout", "0.01")

@@ -11,6 +11,7 @@ from controlplane.reconcile.driver import FolderWriter, Reconciler, StatusWriter
 from controlplane.reconcile.status import gateway_statuses
 from controlplane.reconcile.waypoints import (
     REPLICAS_ANNOTATION,
+    RESTARTED_ANNOTATION,
     WaypointSettings,
     parts_of,
     replicas_of,
@@ -71,6 +72,16 @@ def test_a_gateway_becomes_an_account_a_service_and_a_deployment_of_its_name() -
     assert variables["A"] == "b"
     assert variables["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
     assert {port.port for port in parts[1].spec.ports} == {15008, 15021}
+
+
+def test_a_restart_changes_the_template_and_nothing_else() -> None:
+    before, after = (
+        parts_of(gateway(annotations=annotations), SETTINGS)
+        for annotations in ({"other": "x"}, {"other": "x", RESTARTED_ANNOTATION: "now"})
+    )
+    assert before[:2] == after[:2]
+    assert before[2].spec.template.metadata.annotations == {}
+    assert after[2].spec.template.metadata.annotations == {RESTARTED_ANNOTATION: "now"}
 
 
 def test_what_is_made_is_what_the_reader_of_manifests_takes() -> None:
