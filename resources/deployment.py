@@ -21,12 +21,18 @@ class DeploymentSpec(Fields, frozen=True):
 
     selector: WorkloadSelector
     template: PodTemplate
-    replicas: int = 1
+    replicas: int | None = None
+    """1 when it is not said; ``number`` has it."""
     strategy: Raw = None
     min_ready_seconds: int | None = None
     revision_history_limit: int | None = None
     progress_deadline_seconds: int | None = None
     paused: bool | None = None
+
+    @property
+    def number(self) -> int:
+        """How many pods."""
+        return 1 if self.replicas is None else self.replicas
 
 
 class DeploymentStatus(Fields, frozen=True):

@@ -25,7 +25,7 @@ from mesh.relay.acceptor import Acceptor
 from mesh.relay.engine import Engine
 from mesh.relay.owned_tasks import OwnedTasks
 from mesh.relay.pool import TunnelPool
-from mesh.relay.terminator import Terminator
+from mesh.relay.terminator import SETTLE_SECONDS, Terminator
 from mesh.state.store import MeshState
 from mesh.telemetry import log
 from mesh.telemetry.metrics import XdsMetrics, metrics_page, new_registry
@@ -118,7 +118,7 @@ class _Waypoint:
             destinations.labels_of,
             self._shared_limits(nursery, host.tasks),
         )
-        destinations.serve_by(serving.prepare, serving.services.labels_changed)
+        destinations.serve_by(serving.prepare, serving.services.labels_changed, serving.dropped)
         inbound = Inbound(self.state, destinations, gateway.network, serving.refused)
         terminator = Terminator(engine, host, self.contexts, inbound)
         readiness = Readiness(self.state, destinations, self.identities, gateway.identity)
@@ -148,10 +148,13 @@ class _Waypoint:
         gc.freeze()
         await self.stopping.wait()
         readiness.draining = True
+        terminator.drain()
+        serving.drain()
+        # Until ztunnels have heard that others are to serve them, they send clients here.
+        await trio.sleep(SETTLE_SECONDS)
         inbound.draining = True
         for acceptor in acceptors:
             acceptor.close()
-        terminator.drain()
         await self._drain(serving)
         terminator.close(Draining("this waypoint has shut down"))
         pool.close(None)
@@ -197,8 +200,7 @@ class _Waypoint:
                 _log.exception("upkeep failed")
 
     async def _drain(self, serving: Serving) -> None:
-        """Take nothing new, let requests end, and end the rest when the time is up."""
-        serving.drain()
+        """Let requests end, and end the rest when the time is up."""
         if not serving.idle:
             _log.info("draining", connections=serving.connections, seconds=self.settings.drain_seconds)
         with trio.move_on_after(self.settings.drain_seconds):

@@ -56,6 +56,10 @@ class ConnectionDecider:
         self._port = port
         self._peer = Peer(client)
 
+    def follow(self, port: PortDecider) -> None:
+        """Decide about requests from the next one on by what is in force now."""
+        self._port = port
+
     def decide(self, head: RequestHead, client: Client, facts: Facts) -> Decision:
         """See ``waypoint.exchange.decision.Decider``."""
         return self._port.decide(head, client, self._peer, facts)

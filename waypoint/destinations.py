@@ -1,8 +1,8 @@
 """The destinations that this waypoint serves, as the control plane says, and the labels of workloads.
 
 A handler of the xDS client beside ``mesh.state.store``: each resource is taken or refused on its own, and what was good
-stays in force. A changed destination is another object; who holds the former one goes on with it, so a request is
-finished by the routes it began with and the next one takes the new ones.
+stays in force. A changed destination is another object, made with the former one at hand, whose connections it takes
+over: a request is finished by the routes it began with, and the next one takes the new ones.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Destinations(Generic[Compiled]):
         self._waypoint = waypoint
         self._prepare: Callable[[Destination, Compiled | None], Compiled]
         self._labels_changed: Callable[[], None] = _nothing
+        self._dropped: Callable[[Compiled], None] = _ignore
         self._by_key: dict[str, Compiled] = {}
         self._by_host: dict[str, Compiled] = {}
         self._hosts: dict[str, tuple[str, ...]] = {}
@@ -45,6 +46,7 @@ class Destinations(Generic[Compiled]):
         self,
         prepare: Callable[[Destination, Compiled | None], Compiled],
         labels_changed: Callable[[], None] | None = None,
+        dropped: Callable[[Compiled], None] | None = None,
     ) -> None:
         """Say what is made of destinations, before the first one comes.
 
@@ -52,8 +54,11 @@ class Destinations(Generic[Compiled]):
             prepare: makes of a destination what serves it, given what served its former version, so that counters,
                 token buckets and health outlive a change of routes. Raises a MeshError if it cannot be served.
             labels_changed: told after labels have.
+            dropped: told what served a destination that is this waypoint's no more.
         """
         self._prepare = prepare
+        if dropped is not None:
+            self._dropped = dropped
         if labels_changed is not None:
             self._labels_changed = labels_changed
 
@@ -126,8 +131,10 @@ class Destinations(Generic[Compiled]):
     def _drop_destination(self, name: str) -> None:
         key = name.removeprefix(f"{self._waypoint}|")
         self._models.pop(key, None)
-        if self._by_key.pop(key, None) is not None:
+        former = self._by_key.pop(key, None)
+        if former is not None:
             self._drop_hosts(key)
+            self._dropped(former)
 
     def _drop_hosts(self, key: str) -> None:
         for host in self._hosts.pop(key, ()):
@@ -144,4 +151,8 @@ class Destinations(Generic[Compiled]):
 
 
 def _nothing() -> None:
+    """Nobody is told."""
+
+
+def _ignore(_former: object) -> None:
     """Nobody is told."""

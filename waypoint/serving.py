@@ -44,6 +44,9 @@ _BYTES = frozenset({AppProtocol.TCP})
 """Never looked at: the other side may be the first to speak."""
 _SNIFFED = frozenset({AppProtocol.UNKNOWN, AppProtocol.TLS})
 
+_Followed = tuple[Context, ConnectionDecider]
+"""What of a connection follows its destination."""
+
 _log = structlog.get_logger("serving")
 
 
@@ -90,6 +93,7 @@ class Serving:
         self.spans = SpanQueues(resource, post, registry, self.tasks.start)
         self.observer = Requests(registry, output, self.spans)
         self._connections: dict[ClientConnection, None] = {}
+        self._draining = False
 
     # -- destinations --------------------------------------------------------------------------------------------------
 
@@ -98,11 +102,20 @@ class Serving:
         served = ServedDestination(self, value)
         for problem in served.problems:
             _log.warning("route not usable", destination=value.key, problem=problem)
+        if isinstance(former, ServedDestination):
+            former.hand_over(served)
         return served
+
+    def dropped(self, former: ConnectionServer) -> None:
+        """A destination is no more this waypoint's."""
+        if isinstance(former, ServedDestination):
+            former.retire()
 
     def began(self, connection: ClientConnection) -> None:
         """A client's connection is served."""
         self._connections[connection] = None
+        if self._draining:
+            connection.drain()
 
     def ended(self, connection: ClientConnection) -> None:
         """It is over."""
@@ -132,7 +145,8 @@ class Serving:
             server.tick()
 
     def drain(self) -> None:
-        """Serve what is under way and no more."""
+        """Let every connection end with its next answer; those that still come, too."""
+        self._draining = True
         for connection in list(self._connections):
             connection.drain()
 
@@ -165,6 +179,20 @@ class ServedDestination:
             raise DestinationMismatch(f"{self.model.key} has no port {client.destination.port}")
         return port.admit(client)
 
+    def hand_over(self, successor: ServedDestination) -> None:
+        """What is connected goes on with the successor: its next request is decided by what is in force then."""
+        for number, port in self._ports.items():
+            following = successor._ports.get(number)
+            if following is None:
+                port.retire()
+            else:
+                port.hand_over(following)
+
+    def retire(self) -> None:
+        """Let what is connected end, by what was in force last."""
+        for port in self._ports.values():
+            port.retire()
+
 
 class _ServedPort:
     """One port of a destination."""
@@ -189,6 +217,19 @@ class _ServedPort:
         self._serving = serving
         self._observer = observer
         self._protocol = port.protocol
+        self._live: dict[ClientConnection, _Followed] = {}
+        """Shared with those that come after this one."""
+
+    def hand_over(self, successor: _ServedPort) -> None:
+        successor._live = self._live
+        for context, decider in self._live.values():
+            context.observer = successor._observer
+            decider.follow(successor._decider)
+        self._streams.hand_over(successor._streams)
+
+    def retire(self) -> None:
+        for connection in list(self._live):
+            connection.drain()
 
     def admit(self, client: Client) -> Begin:
         if self._protocol in _BYTES:
@@ -205,6 +246,10 @@ class _ServedPort:
         decider = ConnectionDecider(self._decider, client)
         context = Context(serving.timers, decider, self._observer, serving.draw)
         byte_server = self._streams if self._protocol in _SNIFFED else None
-        serving.began(
-            ClientConnection(context, wire, client, serving.limits, serving.ended, byte_server=byte_server)
-        )
+        connection = ClientConnection(context, wire, client, serving.limits, self._ended, byte_server=byte_server)
+        self._live[connection] = (context, decider)
+        serving.began(connection)
+
+    def _ended(self, connection: ClientConnection) -> None:
+        self._live.pop(connection, None)
+        self._serving.ended(connection)

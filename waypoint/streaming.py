@@ -81,7 +81,22 @@ class StreamServer:
         self._draw = draw
         self._observer = observer
         self.clock = clock
+        self._successor: StreamServer | None = None
         self.alive: set[Stream] = set()
+
+    def hand_over(self, successor: StreamServer) -> None:
+        """The destination has changed: who is denied now is cut off, the others go on as they are."""
+        self._successor = successor
+        alive, self.alive = self.alive, set()
+        for stream in alive:
+            stream.server = successor
+            successor.alive.add(stream)
+        for stream in alive:
+            reason = successor._guard.refuses_stream(Peer(stream.client))
+            if reason is not None:
+                peer = str(stream.client.address)
+                _log.info("connection cut", destination=self._destination.key, peer=peer, reason=reason)
+                stream.cut(PolicyDenied(reason))
 
     def check(self, client: Client) -> None:
         """Refuse a client before it is connected, where nothing of what it says is looked at.
@@ -98,6 +113,9 @@ class StreamServer:
 
     def serve(self, client: Client, wire: Wire, start: bytes, server_name: str | None) -> None:
         """Take over a wire, which is paused."""
+        if self._successor is not None:
+            self._successor.serve(client, wire, start, server_name)
+            return
         notes = StreamNotes(self._observer, client, server_name, self.clock())
         reason = self._guard.refuses_stream(Peer(client))
         flag, error = "", None if reason is None else PolicyDenied(reason)
@@ -106,7 +124,7 @@ class StreamServer:
             if not isinstance(found, Unavailable):
                 backend, endpoint = found
                 notes.chosen(backend.name, endpoint)
-                Stream(self, wire, start, backend, endpoint, notes).begin()
+                Stream(self, client, wire, start, backend, endpoint, notes).begin()
                 return
             flag, reason = found.flag, found.text
         _log.info("connection refused", destination=self._destination.key, peer=str(client.address), reason=reason)
@@ -141,13 +159,15 @@ class Stream:
     def __init__(
         self,
         server: StreamServer,
+        client: Client,
         wire: Wire,
         start: bytes,
         backend: ServiceBackend,
         endpoint: Endpoint,
         notes: StreamNotes,
     ) -> None:
-        self._server = server
+        self.server = server
+        self.client = client
         self._wire = wire
         self._start = start
         self._backend = backend
@@ -160,7 +180,7 @@ class Stream:
     def begin(self) -> None:
         """Connect to the endpoint."""
         # First among those that live: that there is no connection may be told at once.
-        self._server.alive.add(self)
+        self.server.alive.add(self)
         self._dial = self._backend.connector_to(self._endpoint).connect(self._connected)
 
     def _connected(self, wire: Wire | None, error: MeshError | None) -> None:
@@ -191,16 +211,18 @@ class Stream:
             self._over(error)
 
     def _over(self, error: MeshError | None) -> None:
-        if self not in self._server.alive:
+        if self not in self.server.alive:
             return
-        self._server.alive.discard(self)
+        self.server.alive.discard(self)
         self._backend.release(self._endpoint)
-        pipe, flag = self._pipe, 0
-        if pipe is None:
+        pipe, flag, reason = self._pipe, 0, ""
+        if isinstance(error, PolicyDenied):
+            reason = str(error)
+        elif pipe is None:
             flag = UPSTREAM_CONNECTION_FAILURE
         elif pipe.lost_by_client:
             flag = DOWNSTREAM_CONNECTION_TERMINATION
         elif error is not None:
             flag = UPSTREAM_CONNECTION_TERMINATION
         self.count()
-        self._notes.over(self._server.clock(), *self._counted, flag=flag, error=error)
+        self._notes.over(self.server.clock(), *self._counted, flag=flag, reason=reason, error=error)

@@ -170,9 +170,13 @@ class ClientConnection:
         self._ended(self)
 
     def drain(self) -> None:
-        """Serve what is under way and no more."""
+        """Serve what is under way, and what comes before the client has read that no more is taken."""
         self._draining = True
         if self.machine is not None:
             self.machine.drain()
-        elif not self._start:
+        else:
+            self._context.timers.after(self._limits.farewell_seconds, self._leave_unused)
+
+    def _leave_unused(self) -> None:
+        if self._timer is not None and not self._start:
             self._leave()

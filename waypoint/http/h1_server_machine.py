@@ -65,9 +65,12 @@ class H1ServerMachine:
         self._timer = timers.after(min(limits.idle_seconds, limits.stall_seconds), self._look)
 
     def drain(self) -> None:
-        """Serve what is under way and no more."""
+        """End the connection with the answer that says so, or once no request has come for a while."""
         self._draining = True
-        if not self._current and not self._reader.events and not self._closing:
+        self._timers.after(self._limits.farewell_seconds, self._leave_unused)
+
+    def _leave_unused(self) -> None:
+        if not (self._current or self._reader.events or self._closing or self._over):
             self._leave(linger=True)
 
     # -- input (WireOwner) -------------------------------------------------------------------------------------------
@@ -292,9 +295,9 @@ class H1ServerMachine:
         else:
             if self._reader.upgrade_pending:
                 self._reader.go_on()
-            if self._draining and not self._reader.events:
-                self._leave(linger=True)
-            elif self._reader.events or self._paused:
+            if self._draining:
+                self._timers.after(self._limits.farewell_seconds, self._leave_unused)  # its head had said nothing yet
+            if self._reader.events or self._paused:
                 self._pump()
 
     def _rest_is_here(self) -> bool:

@@ -28,5 +28,8 @@ class HttpLimits:
     linger_seconds: float = 1.0
     """How long input is still read and dropped on a connection that was ended from here: closing it at once would
     take the answer back from the client."""
+    farewell_seconds: float = 3.0
+    """While the waypoint drains: how long a connection that is kept alive may still bring a request. Its answer says
+    that it was the last one; closing at once would meet requests that are on their way."""
     streams: int = 100
     """HTTP/2: requests at a time on one connection."""

@@ -44,7 +44,7 @@ def template_hash(deployment: Deployment) -> str:
 
 
 def _of_one(deployment: Deployment, pods: list[Pod]) -> tuple[list[Pod], list[ObjectKey]]:
-    digest, replicas = template_hash(deployment), deployment.spec.replicas
+    digest, replicas = template_hash(deployment), deployment.spec.number
     gone = [pod.key for pod in pods if pod.status.ended]
     alive = [pod for pod in pods if not pod.status.ended and pod.metadata.deletion_timestamp is None]
     current = [pod for pod in alive if pod.metadata.labels.get(TEMPLATE_LABEL) == digest]

@@ -264,18 +264,41 @@ def test_a_request_in_which_nothing_moves_is_ended() -> None:
     assert client.take().startswith(b"HTTP/1.1 408 ")
 
 
-def test_draining_ends_connections_between_requests() -> None:
+def test_draining_ends_connections_with_an_answer_that_says_so() -> None:
     stage = Stage()
-    new, idle, busy = stage.client(), stage.client(GET), stage.client(GET)
+    new, idle, late, busy = stage.client(), stage.client(GET), stage.client(GET), stage.client(GET)
     stage.upstreams[0].feed(OK)
+    stage.upstreams[0].feed(b"")
+    stage.upstreams[1].feed(OK)
+    for wire in (idle, late):
+        wire.take()
     for connection in stage.connections:
         connection.drain()
-    assert new.closed
+    assert not any(wire.finished or wire.closed for wire in (new, idle, late, busy)), "a request may be on its way"
+    late.feed(GET)
+    new.feed(GET)
+    for upstream in stage.upstreams:
+        upstream.feed(OK)
+    for wire in (late, new, busy):
+        assert b"connection: close\r\n" in wire.take()
+        assert wire.closed
+    assert not idle.finished
+    stage.clock.advance(stage.limits.farewell_seconds + 0.1)
     assert idle.finished
-    assert not busy.finished
-    stage.upstreams[1].feed(OK)
-    assert b"connection: close\r\n" in busy.take()
-    assert busy.closed
+
+
+def test_an_answer_that_had_begun_when_draining_did_is_not_the_last() -> None:
+    stage = Stage()
+    client = stage.client(GET)
+    stage.upstreams[0].feed(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab")
+    stage.connections[0].drain()
+    stage.upstreams[0].feed(b"cd")
+    assert b"connection: close" not in client.take()
+    assert not client.finished
+    client.feed(GET)
+    stage.upstreams[0].feed(OK)
+    assert b"connection: close" in client.take()
+    assert client.closed
 
 
 def test_a_slow_client_holds_its_upstream_back() -> None:

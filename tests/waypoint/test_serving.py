@@ -1,0 +1,132 @@
+"""Destinations change while clients are connected: what is in force counts from the next request on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from mesh.errors import TunnelRefused
+from mesh.model.http_route import DirectResponse, HttpRoute, TextMatch, TextMatchKind
+from mesh.model.request_policy import Attribute, Condition, RequestAction, RequestClause, RequestPolicy, RequestRule
+from mesh.model.waypoint import Destination, DestinationPort
+from mesh.model.workload import AppProtocol, TunnelProtocol
+from mesh.testing.model import make_service, make_workload
+
+WEB = "demo/web.demo.svc.cluster.local"
+REQUEST = b"GET / HTTP/1.1\r\nhost: web\r\n\r\n"
+_FROM_DEMO = Condition(attribute=Attribute.NAMESPACE, values=(TextMatch(TextMatchKind.EXACT, "demo"),))
+NOBODY = RequestPolicy(
+    key="demo/nobody",
+    action=RequestAction.DENY,
+    rules=(RequestRule(((RequestClause(conditions=(_FROM_DEMO,)),),)),),
+)
+
+
+def told(text: str, *numbers: int) -> Destination:
+    """Answered from the waypoint itself, on these ports."""
+    route = HttpRoute(name="r", direct_response=DirectResponse(status=200, body=text))
+    ports = tuple(DestinationPort(number=number, routes=(route,)) for number in numbers or (80,))
+    return Destination(key=WEB, waypoint="demo/waypoint", ports=ports)
+
+
+class Kept:
+    """A client's connection that is kept alive."""
+
+    def __init__(self, wire: Any, received: Any) -> None:
+        self._wire, self.received = wire, received
+
+    async def ask(self) -> bytes:
+        """The answer to one request."""
+        self.received.data.clear()
+        self._wire.write(REQUEST)
+        return bytes(await self.received.until(lambda each: _complete(each.data) or each.ended or each.lost))
+
+    async def asks_until(self, part: bytes) -> bytes:
+        """Ask until an answer has something in it."""
+        with trio.fail_after(10):
+            while True:
+                answer = await self.ask()
+                if part in answer:
+                    return answer
+                await trio.sleep(0.01)
+
+
+def _complete(data: bytearray) -> bool:
+    head, separator, body = bytes(data).partition(b"\r\n\r\n")
+    if not separator:
+        return False
+    lengths = [line[16:] for line in head.split(b"\r\n") if line.startswith(b"content-length: ")]
+    return len(body) >= int(lengths[0])
+
+
+async def connected(mesh: Any, authority: str = "10.96.0.1:80") -> Kept:
+    with trio.fail_after(10):
+        while True:
+            try:
+                return Kept(*await mesh.connect(authority))
+            except TunnelRefused:
+                await trio.sleep(0.02)
+
+
+async def test_a_change_counts_for_connections_that_are_there(own_mesh: Any) -> None:
+    own_mesh.offer(make_service("web", "10.96.0.1", namespace="demo"), told("first"))
+    kept = await connected(own_mesh)
+    assert (await kept.ask()).endswith(b"first")
+    own_mesh.offer(told("second"))
+    answer = await kept.asks_until(b"second")
+    assert b"connection: close" not in answer
+    own_mesh.offer(replace(told("third"), policies=(NOBODY,)))
+    assert (await kept.asks_until(b" 403 ")).startswith(b"HTTP/1.1 403 ")
+    own_mesh.offer(told("fourth"))
+    await kept.asks_until(b"fourth")
+
+
+async def test_what_is_no_longer_served_ends_with_an_answer_that_says_so(own_mesh: Any) -> None:
+    own_mesh.offer(make_service("web", "10.96.0.1", ports={80: 1, 81: 1}, namespace="demo"), told("both", 80, 81))
+    first, second = await connected(own_mesh), await connected(own_mesh, "10.96.0.1:81")
+    own_mesh.offer(told("one"))
+    await first.asks_until(b"one")
+    answer = await second.asks_until(b"connection: close")
+    assert answer.endswith(b"both")
+    assert second.received.ended
+    own_mesh.withdraw(told("one"))
+    answer = await first.asks_until(b"connection: close")
+    assert answer.endswith(b"one")
+    assert first.received.ended
+
+
+@pytest.mark.parametrize("denied", [False, True])
+async def test_connections_of_bytes_are_judged_again(own_mesh: Any, denied: bool) -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.2")
+
+    async def echo(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            await stream.send_all(data)
+
+    port = listener.socket.getsockname()[1]
+    ports = (DestinationPort(number=80, protocol=AppProtocol.TCP),)
+    value = Destination(key=WEB, waypoint="demo/waypoint", ports=ports)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, echo, [listener])
+        own_mesh.offer(
+            make_service("web", "10.96.0.1", ports={80: port}, namespace="demo"),
+            make_workload(
+                "web-1", "127.0.0.2", namespace="demo", services={WEB: {80: port}}, tunnel_protocol=TunnelProtocol.NONE
+            ),
+            value,
+        )
+        wire, received = (kept := await connected(own_mesh))._wire, kept.received
+        wire.write(b"before")
+        assert await received.until(lambda each: len(each.data) == 6) == b"before"
+        own_mesh.offer(replace(value, policies=(NOBODY,) if denied else ()))
+        if denied:
+            await received.until(lambda each: each.lost)
+        else:
+            await trio.sleep(0.2)
+            wire.write(b" after")
+            assert await received.until(lambda each: len(each.data) == 12) == b"before after"
+            wire.reset()
+        nursery.cancel_scope.cancel()
