@@ -12,10 +12,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
+import h11
 import pytest
 import trio
 from prometheus_client import CollectorRegistry
@@ -28,7 +30,7 @@ from mesh.hbone.codec import encode_connect
 from mesh.identity import SpiffeId
 from mesh.model.service import Service
 from mesh.model.waypoint import Destination, DestinationPort, WorkloadLabels
-from mesh.model.workload import TunnelProtocol, Workload
+from mesh.model.workload import AppProtocol, ServicePort, TunnelProtocol, Workload
 from mesh.relay.engine import Engine
 from mesh.relay.owned_tasks import OwnedTasks
 from mesh.relay.pool import PoolKey, TunnelPool
@@ -286,6 +288,76 @@ async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
         waypoint.stopping.set()
         with trio.move_on_after(5):
             await trio.sleep(0.2)
+        nursery.cancel_scope.cancel()
+
+
+class Web:
+    """A Service of one endpoint outside of the mesh: an HTTP/1.1 server that answers everything alike."""
+
+    key = "demo/web.demo.svc.cluster.local"
+    authority = "10.96.0.1:80"
+
+    def __init__(self) -> None:
+        self.body = b"answer"
+        self.seen: list[bytes] = []
+        """Paths."""
+        self.open = 0
+        """Connections."""
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """One connection; bears that requests are given up."""
+        http, body = h11.Connection(h11.SERVER), b""
+        self.open += 1
+        try:
+            while http.our_state is not h11.MUST_CLOSE:
+                event: Any = http.next_event()
+                if event is h11.NEED_DATA:
+                    http.receive_data(await stream.receive_some())
+                elif isinstance(event, h11.Request):
+                    self.seen.append(event.target)
+                    body = b"" if event.method == b"HEAD" else self.body
+                elif isinstance(event, h11.EndOfMessage):
+                    head = h11.Response(status_code=200, headers=[("content-length", str(len(self.body)))])
+                    parts = [http.send(each) for each in (head, h11.Data(data=body), h11.EndOfMessage())]
+                    await stream.send_all(b"".join(each for each in parts if each))
+                    if http.our_state is h11.DONE:
+                        http.start_next_cycle()
+                elif isinstance(event, h11.ConnectionClosed):
+                    return
+        except (trio.BrokenResourceError, h11.RemoteProtocolError):
+            pass
+        finally:
+            self.open -= 1
+
+
+@pytest.fixture
+async def web(own_mesh: Mesh) -> AsyncIterator[Web]:
+    made = Web()
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.2")
+    port = listener.socket.getsockname()[1]
+    service = make_service("web", "10.96.0.1", namespace="demo")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, made.serve, [listener])
+        own_mesh.offer(
+            replace(service, ports=(ServicePort(80, port, app_protocol=AppProtocol.HTTP11),)),
+            make_workload(
+                "web-1",
+                "127.0.0.2",
+                namespace="demo",
+                services={made.key: {80: port}},
+                tunnel_protocol=TunnelProtocol.NONE,
+            ),
+            Destination(key=made.key, waypoint=KEY, ports=(DestinationPort(number=80, protocol=AppProtocol.HTTP11),)),
+        )
+        with trio.fail_after(10):
+            while True:
+                try:
+                    await own_mesh.get(made.authority)
+                    break
+                except TunnelRefused:
+                    await trio.sleep(0.02)
+        made.seen.clear()
+        yield made
         nursery.cancel_scope.cancel()
 
 

@@ -11,25 +11,18 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h11
 import pytest
 import trio
 
-from mesh.errors import TunnelRefused
 from mesh.hbone.codec import encode_connect
 from mesh.hbone.driver import open_client
 from mesh.identity import SpiffeId
-from mesh.model.waypoint import Destination, DestinationPort
-from mesh.model.workload import AppProtocol, ServicePort, TunnelProtocol
-from mesh.testing.model import make_service, make_workload
 from mesh.tls.context import client_context
 
 TOOL = Path(__file__).parents[2] / ".build" / "bin" / "h2spec"
-WEB = "demo/web.demo.svc.cluster.local"
 Dial = Callable[[], Awaitable[trio.abc.HalfCloseableStream]]
 _CLOSED = "RFC 9113 section 5.1: MAY be an error; what was on its way when we closed the stream must be borne"
 _PRIORITY = "RFC 9113 section 5.3.2: priorities are deprecated, what they say is not read"
@@ -136,50 +129,6 @@ async def failures(tool: Path, port: int, folder: Path, *options: str) -> tuple[
     return tried, failed
 
 
-async def answer(stream: trio.SocketStream) -> None:
-    """An HTTP server that answers everything alike, and bears that requests are given up."""
-    http, body = h11.Connection(h11.SERVER), b""
-    try:
-        while http.our_state is not h11.MUST_CLOSE:
-            event: Any = http.next_event()
-            if event is h11.NEED_DATA:
-                http.receive_data(await stream.receive_some())
-            elif isinstance(event, h11.Request):
-                body = b"" if event.method == b"HEAD" else b"answer"
-            elif isinstance(event, h11.EndOfMessage):
-                head = h11.Response(status_code=200, headers=[("content-length", "6")])
-                parts = [http.send(each) for each in (head, h11.Data(data=body), h11.EndOfMessage())]
-                await stream.send_all(b"".join(each for each in parts if each))
-                if http.our_state is h11.DONE:
-                    http.start_next_cycle()
-            elif isinstance(event, h11.ConnectionClosed):
-                return
-    except (trio.BrokenResourceError, h11.RemoteProtocolError):
-        pass
-
-
-@asynccontextmanager
-async def web() -> AsyncIterator[int]:
-    """The port of an HTTP server on 127.0.0.2."""
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.2")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, answer, [listener])
-        yield listener.socket.getsockname()[1]
-        nursery.cancel_scope.cancel()
-
-
-def offer(mesh: Any, port: int) -> None:
-    """A service of one endpoint, outside of the mesh."""
-    service = make_service("web", "10.96.0.1", namespace="demo")
-    mesh.offer(
-        replace(service, ports=(ServicePort(80, port, app_protocol=AppProtocol.HTTP11),)),
-        make_workload(
-            "web-1", "127.0.0.2", namespace="demo", services={WEB: {80: port}}, tunnel_protocol=TunnelProtocol.NONE
-        ),
-        Destination(key=WEB, waypoint="demo/waypoint", ports=(DestinationPort(number=80),)),
-    )
-
-
 async def secured(mesh: Any) -> trio.SSLStream[trio.SocketStream]:
     """A connection to the waypoint's port for tunnels, by a workload of the mesh."""
     stream = await trio.open_tcp_stream("127.0.0.1", mesh.port)
@@ -187,17 +136,11 @@ async def secured(mesh: Any) -> trio.SSLStream[trio.SocketStream]:
     return trio.SSLStream(stream, client_context(credentials))
 
 
-async def test_http2_in_a_tunnel(own_mesh: Any, h2spec: Path, tmp_path: Path) -> None:
-    async with web() as served, open_client(await secured(own_mesh)) as connection:
-        offer(own_mesh, served)
+async def test_http2_in_a_tunnel(own_mesh: Any, web: Any, h2spec: Path, tmp_path: Path) -> None:
+    async with open_client(await secured(own_mesh)) as connection:
 
         async def dial() -> trio.abc.HalfCloseableStream:
-            with trio.fail_after(10):
-                while True:
-                    try:
-                        return await connection.connect(encode_connect("10.96.0.1:80"))
-                    except TunnelRefused:
-                        await trio.sleep(0.02)  # the waypoint has not been told of the service yet
+            return await connection.connect(encode_connect(web.authority))
 
         async with bridge(dial) as port:
             tried, failed = await failures(h2spec, port, tmp_path, "--strict")
