@@ -318,8 +318,8 @@ class Web:
                     body = b"" if event.method == b"HEAD" else self.body
                 elif isinstance(event, h11.EndOfMessage):
                     head = h11.Response(status_code=200, headers=[("content-length", str(len(self.body)))])
-                    parts = [http.send(each) for each in (head, h11.Data(data=body), h11.EndOfMessage())]
-                    await stream.send_all(b"".join(each for each in parts if each))
+                    for each in (head, h11.Data(data=body), h11.EndOfMessage()):
+                        await stream.send_all(http.send(each) or b"")
                     if http.our_state is h11.DONE:
                         http.start_next_cycle()
                 elif isinstance(event, h11.ConnectionClosed):

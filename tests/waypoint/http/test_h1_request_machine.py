@@ -229,6 +229,12 @@ def test_trailers_cannot_bring_what_concerns_the_connection() -> None:
     assert read(request(b"Transfer-Encoding: chunked", body=body))[1:] == [("end", [(b"x-t", b"1")])]
 
 
+@pytest.mark.parametrize("line", [b"X-A: " + b"a" * 1100 + b"\r\n", b"X-A: b\r\n" * 11])
+def test_trailers_are_bounded(line: bytes) -> None:
+    data = request(b"Transfer-Encoding: chunked", body=b"0\r\n" + line + b"\r\n")
+    assert read(data, limits=LIMITS)[1:] == [431]
+
+
 def test_connection_names_what_goes_but_nothing_that_matters() -> None:
     data = request(b"Connection: x-a, Authorization, close", b"X-A: 1", b"Authorization: b", b"X-C: 2")
     assert read(data) == [
@@ -246,6 +252,7 @@ LIMITS = HttpLimits(head_bytes=1000, headers=10, target_bytes=100, chunk_overhea
         (431, request(b"X-A: " + b"a" * 2000)),
         (431, b"GET / HTTP/1.1\r\nX-A: " + b"a" * 2000),
         (431, b"\r\n" * 600),
+        (431, request(*(b"X-%d: " % number + b"a" * 150 for number in range(9)))),
         (414, request(start=b"GET /" + b"a" * 200 + b" HTTP/1.1")),
     ],
 )
