@@ -11,8 +11,11 @@ from collections import Counter
 from urllib.parse import urlsplit
 
 
-def ask(url: str, count: int, headers: dict[str, str], method: str = "GET") -> dict[str, object]:
-    """Make ``count`` requests; what came back, by status and by the ``pod`` of an echo's report."""
+def ask(url: str, count: int, headers: dict[str, str], method: str = "GET", *, new: bool = False) -> dict[str, object]:
+    """Make ``count`` requests; what came back, by status and by the ``pod`` of an echo's report.
+
+    ``new``: each on a connection of its own.
+    """
     parts = urlsplit(url)
     assert parts.hostname is not None
     connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=10)
@@ -30,6 +33,8 @@ def ask(url: str, count: int, headers: dict[str, str], method: str = "GET") -> d
             connection.close()
             continue
         statuses[answer.status] += 1
+        if new:
+            connection.close()
         try:
             pods[str(json.loads(body)["pod"])] += 1
         except (ValueError, KeyError, TypeError):
@@ -46,9 +51,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--method", default="GET")
     parser.add_argument("--header", action="append", default=[], metavar="NAME: VALUE")
+    parser.add_argument("--new", action="store_true", help="a connection for each request")
     arguments = parser.parse_args()
     headers = {name.strip(): value.strip() for name, _, value in (each.partition(":") for each in arguments.header)}
-    json.dump(ask(arguments.url, arguments.count, headers, arguments.method), sys.stdout)
+    json.dump(ask(arguments.url, arguments.count, headers, arguments.method, new=arguments.new), sys.stdout)
     sys.stdout.write("\n")
 
 

@@ -1,4 +1,7 @@
-"""``python3 -m ambimesh.apps.http_echo --port 8080``: answers every request with what it saw of it, as JSON."""
+"""``python3 -m ambimesh.apps.http_echo --port 8080``: answers every request with what it saw of it, as JSON.
+
+Paths that begin with ``/flaky`` are answered 503 every second time, those with ``/slow`` after two seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,29 @@ import argparse
 import json
 import os
 import socket
+import threading
+import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ambimesh.apps.listening import make_dual_stack, peer_text
 
 _MAX_BODY = 1 << 20
+_SLOW_SECONDS = 2.0
+
+
+_seen: Counter[str] = Counter()
+"""Requests by path, without the query."""
+_counting = threading.Lock()
+
+
+def count(path: str) -> int:
+    """Count a request; how many of its path there were before it."""
+    with _counting:
+        before = _seen[path]
+        if before or len(_seen) < 1000:
+            _seen[path] += 1
+        return before
 
 
 class EchoHandler(BaseHTTPRequestHandler):
@@ -27,6 +48,9 @@ class EchoHandler(BaseHTTPRequestHandler):
             self.send_error(413)
             return
         body = self.rfile.read(length)
+        before = count(self.path.partition("?")[0])
+        if self.path.startswith("/slow"):
+            time.sleep(_SLOW_SECONDS)
         headers: dict[str, str] = {}
         for name, value in self.headers.items():
             headers[name] = f"{headers[name]},{value}" if name in headers else value
@@ -36,11 +60,12 @@ class EchoHandler(BaseHTTPRequestHandler):
             "local": peer_text(self.connection.getsockname()),
             "method": self.command,
             "path": self.path,
+            "before": before,
             "headers": headers,
             "body": body.decode(errors="replace"),
         }
         content = json.dumps(report, indent=2).encode() + b"\n"
-        self.send_response(200)
+        self.send_response(503 if self.path.startswith("/flaky") and before % 2 == 0 else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -15,6 +15,7 @@ from ambimesh.demo import (
     lines_capture,
     lines_identity,
     lines_policy,
+    lines_requests,
     lines_resilience,
     lines_traces,
     lines_waypoint,
@@ -59,8 +60,13 @@ ROTATION = (10, f"certificates of {CERTIFICATE_SECONDS} s rotate under traffic w
 WAYPOINT_LINES = (
     Line(11, "one command makes a waypoint: traffic passes it, the caller stays known", lines_waypoint.applied),
     Line(12, "routes by header and by weight, and a redirection", lines_waypoint.routed),
-    Line(13, "a policy of method and identity holds, with no way past the waypoint", lines_waypoint.guarded),
-    Line(14, "a trace joins caller, waypoint and server at a collector in the mesh", lines_traces.traced),
+    Line(13, "a retry hides a flaky backend, a timeout ends a slow one", lines_requests.recovered),
+    Line(14, "faults hit by percentage, a mirror gets copies", lines_requests.disturbed),
+    Line(15, "requests with a bad token are refused, with a good one admitted", lines_requests.tokens),
+    Line(16, "a rate limit for each client", lines_requests.limited),
+    Line(17, "replicas replaced under load without a failed request", lines_waypoint.replaced),
+    Line(18, "a policy of identity, method and path holds, with no way past the waypoint", lines_waypoint.guarded),
+    Line(19, "a trace joins caller, waypoint and server at a collector in the mesh", lines_traces.traced),
 )
 LAST = WAYPOINT_LINES[-1].number
 
@@ -103,6 +109,8 @@ class Show:
             self._print(*ROTATION, verdict)
         for line in WAYPOINT_LINES:
             await self._enrol_before(line.number)
+            if self._wanted(line.number):
+                await lines_waypoint.prepare(self._stage, line.number)
             await self._show(line.number, line.claim, line.play)
 
     async def _enrol_before(self, number: int) -> None:

@@ -52,6 +52,7 @@ class Stage:
 
     lab: Lab
     enrolled: bool = False
+    has_waypoint: bool = False
     before: dict[str, dict[str, str]] = field(default_factory=dict)
     """Per pod, its network settings before enrolment."""
 

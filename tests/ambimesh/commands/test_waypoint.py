@@ -105,7 +105,8 @@ def test_a_restart_is_asked_for_and_waited_for(shell: Shell, monkeypatch: pytest
         condition = Condition(type="Ready", status="True" if ready else "False")
         metadata = ObjectMeta(name=name, namespace="demo", uid=name, labels={waypoint.GATEWAY_NAME_LABEL: "waypoint"})
         spec = PodSpec(containers=(Container(name="waypoint"),))
-        shell.store.replace(Pod(metadata=metadata, spec=spec, status=PodStatus(phase="Running", conditions=(condition,))))
+        status = PodStatus(phase="Running", conditions=(condition,))
+        shell.store.replace(Pod(metadata=metadata, spec=spec, status=status))
 
     replica("old", ready=True)
 

@@ -13,6 +13,7 @@ from ambimesh.demo import (
     lines_capture,
     lines_identity,
     lines_policy,
+    lines_requests,
     lines_resilience,
     lines_traces,
     lines_waypoint,
@@ -153,10 +154,10 @@ def test_additions_that_succeeded_are_counted() -> None:
     assert lines_capture.successful_additions(page) == 3
 
 
-def test_every_line_has_its_number() -> None:
+def test_lines_are_numbered_one_by_one() -> None:
     numbers = [line.number for line in (*LINES, *WAYPOINT_LINES)]
     assert sorted([*numbers, ROTATION[0]]) == list(range(1, LAST + 1))
-    assert LAST == 14
+    assert LAST == 19
     assert lines_policy.ALLOWED != lines_policy.REFUSED
     assert lines_resilience.CLIENT == lines_policy.ALLOWED
 
@@ -165,11 +166,20 @@ def test_errors_of_the_lab_are_not_failed_lines() -> None:
     assert not issubclass(ConfigurationError, NotShown)
 
 
-@pytest.mark.parametrize("file", ["routes.yaml", "only-get.yaml", lines_traces.MANIFEST.name])
+@pytest.mark.parametrize(
+    "file", ["routes.yaml", "resilience.yaml", "limited.yaml", "only-get.yaml", lines_traces.MANIFEST.name]
+)
 def test_the_waypoints_manifests_are_sound(file: str) -> None:
     objects, problems = manifests.read([lines_waypoint._manifest(file)])
     assert problems == []
     assert objects
+
+
+def test_a_fault_s_share_is_six_standard_deviations_wide() -> None:
+    low, high = lines_requests._SHARE
+    deviation = 100 * (0.3 * 0.7 / lines_requests._FAULTS) ** 0.5
+    assert 5.9 * deviation < 30 - low < 6.2 * deviation
+    assert high - 30 == 30 - low
 
 
 def test_a_tenths_share_is_six_standard_deviations_wide() -> None:

@@ -18,7 +18,7 @@ def ask(request: dict[str, Any]) -> list[dict[str, Any]]:
     """Make one request, or several."""
     if request.get("grpc"):
         return ask_grpc(request)
-    connection = http.client.HTTPConnection(request["address"], request["port"], timeout=5)
+    connection = http.client.HTTPConnection(request["address"], request["port"], timeout=15)
     answers: list[dict[str, Any]] = []
     for _ in range(request.get("count", 1)):
         try:

@@ -26,10 +26,12 @@ from ambimesh.lab import pods, readiness
 from ambimesh.lab.bring_up import Wish, bring_up
 from ambimesh.lab.http_client import get
 from ambimesh.lab.layout import LabLayout
-from ambimesh.lab.mesh_processes import OPERATOR_HTTP_PORT
+from ambimesh.lab.mesh_processes import OPERATOR_HTTP_PORT, ztunnel_name
+from ambimesh.lab.processes import Processes
 from ambimesh.lab.programs import launch_arguments
 from ambimesh.lab.record import Lab
 from ambimesh.lab.take_down import take_down
+from ambimesh.lab.ztunnel_admin import fetch
 from controlplane.reconcile.waypoints import GATEWAY_NAME_LABEL, REPLICAS_ANNOTATION
 from mesh.errors import ObjectMissing
 from resources.decode import decode_documents
@@ -225,16 +227,24 @@ class Mesh:
         finally:
             self.delete(text)
 
-    def conditions(self, route: KubernetesObject) -> list[dict[str, tuple[bool, str]]]:
-        """What the operator says of a route: for each parent its conditions, by type, with status and reason."""
+    def _said(self, key: ObjectKey) -> dict[str, Any]:
         answer = trio.run(get, self.lab.layout.control_netns, OPERATOR_HTTP_PORT, "/debug/statuses")
         for each in json.loads(answer.body)["statuses"]:
-            if ObjectKey(each["kind"], each["namespace"], each["name"]) == route.key:
-                return [
-                    {one["type"]: (one["status"], one["reason"]) for one in parent["conditions"]}
-                    for parent in each["parents"]
-                ]
-        return []
+            if ObjectKey(each["kind"], each["namespace"], each["name"]) == key:
+                return dict(each)
+        return {"parents": [], "conditions": []}
+
+    def conditions(self, route: KubernetesObject) -> list[dict[str, tuple[bool, str]]]:
+        """What the operator says of a route: for each parent its conditions, by type, with status and reason."""
+        return [
+            {one["type"]: (one["status"], one["reason"]) for one in parent["conditions"]}
+            for parent in self._said(route.key)["parents"]
+        ]
+
+    def bound(self, service: str) -> str:
+        """The reason of a Service's condition ``istio.io/WaypointBound``; empty if there is none."""
+        said = self._said(ObjectKey("Service", PRODUCER, service))["conditions"]
+        return next((str(one["reason"]) for one in said if one["type"] == "istio.io/WaypointBound"), "")
 
     def accepted(self, route: KubernetesObject) -> bool:
         """Whether each of a route's parents takes it, and all its references lead somewhere."""
@@ -293,14 +303,22 @@ class Mesh:
             grpc=port == GRPC,
         )
 
-    def expect(self, service: str, path: str = "/", *, wanted: Callable[[Answer], bool], **request: Any) -> Answer:
-        """Ask until what comes back is as wanted three times in a row."""
+    def expect(
+        self,
+        service: str,
+        path: str = "/",
+        *,
+        wanted: Callable[[Answer], bool],
+        in_a_row: int = _IN_A_ROW,
+        **request: Any,
+    ) -> Answer:
+        """Ask until what comes back is as wanted, some times in a row."""
         deadline = time.monotonic() + _SECONDS
         row = 0
         while True:
             (answer,) = self.ask(service, path, **request)
             row = row + 1 if wanted(answer) else 0
-            if row == _IN_A_ROW:
+            if row == in_a_row:
                 return answer
             assert row or time.monotonic() < deadline, f"{service}{path} {request}: {answer}"
             if not row:
@@ -338,8 +356,11 @@ class Mesh:
         def scale(wanted: int) -> None:
             self.store.patch_metadata(Gateway, PRODUCER, "waypoint", annotations={REPLICAS_ANNOTATION: str(wanted)})
             self.until(
-                lambda: len(self.waypoint_pods()) == wanted and self.programmed(PRODUCER),
-                lambda: f"there are {len(self.waypoint_pods())} replicas, not {wanted}",
+                lambda: (
+                    [pod.status.ready for pod in self.replicas_of(PRODUCER)] == [True] * wanted
+                    and self.programmed(PRODUCER) is (wanted > 0)
+                ),
+                lambda: f"there are {len(self.replicas_of(PRODUCER))} replicas, not {wanted}",
             )
 
         scale(number)
@@ -348,14 +369,22 @@ class Mesh:
         finally:
             scale(1)
 
-    def waypoint_pods(self) -> set[str]:
-        """The names of the ready replicas of the producer's waypoint, when no others are there."""
-        found = [
+    def replicas_of(self, namespace: str, name: str = "waypoint") -> list[Pod]:
+        """The pods of a waypoint."""
+        return [
             pod
             for pod in self.store.of_kind(Pod)
-            if pod.metadata.namespace == PRODUCER and pod.metadata.labels.get(GATEWAY_NAME_LABEL) == "waypoint"
+            if pod.metadata.namespace == namespace and pod.metadata.labels.get(GATEWAY_NAME_LABEL) == name
         ]
-        return {pod.metadata.name for pod in found} if all(pod.status.ready for pod in found) else set()
+
+    def waypoints(self) -> dict[str, str]:
+        """The addresses of all waypoints' pods, and whose they are: ``namespace/name``."""
+        return {
+            address: f"{pod.metadata.namespace}/{pod.metadata.labels[GATEWAY_NAME_LABEL]}"
+            for pod in self.store.of_kind(Pod)
+            if GATEWAY_NAME_LABEL in pod.metadata.labels
+            for address in pod.status.addresses
+        }
 
     def until(self, holds: Callable[[], bool], otherwise: Callable[[], str]) -> None:
         """Wait until something is so."""
@@ -364,14 +393,23 @@ class Mesh:
             assert time.monotonic() < deadline, otherwise()
             time.sleep(0.05)
 
-    def programmed(self, namespace: str) -> bool:
-        """Whether a namespace's waypoint is ready."""
+    def programmed(self, namespace: str, name: str = "waypoint") -> bool:
+        """Whether a waypoint is ready."""
         try:
-            status = self.store.get(Gateway, namespace, "waypoint").status
+            status = self.store.get(Gateway, namespace, name).status
         except ObjectMissing:
             return False
         conditions = () if status is None else status.conditions
         return any(each.type == "Programmed" and each.status == "True" for each in conditions)
+
+    def dump(self, node: str) -> dict[str, Any]:
+        """What a node's ztunnel works from."""
+        return trio.run(fetch, self.lab, node)
+
+    def access_log(self, node: str) -> list[str]:
+        """The access records of a node's ztunnel."""
+        lines = Processes(self.lab.layout).log_file(ztunnel_name(node)).read_text(errors="replace").splitlines()
+        return [line for line in lines if " access connection " in line]
 
 
 @pytest.fixture(scope="session")

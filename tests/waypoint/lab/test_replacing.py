@@ -28,6 +28,11 @@ spec:
 CHANGES = 20
 
 
+def names(mesh: Any) -> set[str]:
+    """Of the waypoint's replicas."""
+    return {pod.metadata.name for pod in mesh.replicas_of("conformance")}
+
+
 def restart(mesh: Any) -> None:
     command = [sys.executable, "-m", "ambimesh", "waypoint", "restart", "-n", "conformance", "--wait"]
     environment = {**os.environ, "AMBIMESH_LAB": mesh.lab.layout.name}
@@ -40,7 +45,7 @@ def test_replicas_are_replaced_without_a_failed_request(mesh: Any, replicas: int
     name = f"replaced-{replicas}"
     with mesh.services(name), mesh.replicas(replicas):
         mesh.status(name, status=200)
-        before = mesh.waypoint_pods()
+        before = names(mesh)
         loads = {kind: mesh.load(kind, name) for kind in KINDS}
         try:
             time.sleep(1)
@@ -48,7 +53,7 @@ def test_replicas_are_replaced_without_a_failed_request(mesh: Any, replicas: int
             time.sleep(1)
         finally:
             reports = {kind: load.stop() for kind, load in loads.items()}
-        after = mesh.waypoint_pods()
+        after = names(mesh)
         assert len(after) == len(before) == replicas
         assert not after & before
         assert {kind: report["failed"][:5] for kind, report in reports.items()} == {kind: [] for kind in KINDS}
