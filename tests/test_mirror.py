@@ -63,9 +63,12 @@ WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
     "waypoint/__main__.py": Elsewhere(_COMMAND_LINE, "waypoint/test_main.py"),
     "waypoint/inbound.py": Elsewhere(_WAYPOINT, "waypoint/test_app.py"),
     "waypoint/posting.py": Elsewhere(_WAYPOINT, "waypoint/test_traces.py"),
-    "waypoint/serving.py": Elsewhere(_WAYPOINT, "waypoint/test_app.py"),
     "waypoint/streaming.py": Elsewhere(_WAYPOINT, "waypoint/test_streaming.py"),
 }
+
+
+OF_A_WHOLE = {Path("waypoint/lab"), Path("waypoint/lab/conformance")}
+"""Folders of tests that are of no module: they bring a lab up, and try all of a component in it."""
 
 
 @cache
@@ -170,7 +173,7 @@ def test_importing_from_a_facade_is_importing_what_defines_the_name() -> None:
 def test_test_files_lie_in_mirrored_folders() -> None:
     """A test under a name that is not the source's would never be looked for there."""
     sources = {Path(_import_name(module).replace(".", "/")).parent for module in _modules()}
-    sources |= {Path("benchmarks"), Path("benchmarks/layer7"), Path("e2e"), Path("scripts"), Path("vagrant")}
+    sources |= {Path("benchmarks"), Path("benchmarks/layer7"), Path("e2e"), Path("scripts"), Path("vagrant"), *OF_A_WHOLE}
     stray = [
         folder.relative_to(ROOT / "tests").as_posix()
         for folder in (ROOT / "tests").rglob("*")

@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from ambimesh.commands import waypoint
+from controlplane.reconcile.waypoints import GATEWAY_NAME_LABEL, RESTARTED_ANNOTATION
 from mesh.errors import ConfigurationError
 from resources.base import Condition, ObjectMeta
 from resources.decode import decode_documents
@@ -103,7 +104,7 @@ def test_a_restart_is_asked_for_and_waited_for(shell: Shell, monkeypatch: pytest
 
     def replica(name: str, *, ready: bool) -> None:
         condition = Condition(type="Ready", status="True" if ready else "False")
-        metadata = ObjectMeta(name=name, namespace="demo", uid=name, labels={waypoint.GATEWAY_NAME_LABEL: "waypoint"})
+        metadata = ObjectMeta(name=name, namespace="demo", uid=name, labels={GATEWAY_NAME_LABEL: "waypoint"})
         spec = PodSpec(containers=(Container(name="waypoint"),))
         status = PodStatus(phase="Running", conditions=(condition,))
         shell.store.replace(Pod(metadata=metadata, spec=spec, status=status))
@@ -117,15 +118,15 @@ def test_a_restart_is_asked_for_and_waited_for(shell: Shell, monkeypatch: pytest
         else:
             replica("new", ready=True)
 
-    monkeypatch.setattr(waypoint.time, "sleep", replaced)
+    monkeypatch.setattr("ambimesh.commands.waypoint.time.sleep", replaced)
     assert shell.run("restart", "-n", "demo", "--wait") == (
         0, "waypoint demo/waypoint restarted\n✅ waypoint demo/waypoint is ready!\n"
     )  # fmt: skip
-    first = shell.store.get(Gateway, "demo", "waypoint").metadata.annotations[waypoint.RESTARTED_ANNOTATION]
+    first = shell.store.get(Gateway, "demo", "waypoint").metadata.annotations[RESTARTED_ANNOTATION]
     assert shell.run("restart", "waypoint", "-n", "demo")[0] == 0
-    assert shell.store.get(Gateway, "demo", "waypoint").metadata.annotations[waypoint.RESTARTED_ANNOTATION] != first
+    assert shell.store.get(Gateway, "demo", "waypoint").metadata.annotations[RESTARTED_ANNOTATION] != first
     with pytest.raises(ConfigurationError, match="there is no waypoint demo/other"):
         shell.run("restart", "other", "-n", "demo")
-    monkeypatch.setattr(waypoint.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr("ambimesh.commands.waypoint.time.sleep", lambda _seconds: None)
     with pytest.raises(ConfigurationError, match="1 of 1 replicas are still the old ones"):
         shell.run("restart", "-n", "demo", "--wait", "--timeout", "0.01")

@@ -44,49 +44,6 @@ HTTP, GRPC = 80, 7070
 _SECONDS = 15.0
 _IN_A_ROW = 3
 
-NAMESPACE = """
-apiVersion: v1
-kind: Namespace
-metadata: {{name: {0}, labels: {{istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: waypoint, namespace: {0}}}
-spec: {{gatewayClassName: ambimesh-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: client, namespace: {0}}}
-spec: {{nodeName: node1, containers: [{{name: sleep, command: [sleep, infinity]}}]}}
-"""
-ECHO = """
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, namespace: conformance, labels: {{app: echo, version: {version}}}}}
-spec:
-  nodeName: {node}
-  containers:
-    - name: http
-      command: [python3, -m, ambimesh.apps.http_echo, --port, "8080"]
-      readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}
-    - name: grpc
-      command: [python3, {grpc}, "7070"]
-      readinessProbe: {{tcpSocket: {{port: 7070}}, periodSeconds: 1}}
-"""
-SERVICE = """
----
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}, namespace: conformance}}
-spec:
-  selector: {{app: echo{more}}}
-  ports:
-    - {{name: http, port: 80, targetPort: 8080, appProtocol: http}}
-    - {{name: http-alt, port: 8080, targetPort: 8080, appProtocol: http}}
-    - {{name: grpc, port: 7070, targetPort: 7070, appProtocol: grpc}}
-"""
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -204,8 +161,9 @@ class Mesh:
     @contextmanager
     def services(self, *names: str) -> Iterator[None]:
         """Services for the length of the block, each with one for either version: ``NAME-v1``, ``NAME-v2``."""
-        text = "".join(
-            SERVICE.format(name=f"{name}{suffix}", more=more)
+        made = (HERE / "service.yaml").read_text()
+        text = "---\n".join(
+            made.replace("NAME", f"{name}{suffix}").replace("MORE", more)
             for name in names
             for suffix, more in (("", ""), ("-v1", ", version: v1"), ("-v2", ", version: v2"))
         )
@@ -419,10 +377,7 @@ def mesh() -> Iterator[Mesh]:
     lab = trio.run(bring_up, Wish(layout=layout, nodes=2, workers=1), lambda _: None)
     try:
         store = FolderStore(layout.cluster)
-        echoes = (("echo-v1", "v1", "node1"), ("echo-v2", "v2", "node2"))
-        text = NAMESPACE.format(PRODUCER) + "---" + NAMESPACE.format(CONSUMER)
-        for name, version, node in echoes:
-            text += ECHO.format(name=name, version=version, node=node, grpc=HERE / "grpc_echo.py")
+        text = (HERE / "base.yaml").read_text().replace("GRPC_ECHO", str(HERE / "grpc_echo.py"))
         objects, problems = decode_documents(text, "lab")
         assert problems == []
         for each in objects:

@@ -155,10 +155,9 @@ def test_there_is_no_way_past_but_for_those_named(mesh: Any) -> None:
 
 def endpoints(mesh: Any, node: str) -> int:
     """How many replicas of the waypoint a node's ztunnel knows."""
-    services = mesh.dump(node)["services"]
-    return sum(
-        len(each["endpointWorkloads"]) for each in services if (each["namespace"], each["name"]) == ("conformance", "waypoint")
-    )
+    named = ("conformance", "waypoint")
+    services = [each for each in mesh.dump(node)["services"] if (each["namespace"], each["name"]) == named]
+    return sum(len(each["endpointWorkloads"]) for each in services)
 
 
 def test_who_calls_while_the_waypoint_is_not_up_waits_for_it(mesh: Any) -> None:
