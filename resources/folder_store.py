@@ -66,7 +66,10 @@ class FolderStore:
         """
         result: list[_Kind] = []
         for path in sorted(self._path.glob(f"{kind.__name__.lower()}_*.yaml")):
-            found = _decode(path)
+            try:
+                found = _decode(path)
+            except FileNotFoundError:
+                continue  # deleted since the folder was listed
             if isinstance(found, kind):
                 result.append(found)
         return result

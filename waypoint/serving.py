@@ -44,6 +44,8 @@ _BYTES = frozenset({AppProtocol.TCP})
 """Never looked at: the other side may be the first to speak."""
 _SNIFFED = frozenset({AppProtocol.UNKNOWN, AppProtocol.TLS})
 
+_MOST_PORTS = 256
+"""Of a destination of which any port is served: what clients may make us keep."""
 _Followed = tuple[Context, ConnectionDecider]
 """What of a connection follows its destination."""
 
@@ -164,17 +166,28 @@ class ServedDestination:
         self._serving = serving
         self._ports: dict[int, _ServedPort] = {}
         self._checks = serving.health.interest(value.upstreams)
-        guard = Guard(value, serving.keys, serving.authorizers, serving.tasks)
-        observer = serving.observer.of(value)
+        self._guard = guard = Guard(value, serving.keys, serving.authorizers, serving.tasks)
+        self._observer = observer = serving.observer.of(value)
         self.problems += (*guard.problems, *observer.problems)
         for port in value.ports:
-            routes = PortRoutes(value.key, port, bytes.fromhex(value.session_key))
-            self.problems += routes.problems
-            self._ports[port.number] = _ServedPort(serving, value, port, guard, routes, observer)
+            self._add(port)
+
+    def _add(self, port: DestinationPort) -> _ServedPort:
+        value = self.model
+        routes = PortRoutes(value.key, port, bytes.fromhex(value.session_key))
+        self.problems += routes.problems
+        made = self._ports[port.number] = _ServedPort(self._serving, value, port, self._guard, routes, self._observer)
+        return made
+
+    def _port(self, number: int) -> _ServedPort | None:
+        port = self._ports.get(number)
+        if port is None and self.model.any_port and len(self._ports) < _MOST_PORTS:
+            port = self._add(DestinationPort(number=number))
+        return port
 
     def admit(self, client: Client) -> Begin:
         """See ``waypoint.inbound.ConnectionServer``."""
-        port = self._ports.get(client.destination.port)
+        port = self._port(client.destination.port)
         if port is None:
             raise DestinationMismatch(f"{self.model.key} has no port {client.destination.port}")
         return port.admit(client)
@@ -182,7 +195,7 @@ class ServedDestination:
     def hand_over(self, successor: ServedDestination) -> None:
         """What is connected goes on with the successor: its next request is decided by what is in force then."""
         for number, port in self._ports.items():
-            following = successor._ports.get(number)
+            following = successor._port(number)
             if following is None:
                 port.retire()
             else:

@@ -128,6 +128,8 @@ class Destination:
     hosts: tuple[str, ...] = ()
     """Names that clients call it by; used to tell the destination where an address does not."""
     ports: tuple[DestinationPort, ...] = ()
+    any_port: bool = False
+    """Of a workload: ports beside these are served too; what they speak is found out."""
     policies: tuple[RequestPolicy, ...] = ()
     authentication: tuple[RequestAuthentication, ...] = ()
     authorizers: tuple[ExternalAuthorizer, ...] = ()

@@ -145,3 +145,11 @@ def test_files_are_plain_manifests(tmp_path: Path) -> None:
     objects, problems = decode_documents((tmp_path / "pod_n_web.yaml").read_text(), "f")
     assert problems == []
     assert [value.key.name for value in objects] == ["web"]
+
+
+def test_a_file_that_goes_while_the_folder_is_read_is_passed_over(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    applied = store.apply(pod())
+    gone = tmp_path / "pod_demo_gone.yaml"
+    gone.symlink_to(tmp_path / "nothing")
+    assert store.of_kind(Pod) == [applied]

@@ -130,3 +130,23 @@ async def test_connections_of_bytes_are_judged_again(own_mesh: Any, denied: bool
             assert await received.until(lambda each: len(each.data) == 12) == b"before after"
             wire.reset()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_workload_is_served_on_any_port(own_mesh: Any) -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.2")
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        await stream.receive_some()
+
+    authority = f"127.0.0.2:{listener.socket.getsockname()[1]}"
+    workload = make_workload("web-1", "127.0.0.2", namespace="demo", tunnel_protocol=TunnelProtocol.NONE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, answer, [listener])
+        own_mesh.offer(workload, Destination(key=workload.uid, waypoint="demo/waypoint", any_port=True))
+        kept = await connected(own_mesh, authority)
+        assert (await kept.ask()).endswith(b"ok")
+        own_mesh.offer(Destination(key=workload.uid, waypoint="demo/waypoint", any_port=True, policies=(NOBODY,)))
+        await kept.asks_until(b" 403 ")
+        nursery.cancel_scope.cancel()

@@ -17,11 +17,13 @@ from typing import Final
 from mesh.addresses import is_ipv4, parse_ip, to_sockaddr
 from mesh.errors import ConfigurationError
 from mesh.hbone.codec import Baggage
+from mesh.model.service import LoadBalancing
 from mesh.model.upstream_policy import Subset, TrafficPolicy, UpstreamPolicy
 from mesh.model.workload import AppProtocol, Workload
 from mesh.relay.engine import Engine
 from mesh.relay.pool import PoolKey, TunnelPool
 from mesh.state.routes import ToWorkload
+from mesh.state.service_index import pick_address, route_to
 from mesh.state.store import Changes, MeshState
 from waypoint.config import GatewayGroup
 from waypoint.host import WaypointHost
@@ -107,7 +109,7 @@ class Services:
         """A service's port as a place for requests; the same object each time.
 
         Args:
-            service: ``namespace/hostname``.
+            service: ``namespace/hostname``, or the uid of a workload.
             port: as clients dial it.
             subset: one of those that the service's policy names.
             policies: by service; what the destination says about its backends.
@@ -163,7 +165,10 @@ class Services:
     ) -> list[Endpoint] | Unavailable:
         view = self._state.service_named(service)
         if view is None or view.service is None:
-            return Unavailable("NC", f"no such service: {service}")
+            workload = self._state.workloads.by_uid.get(service)
+            if workload is None:
+                return Unavailable("NC", f"no such service: {service}")
+            return self._refresh_workload(workload, port, cluster)
         if port not in view.ports:
             return Unavailable("NC", f"service {service} has no port {port}")
         if cluster not in self._stale:
@@ -184,13 +189,23 @@ class Services:
             backend.forget(gone)
         return gone
 
+    def _refresh_workload(self, workload: Workload, port: int, cluster: Cluster) -> list[Endpoint] | Unavailable:
+        """Clients called the workload itself, so it is called, ready or not."""
+        if not workload.addresses or workload.network != self._gateway.network:
+            return Unavailable("UH", f"workload {workload.uid} has no address on this network")
+        if cluster not in self._stale:
+            return []
+        self._stale.discard(cluster)
+        ip = pick_address(workload, ipv4=is_ipv4(self._own_ip))
+        return cluster.update([route_to(workload, ip, port)], LoadBalancing(), self._timers.clock())
+
     def labels_changed(self) -> None:
         """Labels of workloads are other ones: subsets are to be made anew."""
         for clusters in self._of_service.values():
             self._stale.update(clusters)
 
     def _changed(self, changes: Changes) -> None:
-        services = set(changes.services)
+        services = {*changes.services, *changes.workloads}  # a workload that is called itself stands under its uid
         for uid in changes.workloads:
             workload = self._state.workloads.by_uid.get(uid)
             if workload is None:

@@ -136,6 +136,7 @@ def test_pods_are_bound_to_waypoints_for_workloads_only() -> None:
     assert workload(translator).waypoint == waypoint_address("shop", "w", SETTINGS)
     [destination] = [one for one in translator.destinations if one.waypoint == "shop/w"]
     assert destination.key == "Kubernetes//Pod/shop/p"
+    assert destination.any_port
     assert [port.number for port in destination.ports] == [8080]
 
 

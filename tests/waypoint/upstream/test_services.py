@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from mesh.identity import SpiffeId
 from mesh.model.service import Service
 from mesh.model.upstream_policy import OutlierDetection, Subset, TrafficPolicy, UpstreamPolicy
-from mesh.model.workload import AppProtocol, TunnelProtocol, Workload
+from mesh.model.workload import AppProtocol, HealthStatus, TunnelProtocol, Workload
 from mesh.relay.engine import Engine
 from mesh.state.store import MeshState
 from mesh.testing.model import make_service, make_workload
@@ -181,3 +181,18 @@ def test_a_chooser_takes_another_endpoint_and_gives_back_what_it_took(services: 
     assert chooser.chosen is not one
     assert one.active == 0
     assert chooser.service == WEB
+
+
+def test_a_workload_that_is_called_itself_is_called_ready_or_not(services: Services, state: MeshState) -> None:
+    uid = pod(1).uid
+    found = backend(services, 9000, service=uid)
+    chosen = found.pick(None, None, [])
+    assert isinstance(chosen, Endpoint)
+    assert (str(chosen.to.target), chosen.to.workload.uid) == ("10.0.0.1:9000", uid)
+    apply(state, pod(1, status=HealthStatus.UNHEALTHY, tunnel_protocol=TunnelProtocol.NONE))
+    chosen = found.pick(None, None, [])
+    assert isinstance(chosen, Endpoint)
+    assert chosen.to.tunnel is None
+    apply(state, removed=(uid,))
+    assert isinstance(found.pick(None, None, []), Unavailable)
+    assert isinstance(backend(services, 9000, service="Kubernetes//Pod/demo/absent").pick(None, None, []), Unavailable)

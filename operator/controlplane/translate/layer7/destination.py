@@ -80,6 +80,7 @@ def _workload(view: View, pod: Pod) -> Iterator[Destination]:
             _common(view, pod.key, waypoint),
             key=pod_uid(metadata.namespace, metadata.name, view.settings),
             ports=tuple(DestinationPort(number=number, protocol=ports[number]) for number in sorted(ports)),
+            any_port=True,  # the ports that a pod declares are for information (Kubernetes API, ContainerPort)
         )
 
 
