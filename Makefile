@@ -67,7 +67,7 @@ setup-e2e: ## As setup, and what a test cluster needs: containerd and runc, Kube
 e2e: setup-e2e ## Tests on a whole Kubernetes cluster of two nodes (root)
 	$(PYTEST) -m e2e --durations=10
 
-tools: ## Build the Go programs that tests use (h2spec; needs Go, installed as root if it is missing)
+tools: ## Build the Go programs that tests use (h2spec)
 	@mkdir -p .build && scripts/tools.sh
 
 # The whole takes some minutes, so it is no part of test, in which the same tests run at a tenth of the size.

@@ -6,17 +6,17 @@ cd "$(dirname "$0")/.."
 build=$PWD/.build
 want=$(cat tests/tools/go.mod tests/tools/go.sum | sha256sum | cut -d' ' -f1)
 [[ -x $build/bin/h2spec && -f $build/stamps/tools && $(<"$build/stamps/tools") == "$want" ]] && exit 0
-export PATH=$PATH:/usr/local/go/bin
-if ! command -v go >/dev/null; then
-    if [[ $EUID != 0 ]] || ! command -v apt-get >/dev/null; then
-        echo "tools: Go is missing, which builds h2spec; as root run: apt-get install golang-go" >&2
-        exit 1
-    fi
-    export DEBIAN_FRONTEND=noninteractive
-    { apt-get update && apt-get install -y --no-install-recommends golang-go; } >"$build/tools.log" 2>&1 ||
-        { tail -n 20 "$build/tools.log" >&2; exit 1; }
-fi
+go=$(.venv/bin/python - <<'PYTHON'
+import sys
+from pathlib import Path
+
+from tests.e2e.kit.build import cache_folder
+from tests.e2e.kit.toolchain import find_go
+
+print(find_go(Path("tests/tools"), cache_folder(), lambda text: print(f"tools: {text}", file=sys.stderr)))
+PYTHON
+)
 mkdir -p "$build/bin" "$build/stamps"
-(cd tests/tools && GOBIN=$build/bin GOFLAGS=-mod=readonly go install github.com/summerwind/h2spec/cmd/h2spec)
+(cd tests/tools && GOBIN=$build/bin GOFLAGS=-mod=readonly "$go" install github.com/summerwind/h2spec/cmd/h2spec)
 printf '%s\n' "$want" >"$build/stamps/tools"
 echo "tools: h2spec is in .build/bin"
