@@ -1,8 +1,8 @@
 """``python3 load.py KIND ADDRESS PORT HOST``: makes requests until its input ends, and tells what became of them.
 
 KIND: ``keepalive``, one HTTP/1.1 connection, request after request; ``short``, a connection for each; ``unary``, gRPC
-calls one after the other; ``stream``, gRPC streams of two seconds. None tries anything again: what a client meets
-counts. Printed at the end, as JSON: ``done``, ``failed`` (texts), ``heard``: the values of the header ``x-generation``
+calls one after the other; ``stream``, gRPC streams of two seconds. None tries anything again, what a client meets
+counts; but gRPC itself sends again what has never left it, on a connection that is going away. Printed at the end, as JSON: ``done``, ``failed`` (texts), ``heard``: the values of the header ``x-generation``
 in their order, each once for as often as it came in a row.
 """
 
@@ -51,7 +51,7 @@ def over_http(address: str, port: int, host: str, *, keep: bool) -> int:
 def over_grpc(address: str, port: int, host: str, *, streams: bool) -> int:
     """Calls, again and again."""
     done = 0
-    options = [("grpc.default_authority", host), ("grpc.enable_retries", 0)]
+    options = [("grpc.default_authority", host)]
 
     def messages() -> Iterator[bytes]:
         for number in range(MESSAGES):
