@@ -2,8 +2,9 @@
 
 KIND: ``keepalive``, one HTTP/1.1 connection, request after request; ``short``, a connection for each; ``unary``, gRPC
 calls one after the other; ``stream``, gRPC streams of two seconds. None tries anything again, what a client meets
-counts; but gRPC itself sends again what has never left it, on a connection that is going away. Printed at the end, as JSON: ``done``, ``failed`` (texts), ``heard``: the values of the header ``x-generation``
-in their order, each once for as often as it came in a row.
+counts; but gRPC itself sends again what has never left it, on a connection that is going away. Printed at the end, as
+JSON: ``done``, ``failed`` (texts), ``heard``: the values of the header ``x-generation`` in their order, each once for
+as often as it came in a row.
 """
 
 from __future__ import annotations
