@@ -32,7 +32,7 @@ from mesh.errors import MeshError
 from resources.folder_store import FolderStore
 
 MANIFESTS = Path(__file__).parent.parent / "manifests" / "demo"
-CERTIFICATE_SECONDS = 20
+CERTIFICATE_SECONDS = 14
 _POD_SECONDS = 60.0
 
 
