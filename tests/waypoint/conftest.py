@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import h11
 import pytest
 import trio
 from prometheus_client import CollectorRegistry
@@ -50,6 +49,7 @@ from waypoint.config import GatewayGroup, ListenGroup, LogGroup, WaypointSetting
 from waypoint.host import OwnNamespace, WaypointHost
 from waypoint.listening import open_listeners
 from waypoint.testing.applications import Application
+from waypoint.testing.web import Web
 from waypoint.wire.contract import Buffer, WireOwner
 from waypoint.wire.stream_wire import StreamWire
 
@@ -289,45 +289,6 @@ async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
         with trio.move_on_after(5):
             await trio.sleep(0.2)
         nursery.cancel_scope.cancel()
-
-
-class Web:
-    """A Service of one endpoint outside of the mesh: an HTTP/1.1 server that answers everything alike."""
-
-    key = "demo/web.demo.svc.cluster.local"
-    authority = "10.96.0.1:80"
-
-    def __init__(self) -> None:
-        self.body = b"answer"
-        self.seen: list[bytes] = []
-        """Paths."""
-        self.open = 0
-        """Connections."""
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """One connection; bears that requests are given up."""
-        http, body = h11.Connection(h11.SERVER), b""
-        self.open += 1
-        try:
-            while http.our_state is not h11.MUST_CLOSE:
-                event: Any = http.next_event()
-                if event is h11.NEED_DATA:
-                    http.receive_data(await stream.receive_some())
-                elif isinstance(event, h11.Request):
-                    self.seen.append(event.target)
-                    body = b"" if event.method == b"HEAD" else self.body
-                elif isinstance(event, h11.EndOfMessage):
-                    head = h11.Response(status_code=200, headers=[("content-length", str(len(self.body)))])
-                    for each in (head, h11.Data(data=body), h11.EndOfMessage()):
-                        await stream.send_all(http.send(each) or b"")
-                    if http.our_state is h11.DONE:
-                        http.start_next_cycle()
-                elif isinstance(event, h11.ConnectionClosed):
-                    return
-        except (trio.BrokenResourceError, h11.RemoteProtocolError):
-            pass
-        finally:
-            self.open -= 1
 
 
 @pytest.fixture
