@@ -40,6 +40,13 @@ def restart(mesh: Any) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def last_words(mesh: Any) -> str:
+    """The ends of the operator's and the waypoints' logs: which of them has not heard of a change?"""
+    logs = mesh.lab.layout.logs
+    files = [file for file in (*logs.glob("operator*"), *(logs / "pods").rglob("*waypoint*")) if file.is_file()]
+    return "\n".join(f"{file.name}:\n{os.linesep.join(file.read_text().splitlines()[-20:])}" for file in files)
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_replicas_are_replaced_without_a_failed_request(mesh: Any, replicas: int) -> None:
     name = f"replaced-{replicas}"
@@ -72,6 +79,9 @@ def test_a_changed_route_takes_effect_on_the_next_request_and_drops_none(mesh: A
                     return bool(answer.header("x-generation") == wanted)
 
                 mesh.expect("reloaded", wanted=changed)
+        except AssertionError as error:
+            error.add_note(last_words(mesh))
+            raise
         finally:
             reports = {kind: load.stop() for kind, load in loads.items()}
         for report in reports.values():
