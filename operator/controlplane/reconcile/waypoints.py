@@ -171,7 +171,7 @@ def parts_of(gateway: Gateway, settings: WaypointSettings) -> tuple[ServiceAccou
     deployment = Deployment(
         metadata=_metadata(gateway, labels),
         spec=DeploymentSpec(
-            replicas=1 if scaled else replicas_of(gateway),
+            replicas=None if scaled else replicas_of(gateway),
             selector=WorkloadSelector(match_labels=selector),
             template=template,
             strategy=None if settings.cluster is None else ROLLOUT,
