@@ -32,7 +32,7 @@ OF_ZTUNNEL = (
     "mesh.hbone.machine",
     *("mesh.telemetry.access_log", "mesh.telemetry.metrics"),
     *("mesh.relay.acceptor", "mesh.relay.dialing_end", "mesh.relay.engine", "mesh.relay.plain_pair"),
-    *("mesh.relay.socket_end", "mesh.relay.stream_end", "mesh.relay.tunnel"),
+    *("mesh.relay.socket_end", "mesh.relay.stream_end", "mesh.relay.tunnel", "mesh.relay.tunnel_contract"),
     *("ztunnel.proxy.admission", "ztunnel.proxy.baggage", "ztunnel.proxy.connections", "ztunnel.proxy.delivery"),
     *("ztunnel.proxy.inbound", "ztunnel.proxy.outbound"),
     *("mesh.state.routes", "mesh.state.upstream"),

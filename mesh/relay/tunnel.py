@@ -20,6 +20,7 @@ from mesh.hbone.contract import HboneSettings, HboneStream, Http2Violation, Role
 from mesh.hbone.machine import HboneMachine
 from mesh.identity import SpiffeId
 from mesh.relay.engine import READ_SIZE, Engine
+from mesh.relay.tunnel_contract import Dialling, TunnelEnd
 from mesh.tls.handshake_driver import EstablishedTls
 
 EPOLLIN: Final = select.EPOLLIN
@@ -35,33 +36,7 @@ FLUSH_AT: Final = 256 * 1024
 
 PING_EVERY: Final = 10.0
 PING_TIMEOUT: Final = 20.0
-
-
 Buffer: TypeAlias = bytes | bytearray | memoryview
-
-
-class TunnelEnd(Protocol):
-    """What a tunnel knows of the ends on its streams."""
-
-    @property
-    def received(self) -> int:
-        """Bytes that the peer has sent on the stream."""
-
-    def pause_reading(self) -> None:
-        """The tunnel takes no data for now."""
-
-    def resume_reading(self) -> None:
-        """The tunnel takes data again."""
-
-    def tunnel_lost(self, error: MeshError | None) -> None:
-        """The tunnel is gone."""
-
-
-class Dialling(Protocol):
-    """An end that dials, for a request of the batch that is being read."""
-
-    def find_connected(self) -> None:
-        """The batch is over."""
 
 
 class TunnelOwner(Protocol):

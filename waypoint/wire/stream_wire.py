@@ -39,7 +39,7 @@ class StreamWire:
         self.answered = False
         """The CONNECT was answered 200, by the peer or by us."""
         self.received = 0
-        """Bytes (``mesh.relay.tunnel.TunnelEnd``)."""
+        """Bytes (``mesh.relay.tunnel_contract.TunnelEnd``)."""
         self.sent = 0
         self._backlog = bytearray()
         """Written, and not admitted by windows or the tunnel's socket yet."""
@@ -149,10 +149,10 @@ class StreamWire:
         self.tunnel.engine.mark_dirty(item)
 
     def pause_reading(self) -> None:
-        """The tunnel takes no data for now (``mesh.relay.tunnel.TunnelEnd``): what is written waits here."""
+        """The tunnel takes no data for now (``mesh.relay.tunnel_contract.TunnelEnd``): what is written waits here."""
 
     def resume_reading(self) -> None:
-        """The tunnel takes data again (``mesh.relay.tunnel.TunnelEnd``)."""
+        """The tunnel takes data again (``mesh.relay.tunnel_contract.TunnelEnd``)."""
         self._parked = False
         self._pump()
 
@@ -261,7 +261,7 @@ class StreamWire:
         self._over(ConnectionLost(f"the peer reset the stream ({error_name(code)})"))
 
     def tunnel_lost(self, error: MeshError | None) -> None:
-        """The tunnel is gone (``mesh.relay.tunnel.TunnelEnd``)."""
+        """The tunnel is gone (``mesh.relay.tunnel_contract.TunnelEnd``)."""
         self._over(error or ConnectionLost("the tunnel was closed"))
 
     def _bug(self, error: Exception) -> None:

@@ -234,5 +234,5 @@ async def test_the_main_job(resource_prefix: str) -> None:
     done = await trio.run_process(line, capture_stdout=True, capture_stderr=True, check=False)
     shown = done.stdout.decode()
     assert done.returncode == 0, shown + done.stderr.decode()
-    assert "18 of 18 lines shown" in shown
+    assert "19 of 19 lines shown" in shown
     assert traces(resource_prefix) == []
