@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
+from msgspec import field
+
 from resources.autoscaling import AutoscalerSpec, AutoscalerStatus, DisruptionBudgetSpec, DisruptionBudgetStatus
 from resources.base import Condition, Fields, ObjectMeta, Raw
 from resources.deployment import DeploymentSpec, DeploymentStatus
@@ -92,6 +94,16 @@ class ServiceAccount(_Object, frozen=True):
     secrets: Raw = None
     image_pull_secrets: Raw = None
     automount_service_account_token: bool | None = None
+
+
+class ConfigMap(_Object, frozen=True):
+    """Settings as texts. The mesh reads the root certificates in those that a BackendTLSPolicy names."""
+
+    api_version: Literal["v1"] = "v1"
+    kind: Literal["ConfigMap"] = "ConfigMap"
+    data: dict[str, str] = field(default_factory=dict)
+    binary_data: Raw = None
+    immutable: bool | None = None
 
 
 class Pod(_Object, frozen=True):
@@ -318,6 +330,7 @@ KubernetesObject: TypeAlias = (
     Namespace
     | Node
     | ServiceAccount
+    | ConfigMap
     | Pod
     | Deployment
     | HorizontalPodAutoscaler
@@ -347,6 +360,7 @@ KINDS: Mapping[str, type[KubernetesObject]] = MappingProxyType(
         "Namespace": Namespace,
         "Node": Node,
         "ServiceAccount": ServiceAccount,
+        "ConfigMap": ConfigMap,
         "Pod": Pod,
         "Deployment": Deployment,
         "HorizontalPodAutoscaler": HorizontalPodAutoscaler,

@@ -55,6 +55,7 @@ _SPELT = {
     "extension_ref": "extensionRef",
     "external_auth": "externalAuth",
 }
+_MAX_ROOT_REFERENCES = 8
 _GRPC_FILTERS = ("RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "ExtensionRef")
 
 
@@ -84,6 +85,9 @@ def backend_tls_violations(spec: BackendTlsPolicySpec) -> Iterator[Violation]:
     if bool(validation.ca_certificate_refs) == bool(validation.well_known_ca_certificates):
         message = "needs exactly one of caCertificateRefs and wellKnownCACertificates"
         yield Violation(("spec", "validation"), message)
+    if len(validation.ca_certificate_refs) > _MAX_ROOT_REFERENCES:
+        path = ("spec", "validation", "caCertificateRefs")
+        yield Violation(path, f"holds more than {_MAX_ROOT_REFERENCES} references")
     yield from check_host(("spec", "validation", "hostname"), validation.hostname)
     for index, name in enumerate(validation.subject_alt_names):
         if not (name.hostname if name.type == "Hostname" else name.uri):

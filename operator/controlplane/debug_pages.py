@@ -97,7 +97,7 @@ def routes(
 
 
 def shown_statuses(statuses: Mapping[ObjectKey, ObjectStatus]) -> list[dict[str, Any]]:
-    """What became of routes, and of what asks for a waypoint."""
+    """What became of routes and BackendTLSPolicies, and of what asks for a waypoint."""
     shown = []
     for key, status in statuses.items():
         parents = [

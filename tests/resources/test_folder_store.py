@@ -13,7 +13,7 @@ from resources.decode import decode_documents
 from resources.folder_source import FolderSource
 from resources.folder_store import FolderStore, key_of
 from resources.network import ServicePort, ServiceSpec
-from resources.objects import Namespace, Pod, Service, ServiceAccount
+from resources.objects import ConfigMap, Namespace, Pod, Service, ServiceAccount
 from resources.pod import Container, PodSpec, PodStatus
 
 
@@ -30,6 +30,18 @@ def test_what_is_applied_is_read_back(tmp_path: Path) -> None:
     assert store.get(Pod, "n", "web") == applied
     assert store.of_kind(Pod) == [applied]
     assert store.of_kind(Namespace) == []
+
+
+async def test_a_config_map_is_read_as_it_was_written(tmp_path: Path) -> None:
+    text = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+    wish = ConfigMap(metadata=ObjectMeta(name="roots", namespace="n"), data={"ca.crt": text, "other": " x: \t'#\n\n"})
+    applied = FolderStore(tmp_path).apply(wish)
+    source = FolderSource(tmp_path)
+    async with source.open():
+        found = list((await source.wait_change()).values())
+    assert found == [applied]
+    assert isinstance(applied, ConfigMap)
+    assert applied.data == wish.data
 
 
 def test_apply_keeps_what_controllers_wrote(tmp_path: Path) -> None:

@@ -230,6 +230,11 @@ def test_gateways_grants_and_tls() -> None:
             {"group": "", "kind": "ConfigMap", "name": "c"}]}):
         value = spec(BackendTlsPolicySpec, {**target, "validation": {"hostname": "h", **validation}})
         assert [found.path for found in backend_tls_violations(value)] == [("spec", "validation")]
+    references = [{"group": "", "kind": "ConfigMap", "name": str(index)} for index in range(9)]
+    for count, refused in ((8, []), (9, [("spec", "validation", "caCertificateRefs")])):
+        validation = {"hostname": "h", "caCertificateRefs": references[:count]}
+        value = spec(BackendTlsPolicySpec, {**target, "validation": validation})
+        assert [found.path for found in backend_tls_violations(value)] == refused
 
 
 @pytest.mark.parametrize(

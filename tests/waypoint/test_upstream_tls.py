@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import h11
+import msgspec
 import pytest
 import trio
 from cryptography.hazmat.primitives import serialization
 
+from controlplane.testing.routes import V1, destination, route, translated
 from mesh.model.upstream_policy import HealthCheck, TrafficPolicy, UpstreamPolicy, UpstreamTls
 from mesh.model.waypoint import Destination, DestinationPort
 from mesh.model.workload import TunnelProtocol
@@ -148,3 +150,42 @@ async def test_health_checks_go_the_same_way(own_mesh: Any, tmp_path: Path) -> N
             while not any(each.startswith(b"GET /healthz") for each in web.requests):  # noqa: ASYNC110 -- nobody tells
                 await trio.sleep(0.01)
         assert (await own_mesh.get("10.96.0.1:80"))[0] == 200
+
+
+def as_translated(roots: dict[str, str] | None) -> UpstreamTls:
+    """What the operator makes of a BackendTLSPolicy that trusts the roots in a ConfigMap, None: which is not there."""
+    policy = """
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: tls, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: v1}]
+  validation: {hostname: web.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}
+"""
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "roots", "namespace": "shop"}}
+    there = "" if roots is None else f"---\n{msgspec.json.encode({**config_map, 'data': roots}).decode()}\n"
+    [upstream] = destination(translated(route(f"[{{{V1}}}]") + policy + there)).upstreams
+    assert upstream.policy.tls is not None
+    return upstream.policy.tls
+
+
+async def test_a_private_authority_is_trusted_by_a_config_map(own_mesh: Any, tmp_path: Path) -> None:
+    noted = {"ca.crt": "# of the shop, not of the cluster \N{EM DASH} rotate yearly\n" + ROOTS}
+    async with secured(own_mesh, tmp_path, as_translated(noted)) as web:
+        status, answer = await own_mesh.get("10.96.0.1:80")
+        assert (status, body_of(answer)) == (200, BODY)
+        assert web.names == ["web.example"]
+
+
+@pytest.mark.parametrize(
+    "roots",
+    [None, {}, {"ca.pem": ROOTS}, {"ca.crt": ROOTS[:-100]}, {"ca.crt": TestAuthority().roots.decode()}],
+    ids=["no ConfigMap", "empty", "other key", "broken", "other authority"],
+)
+async def test_nobody_else_is_trusted_in_its_place(
+    own_mesh: Any, tmp_path: Path, roots: dict[str, str] | None
+) -> None:
+    async with secured(own_mesh, tmp_path, as_translated(roots)) as web:
+        assert (await own_mesh.get("10.96.0.1:80"))[0] == 503
+        assert web.requests == []

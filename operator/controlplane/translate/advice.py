@@ -8,7 +8,8 @@ from __future__ import annotations
 from controlplane.translate.binding import find_waypoint, namespace_condition
 from controlplane.translate.layer7.authentication import authentication_findings
 from controlplane.translate.layer7.authorization import authorization_findings
-from controlplane.translate.layer7.destination_rules import backend_tls_findings, destination_rule_findings
+from controlplane.translate.layer7.backend_tls import backend_tls_status
+from controlplane.translate.layer7.destination_rules import destination_rule_findings
 from controlplane.translate.layer7.notes import Notes
 from controlplane.translate.layer7.route_status import route_status
 from controlplane.translate.layer7.telemetry import telemetry_findings
@@ -46,7 +47,8 @@ def advice_on(view: View, value: KubernetesObject) -> Outcome:
         case DestinationRule():
             return Outcome((), destination_rule_findings(view, value))
         case BackendTLSPolicy():
-            return Outcome((), backend_tls_findings(view, value))
+            status, found = backend_tls_status(view, value)
+            return Outcome((), found, status)
         case AuthorizationPolicy() if value.spec.targets:
             return Outcome((), authorization_findings(view, value))
         case RequestAuthentication():

@@ -26,7 +26,7 @@ class StatusCondition:
 
 @dataclass(frozen=True, slots=True)
 class ParentStatus:
-    """A route's attachment to one parent."""
+    """A route's attachment to one parent, or a BackendTLSPolicy's to one target (the API's ``ancestor``)."""
 
     parent: ParentReference
     conditions: tuple[StatusCondition, ...]
@@ -38,7 +38,7 @@ class ObjectStatus:
 
     conditions: tuple[StatusCondition, ...] = ()
     parents: tuple[ParentStatus, ...] = ()
-    """Of a route: one for each parent that is ours."""
+    """Of a route: one for each parent that is ours; of a BackendTLSPolicy: one for each Service it targets."""
 
     def __bool__(self) -> bool:
         return bool(self.conditions or self.parents)

@@ -84,6 +84,7 @@ _TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "PeerAuthentication": (OWN,),
         "AuthorizationPolicy": (OWN, ADVICE),
         "ServiceAccount": (),
+        "ConfigMap": (),
     }
 )
 """What is done for an object of each kind; for all others, advice only."""
@@ -115,7 +116,8 @@ class Translator:
 
     @property
     def statuses(self) -> Mapping[ObjectKey, ObjectStatus]:
-        """What is to be said in objects' ``status``: of routes, and of whatever asks for a waypoint."""
+        """What is to be said in objects' ``status``: of routes and BackendTLSPolicies, and of whatever asks for a
+        waypoint."""
         return {node.object: self._statuses[node] for node in sorted(self._statuses)}
 
     def said_of(self, key: ObjectKey) -> tuple[ObjectStatus, tuple[Finding, ...]]:

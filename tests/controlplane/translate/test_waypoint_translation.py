@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from mesh.model.request_policy import ExternalAuthorizer, RequestAction, Request
 from mesh.model.waypoint import Destination, DestinationPort
 from mesh.model.workload import Workload
 from mesh.rbac import ConnectionFacts, Deny, PolicySet, compile_policy, decide
+from mesh.testing.ca import TestAuthority
 from resources.base import ObjectMeta
 from resources.decode import decode_documents
 from resources.object_set import ObjectSet
@@ -155,12 +157,22 @@ PIECES = [
         for host in ("v1.a.svc.cluster.local", "'*.a.svc.cluster.local'")
         for spec in ("trafficPolicy: {loadBalancer: {simple: RANDOM}}", "subsets: [{name: s, labels: {v: '1'}}]")
     ),
-    gateway_api(
-        "BackendTLSPolicy",
-        "tls",
-        "targetRefs: [{group: '', kind: Service, name: v1}], "
-        "validation: {hostname: v1.example, wellKnownCACertificates: System}",
-        namespace="a",
+    *(
+        gateway_api(
+            "BackendTLSPolicy",
+            name,
+            f"targetRefs: [{{group: '', kind: Service, name: v1}}], validation: {{hostname: v1.example, {trusted}}}",
+            namespace="a",
+        )
+        for name in ("tls", "tlt")
+        for trusted in (
+            "wellKnownCACertificates: System",
+            "caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]",
+        )
+    ),
+    *(
+        f"{{apiVersion: v1, kind: ConfigMap, metadata: {{name: roots, namespace: a}}, data: {{ca.crt: {roots}}}}}"
+        for roots in (json.dumps(TestAuthority().roots.decode()), "none")
     ),
     *(
         piece(

@@ -1,4 +1,5 @@
-"""DestinationRule, BackendTLSPolicy and the annotation of health checks: how a service is treated as a backend.
+"""DestinationRule and the annotation of health checks: how a service is treated as a backend; with what
+BackendTLSPolicies say of it.
 
 The rule of the service's own namespace counts, else one of the root namespace. Of several for one host the oldest that
 says something about traffic counts, and their subsets are taken together. Other namespaces' rules have no effect.
@@ -10,8 +11,9 @@ from dataclasses import replace
 
 import msgspec
 
-from controlplane.translate.facets import WILDCARD, full_host, host_facet, target_facet
+from controlplane.translate.facets import WILDCARD, full_host, host_facet
 from controlplane.translate.finding import Finding
+from controlplane.translate.layer7.backend_tls import NOBODY_IS_TRUSTED, backend_tls
 from controlplane.translate.layer7.durations import seconds
 from controlplane.translate.layer7.notes import Notes
 from controlplane.translate.targets import Target, find_host
@@ -32,7 +34,7 @@ from mesh.model.upstream_policy import (
 )
 from resources import destination_rule as fields
 from resources.health_check import health_check_of
-from resources.objects import BackendTLSPolicy, DestinationRule
+from resources.objects import DestinationRule
 
 _ALGORITHMS = {
     "UNSPECIFIED": Algorithm.LEAST_REQUEST,
@@ -43,8 +45,6 @@ _ALGORITHMS = {
     "PASSTHROUGH": Algorithm.PASSTHROUGH,
 }
 _NO_POLICY = fields.TrafficPolicy()
-_NOBODY_IS_TRUSTED = ""
-"""Certificates that could not be found: no handshake succeeds."""
 
 
 def upstream_policy(view: View, target: Target) -> UpstreamPolicy | None:
@@ -57,7 +57,7 @@ def upstream_policy(view: View, target: Target) -> UpstreamPolicy | None:
     for rule in rules:
         for subset in rule.spec.subsets:
             subsets.setdefault(subset.name, _subset(notes, subset, base, target.hostname))
-    whole_tls, port_tls = _backend_tls(view, target)
+    whole_tls, port_tls = backend_tls(view, target)
     policy = _with_tls(traffic_policy(notes, base, target.hostname, "trafficPolicy"), whole_tls)
     ports = {
         one.port.number: traffic_policy(notes, _of_port(one), target.hostname, "portLevelSettings")
@@ -105,24 +105,6 @@ def destination_rule_findings(view: View, value: DestinationRule) -> tuple[Findi
             traffic_policy(notes, subset.traffic_policy, host, f"subsets[{index}].trafficPolicy")
             if subset.traffic_policy.port_level_settings:
                 notes.unsupported(f"subsets[{index}].trafficPolicy.portLevelSettings has no effect")
-    return tuple(notes.findings)
-
-
-def backend_tls_findings(view: View, value: BackendTLSPolicy) -> tuple[Finding, ...]:
-    """What of a BackendTLSPolicy has no effect."""
-    notes = Notes(value.key)
-    for target in value.spec.target_refs:
-        if (target.group, target.kind) != ("", "Service"):
-            notes.not_applied(f"targetRefs: {target.group}/{target.kind} is not supported, Services are")
-    if value.spec.validation.ca_certificate_refs:
-        notes.refuse(
-            "validation.caCertificateRefs: ConfigMaps are not read, so nobody is trusted and the backend cannot be "
-            "called; use wellKnownCACertificates"
-        )
-    elif value.spec.validation.well_known_ca_certificates != "System":
-        notes.refuse("validation.wellKnownCACertificates: only System is known; the backend cannot be called")
-    if value.spec.options:
-        notes.unsupported("options have no effect")
     return tuple(notes.findings)
 
 
@@ -289,31 +271,9 @@ def _tls(notes: Notes, tls: fields.ClientTls, host: str, place: str) -> Upstream
     trusted: str | None = None
     if tls.ca_certificates not in ("", "system") or tls.credential_name:
         notes.unsupported(f"{place}: certificates are not read from files or Secrets; nobody is trusted")
-        trusted = _NOBODY_IS_TRUSTED
+        trusted = NOBODY_IS_TRUSTED
     name = tls.sni or host
     return UpstreamTls(server_name=name, subject_alt_names=tls.subject_alt_names, ca_certificates=trusted)
-
-
-def _backend_tls(view: View, target: Target) -> tuple[UpstreamTls | None, dict[int, UpstreamTls]]:
-    """What BackendTLSPolicies say of the whole Service, and of single ports; the oldest counts."""
-    whole: UpstreamTls | None = None
-    by_port: dict[int, UpstreamTls] = {}
-    if target.object.kind != "Service":
-        return whole, by_port
-    for value in view.having(BackendTLSPolicy, target_facet("Service", target.namespace, target.object.name)):
-        validation = value.spec.validation
-        trusted = None if validation.well_known_ca_certificates == "System" else _NOBODY_IS_TRUSTED
-        names = tuple(name.hostname or name.uri or "" for name in validation.subject_alt_names)
-        tls = UpstreamTls(server_name=validation.hostname, subject_alt_names=names, ca_certificates=trusted)
-        for reference in value.spec.target_refs:
-            if (reference.group, reference.kind, reference.name) != ("", "Service", target.object.name):
-                continue
-            if reference.section_name is None:
-                whole = whole or tls
-            for port in target.ports:
-                if port.name == reference.section_name:
-                    by_port.setdefault(port.number, tls)
-    return whole, by_port
 
 
 def _health_check(target: Target) -> HealthCheck | None:

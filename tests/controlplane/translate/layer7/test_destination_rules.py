@@ -1,4 +1,4 @@
-"""DestinationRule and BackendTLSPolicy: how backends are treated."""
+"""DestinationRule: how backends are treated."""
 
 from __future__ import annotations
 
@@ -221,45 +221,6 @@ def test_whose_rules_count() -> None:
 )
 def test_what_has_no_effect_is_told(text: str, told: str) -> None:
     assert any(told in finding for finding in findings(translated(text), "DestinationRule"))
-
-
-def backend_tls(target: str, validation: str) -> str:
-    return f"""
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: BackendTLSPolicy
-metadata: {{name: tls, namespace: shop}}
-spec: {{targetRefs: [{target}], validation: {{hostname: a.example, {validation}}}}}
-"""
-
-
-SYSTEM = "wellKnownCACertificates: System"
-
-
-def test_backend_tls_policies() -> None:
-    base = route(f"[{{{V1}}}]") + rule("trafficPolicy: {tls: {mode: SIMPLE, sni: other}}")
-    tls = UpstreamTls(server_name="a.example", subject_alt_names=("spiffe://x/y",))
-    names = f"{SYSTEM}, subjectAltNames: [{{type: URI, uri: 'spiffe://x/y'}}]"
-    found = upstream(translated(base + backend_tls("{group: '', kind: Service, name: v1}", names)))
-    assert found is not None
-    assert found.policy.tls == tls
-    found = upstream(
-        translated(base + backend_tls("{group: '', kind: Service, name: v1, sectionName: http}", names))
-    )
-    assert found is not None
-    assert found.policy.tls == UpstreamTls(server_name="other")
-    assert found.ports == ((80, TrafficPolicy(tls=tls)),)
-
-
-def test_certificates_that_are_not_read_trust_nobody() -> None:
-    text = backend_tls(
-        "{group: '', kind: Service, name: v1}", "caCertificateRefs: [{group: '', kind: ConfigMap, name: c}]"
-    )
-    translator = translated(route(f"[{{{V1}}}]") + text)
-    found = upstream(translator)
-    assert found is not None
-    assert found.policy.tls == UpstreamTls(server_name="a.example", ca_certificates="")
-    assert any("caCertificateRefs" in told for told in findings(translator, "BackendTLSPolicy"))
 
 
 def test_nothing_said_is_nothing_sent() -> None:
