@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from mesh.addresses import format_ip
 from mesh.clock import SystemClock
@@ -24,27 +24,11 @@ from waypoint.routing.path import normalised
 from waypoint.routing.port import PortRoutes
 from waypoint.routing.route import CompiledBackend, CompiledRoute, RouteMatch
 from waypoint.security.subject import Peer
-from waypoint.upstream.backend import Chooser, RetryLimit, ServiceBackend
+from waypoint.upstream.backend import Backends, Chooser, RetryLimit, ServiceBackend
 from waypoint.upstream.pool_contract import Unavailable
 
 _CHAIN: Final = b"x-forwarded-for"
 _SCHEME: Final = b"x-forwarded-proto"
-
-
-class Backends(Protocol):
-    """Finds the place that a route names."""
-
-    def backend(
-        self,
-        service: str,
-        port: int,
-        subset: str | None,
-        policies: Mapping[str, UpstreamPolicy],
-        *,
-        http2: bool,
-    ) -> ServiceBackend | Unavailable:
-        """See ``waypoint.upstream.services``."""
-        ...
 
 
 class ConnectionDecider:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import structlog
 
@@ -22,29 +21,13 @@ from waypoint.telemetry.flags import (
     flag_bits,
 )
 from waypoint.telemetry.streams import StreamNotes, StreamObserver
-from waypoint.upstream.backend import ServiceBackend
+from waypoint.upstream.backend import Backends, ServiceBackend
 from waypoint.upstream.endpoint import Endpoint
 from waypoint.upstream.pool_contract import Unavailable
 from waypoint.wire.contract import NOBODY, Wire
 from waypoint.wire.dialling import Dial
 
 _log = structlog.get_logger("streams")
-
-
-class Backends(Protocol):
-    """Finds the place that a route names."""
-
-    def backend(
-        self,
-        service: str,
-        port: int,
-        subset: str | None,
-        policies: Mapping[str, UpstreamPolicy],
-        *,
-        http2: bool,
-    ) -> ServiceBackend | Unavailable:
-        """See ``waypoint.upstream.services``."""
-        ...
 
 
 class StreamServer:

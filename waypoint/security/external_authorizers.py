@@ -11,8 +11,8 @@ otherwise ``status_on_error`` is the client's answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
@@ -35,7 +35,7 @@ from waypoint.security.external_authorization_codec import (
     encode_http_check,
 )
 from waypoint.telemetry.record import HttpVersion
-from waypoint.upstream.backend import Chooser, ServiceBackend
+from waypoint.upstream.backend import Backends, Chooser
 from waypoint.upstream.inquiry import Inquiry, Outcome
 from waypoint.upstream.pool_contract import Unavailable
 from waypoint.wire.timers import Timers
@@ -50,22 +50,6 @@ _GRPC = TrafficPolicy(pool=ConnectionPool(upgrade_to_http2=True))
 
 Answered: TypeAlias = Callable[[Consent | Refusal, bool], None]
 """Told the answer, and whether it stands for one that has not come (the authorizer's failure)."""
-
-
-class Backends(Protocol):
-    """Finds services (``waypoint.upstream.services``)."""
-
-    def backend(
-        self,
-        service: str,
-        port: int,
-        subset: str | None,
-        policies: Mapping[str, UpstreamPolicy],
-        *,
-        http2: bool,
-    ) -> ServiceBackend | Unavailable:
-        """See ``waypoint.upstream.services``."""
-        ...
 
 
 class ExternalAuthorizers:

@@ -7,12 +7,12 @@ connections for each endpoint. What is asked of a backend for one request only (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 from mesh.addresses import HboneTarget, SocketAddress
-from mesh.model.upstream_policy import TrafficPolicy
+from mesh.model.upstream_policy import TrafficPolicy, UpstreamPolicy
 from mesh.state.routes import ToWorkload
 from waypoint.http.contract import Failure, FailureKind
 from waypoint.http.limits import HttpLimits
@@ -220,6 +220,22 @@ class Chooser:
         if endpoint is not None:
             self._backend.release(endpoint)
             self._backend.judge(endpoint, status, failure)
+
+
+class Backends(Protocol):
+    """Finds the place that a route or a provider names."""
+
+    def backend(
+        self,
+        service: str,
+        port: int,
+        subset: str | None,
+        policies: Mapping[str, UpstreamPolicy],
+        *,
+        http2: bool,
+    ) -> ServiceBackend | Unavailable:
+        """See ``waypoint.upstream.services``."""
+        ...
 
 
 class RetryLimit:

@@ -115,7 +115,7 @@ class HealthChecks:
         """Ask whoever is due. Returns in how many seconds to look again; infinite: when something has changed."""
         wait = float("inf")
         now = self._timers.clock()
-        # Those that were served last are the first of the next look: nobody is kept waiting for ever.
+        # Who is served goes to the end, so the next look begins with the others: nobody is kept waiting for ever.
         for backend in list(self._backends):
             health = backend.cluster.health
             if health is None or not self._wanted(backend, health):

@@ -50,7 +50,8 @@ class HealthMachine:
         }
 
     def due(self, now: float, most: int = 1_000_000) -> list[Endpoint]:
-        """Whom to ask now, ``most`` of them; each is not due again before ``succeeded`` or ``failed``."""
+        """Whom to ask now: at most ``most``, then those that are due longest. Each is not due again before
+        ``succeeded`` or ``failed``."""
         asked = [checked for checked in self._checked.values() if not checked.asking and checked.due <= now]
         if len(asked) > most:
             asked = sorted(asked, key=lambda checked: checked.due)[:most]
