@@ -387,5 +387,7 @@ KINDS: Mapping[str, type[KubernetesObject]] = MappingProxyType(
 )
 """Every kind that is read, by name."""
 
+ROOTS_KEY = "ca.crt"
+"""Where a ConfigMap has the root certificates that a BackendTLSPolicy refers to."""
 CLUSTER_SCOPED = frozenset({"Namespace", "Node", "GatewayClass"})
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"

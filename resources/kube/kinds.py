@@ -101,6 +101,7 @@ API_KINDS: Mapping[str, ApiKind] = MappingProxyType(
             _core("Namespace", "namespaces"),
             _core("Node", "nodes", Need.OPTIONAL),
             _core("ServiceAccount", "serviceaccounts", Need.OPTIONAL),
+            _core("ConfigMap", "configmaps", Need.OPTIONAL),
             _core("Pod", "pods"),
             _core("Service", "services"),
             _core("EndpointSlice", "endpointslices", group="discovery.k8s.io"),

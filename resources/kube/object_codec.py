@@ -27,7 +27,17 @@ from resources.base import Condition, Fields, ObjectMeta, ObjectReference, Raw
 from resources.decode import explained, format_path, with_metadata, with_namespace
 from resources.kube.kinds import ApiKind, Reading
 from resources.network import Endpoint
-from resources.objects import Deployment, EndpointSlice, KubernetesObject, Node, ObjectKey, Pod, ServiceAccount
+from resources.objects import (
+    ROOTS_KEY,
+    ConfigMap,
+    Deployment,
+    EndpointSlice,
+    KubernetesObject,
+    Node,
+    ObjectKey,
+    Pod,
+    ServiceAccount,
+)
 from resources.pod import Container, ContainerPort, PodSpec, PodStatus
 from resources.problem import Problem
 from resources.sharing import shared, shared_mapping
@@ -49,6 +59,7 @@ _KEPT: dict[type, frozenset[str]] = {
     PodStatus: frozenset({"phase", "conditions", "pod_ip", "pod_ips"}),
     Endpoint: frozenset({"addresses", "conditions", "target_ref", "node_name", "zone"}),
     Node: frozenset({"metadata"}),
+    ConfigMap: frozenset({"metadata", "data"}),
 }  # fmt: skip
 """Of these structures, what anybody looks at."""
 
@@ -120,6 +131,12 @@ def _lean(value: KubernetesObject) -> KubernetesObject:
     if isinstance(value, Node):
         # A node's status changes all the time.
         return with_metadata(value, ObjectMeta(name=metadata.name, uid=metadata.uid, labels=metadata.labels))
+    if isinstance(value, ConfigMap):
+        # The API cannot be asked for just those that policies name. So of each the rest is let go of, and a change of
+        # it is none.
+        roots = {key: text for key, text in value.data.items() if key == ROOTS_KEY}
+        bare = ObjectMeta(name=metadata.name, namespace=sys.intern(metadata.namespace))
+        return ConfigMap(metadata=bare, data=shared_mapping(roots))
     annotations = metadata.annotations
     if isinstance(value, Pod):
         annotations = {

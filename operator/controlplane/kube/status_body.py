@@ -1,9 +1,9 @@
 """What is sent to an object's ``status``, so that others' part of it stays. Pure.
 
 Where the API merges conditions by their type (its own kinds and Gateways), ours alone are sent, and apply keeps the
-others. A route's parents and the conditions of Istio's kinds are one field to the API, owned as a whole: there others'
-entries are sent along, as they were just read, with the version that was read, so that a change meanwhile is refused
-instead of undone.
+others. A route's parents, a policy's ancestors and the conditions of Istio's kinds are one field to the API, owned as a
+whole: there others' entries are sent along, as they were just read, with the version that was read, so that a change
+meanwhile is refused instead of undone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ OUR_TYPES = frozenset({"istio.io/WaypointBound", "ambimesh.dev/Accepted"})
 MERGED_BY_TYPE = frozenset({"Namespace", "Service", "Gateway", "GatewayClass"})
 """Kinds whose conditions the API merges by their type."""
 ROUTES = frozenset({"HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"})
+_LISTS = {**dict.fromkeys(ROUTES, ("parents", "parentRef")), "BackendTLSPolicy": ("ancestors", "ancestorRef")}
+"""Kinds whose status has an entry for each parent: the list, and what names the parent in an entry."""
 _OUR_GATEWAY_TYPES = ("Accepted", "Programmed")
 
 
@@ -59,10 +61,11 @@ def status_body(found: Mapping[str, Any], kind: str, wished: ObjectStatus, now: 
     metadata = found["metadata"]
     generation = metadata.get("generation")
     status = found.get("status") or {}
-    if kind in ROUTES:
-        before = list(status.get("parents") or ())
-        after = _parents(before, wished, now, generation)
-        body = {"parents": after}
+    if kind in _LISTS:
+        field, naming = _LISTS[kind]
+        before = list(status.get(field) or ())
+        after = _parents(before, wished, naming, now, generation)
+        body = {field: after}
     else:
         before = list(status.get("conditions") or ())
         ours = _conditions(before, wished.conditions, now, generation)
@@ -83,7 +86,7 @@ def status_body(found: Mapping[str, Any], kind: str, wished: ObjectStatus, now: 
 
 
 def _parents(
-    before: Iterable[dict[str, Any]], wished: ObjectStatus, now: str, generation: int | None
+    before: Iterable[dict[str, Any]], wished: ObjectStatus, naming: str, now: str, generation: int | None
 ) -> list[dict[str, Any]]:
     before = list(before)
     others = [one for one in before if one.get("controllerName") != CONTROLLER_NAME]
@@ -91,10 +94,10 @@ def _parents(
     ours = []
     for parent in wished.parents:
         reference = msgspec.to_builtins(parent.parent)
-        old = next((one.get("conditions") or () for one in mine if _same_parent(one, reference)), ())
+        old = next((one.get("conditions") or () for one in mine if _same_parent(one.get(naming), reference)), ())
         ours.append(
             {
-                "parentRef": reference,
+                naming: reference,
                 "controllerName": CONTROLLER_NAME,
                 "conditions": _conditions(old, parent.conditions, now, generation),
             }
@@ -102,9 +105,9 @@ def _parents(
     return [*others, *ours]
 
 
-def _same_parent(entry: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
+def _same_parent(named: Mapping[str, Any] | None, reference: Mapping[str, Any]) -> bool:
     defaults = {"group": "gateway.networking.k8s.io", "kind": "Gateway"}
-    return {**defaults, **(entry.get("parentRef") or {})} == {**defaults, **reference}
+    return {**defaults, **(named or {})} == {**defaults, **reference}
 
 
 def _conditions(

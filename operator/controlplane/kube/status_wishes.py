@@ -1,8 +1,8 @@
 """What is to be said in the status of which objects. Pure.
 
-Routes tell it of each parent, Services and ServiceEntries of their waypoint, GatewayClasses that they are ours. Istio's
-kinds get one condition, ``ambimesh.dev/Accepted``: true, or else why not, with every field that has no effect by name;
-and so does an object that could not even be read.
+Routes tell it of each parent, BackendTLSPolicies of each target, Services and ServiceEntries of their waypoint,
+GatewayClasses that they are ours. Istio's kinds get one condition, ``ambimesh.dev/Accepted``: true, or else why not,
+with every field that has no effect by name; and so does an object that could not even be read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ACCEPTED_KINDS = frozenset(
     }
 )  # fmt: skip
 _MAX_MESSAGE = 4096
-SPOKEN_KINDS = _ACCEPTED_KINDS | ROUTES | {"Service", "Gateway", "GatewayClass"}
+SPOKEN_KINDS = _ACCEPTED_KINDS | ROUTES | {"BackendTLSPolicy", "Service", "Gateway", "GatewayClass"}
 """Kinds in whose status we say anything."""
 
 
@@ -47,7 +47,7 @@ def wished_status(
         problem: why its present version cannot be read.
     """
     status, findings = said
-    if key.kind in ROUTES:
+    if key.kind in ROUTES or key.kind == "BackendTLSPolicy":
         return ObjectStatus(parents=status.parents) if value is not None else None
     if key.kind == "GatewayClass":
         if not isinstance(value, GatewayClass) or value.spec.controller_name != CONTROLLER_NAME:

@@ -12,6 +12,7 @@ from controlplane.kube.status_wishes import ACCEPTED, broken_route_status, wishe
 from controlplane.kube.status_writer_driver import StatusWriter
 from controlplane.kube.write_queue import BURST, RATE, WriteQueue
 from controlplane.kube.writer_driver import ApiWriter
+from controlplane.testing.routes import objects_of
 from controlplane.translate.finding import Condition, Finding
 from controlplane.translate.settings import MeshSettings
 from controlplane.translate.status import CONTROLLER_NAME, NO_STATUS, ObjectStatus, ParentStatus, StatusCondition
@@ -25,6 +26,14 @@ from resources.objects import Gateway, ObjectKey, ServiceAccount
 from resources.problem import Problem
 from resources.testing.api_server import ApiServer
 
+POLICY = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: x, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: web}]
+  validation: {hostname: a.example, wellKnownCACertificates: System}
+"""
 NOW, BEFORE = "2026-11-26T00:00:00Z", "2026-01-01T00:00:00Z"
 POLICIES = "security.istio.io/authorizationpolicies"
 BOUND = StatusCondition("istio.io/WaypointBound", True, "WaypointAccepted")
@@ -74,6 +83,27 @@ def test_a_route_keeps_the_parents_of_other_controllers() -> None:
     assert parents[0] == theirs
     assert [one["parentRef"]["name"] for one in parents] == ["gw", "web"]
     assert status_body(found("HTTPRoute", body["status"]), "HTTPRoute", wished, "later") is None
+
+
+def test_a_policy_keeps_the_ancestors_of_other_controllers() -> None:
+    kind = "BackendTLSPolicy"
+    theirs = {"ancestorRef": {"name": "gw"}, "controllerName": "other/one", "conditions": [condition()]}
+    stale = {"ancestorRef": {"name": "old"}, "controllerName": CONTROLLER_NAME, "conditions": []}
+    same = {"ancestorRef": {"group": "", "kind": "Service", "name": "web"}, "controllerName": CONTROLLER_NAME}
+    ours = {**same, "conditions": [condition(type="Accepted")]}
+    ancestor = ParentStatus(
+        ParentReference(name="web", kind="Service", group=""), (StatusCondition("Accepted", True, "A"),)
+    )
+    wished = ObjectStatus(parents=(ancestor,))
+    body = status_body(found(kind, {"ancestors": [theirs, stale, ours]}), kind, wished, NOW)
+    assert body is not None
+    ancestors = body["status"]["ancestors"]
+    assert ancestors[0] == theirs
+    assert [one["ancestorRef"]["name"] for one in ancestors] == ["gw", "web"]
+    assert ancestors[1]["conditions"][0]["lastTransitionTime"] == BEFORE
+    assert status_body(found(kind, body["status"]), kind, wished, "later") is None
+    value = objects_of(POLICY)[ObjectKey(kind, "shop", "x")]
+    assert wished_status(value.key, value, (wished, ()), None) == wished
 
 
 _STATUS = st.builds(

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources.base import Condition
+from resources.base import Condition, ObjectMeta
 from resources.kube.kinds import API_KINDS, Reading
 from resources.kube.object_codec import MAX_OBJECT, decode_object, named
-from resources.objects import AuthorizationPolicy, EndpointSlice, HTTPRoute, Node, ObjectKey, Pod
+from resources.objects import AuthorizationPolicy, ConfigMap, EndpointSlice, HTTPRoute, Node, ObjectKey, Pod
 from resources.problem import Problem
 
 POD: dict[str, Any] = {
@@ -49,6 +49,14 @@ def test_a_pod_is_what_the_mesh_looks_at_of_it() -> None:
     assert pod.status.conditions == (Condition(type="Ready", status="True"),)
     assert pod.status.ready
     assert pod.status.addresses == ("10.0.0.1",)
+
+
+def test_of_a_config_map_only_roots_are_kept() -> None:
+    metadata = {"name": "c", "namespace": "n", "resourceVersion": "1", "labels": {"a": "b"}}
+    found = decode("ConfigMap", {"metadata": metadata, "data": {"ca.crt": "x", "y": "z"}, "binaryData": {"b": "AA=="}})
+    assert found == ConfigMap(metadata=ObjectMeta(name="c", namespace="n"), data={"ca.crt": "x"})
+    assert decode("ConfigMap", {"metadata": {**metadata, "resourceVersion": "2"}, "data": {"ca.crt": "x"}}) == found
+    assert decode("ConfigMap", {"metadata": metadata, "data": None}).data == {}
 
 
 def test_nulls_are_absent_fields() -> None:

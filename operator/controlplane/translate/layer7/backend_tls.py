@@ -24,11 +24,10 @@ from controlplane.translate.targets import Target
 from controlplane.translate.tracking import View
 from mesh.model.upstream_policy import UpstreamTls
 from resources.gateway import LocalPolicyTarget, LocalReference, ParentReference
-from resources.objects import BackendTLSPolicy, ConfigMap, Service
+from resources.objects import ROOTS_KEY, BackendTLSPolicy, ConfigMap, Service
 
 NOBODY_IS_TRUSTED = ""
 """Certificates that could not be found: no handshake succeeds."""
-ROOTS_KEY = "ca.crt"
 MAX_ROOTS = 64 * 1024
 """Characters of all the roots of one policy: some forty certificates. They are sent with every service it is for."""
 
