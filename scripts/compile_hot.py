@@ -2,8 +2,8 @@
 
 What is compiled, and why these, is a decision by measurement: see *Decisions* in ``ARCHITECTURE.md``. The folder's old
 contents stay in use until the new ones are complete; running processes keep what they have loaded. It takes most of a
-minute, and nothing when the folder already holds the compiled form of these sources. An image's build runs the same
-command after its packages are installed and sets ``AMBIMESH_COMPILED`` to the folder (``mesh/compiled.py``).
+minute, and nothing when the folder already holds the compiled form of these sources. An image holds the part that is of
+its packages (``scripts/image_compiled.py``), and its environment says where (``mesh/compiled.py``).
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.image_requirements import needed  # noqa: E402 -- found by the line above
+from scripts.image_compiled import copy_compiled  # noqa: E402 -- found by the line above
+from scripts.image_requirements import needed  # noqa: E402
 from scripts.image_sbom import bill  # noqa: E402
 
 IMAGES = ROOT / "deploy" / "images"
@@ -37,6 +38,8 @@ FOLDER = ROOT / ".build" / "images"
 SUITE = "bookworm"
 HOME = "opt/ambimesh"
 _PATH = "/opt/ambimesh/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_OF_PROXIES = {"AMBIMESH_COMPILED": "/opt/ambimesh/compiled", "OPENSSL_CONF": "/opt/ambimesh/mesh/tls/openssl.cnf"}
+"""In the environment of what moves connections' bytes."""
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.proto")
 _IMPORTS = """
 import importlib, pathlib, sys
@@ -80,7 +83,7 @@ def make_context(name: str, folder: Path) -> Path:
         shutil.copytree(ROOT / source, home / source, ignore=_IGNORED)
         shutil.rmtree(home / source / "testing", ignore_errors=True)
     if component.get("compiled"):
-        shutil.copytree(_built("compiled"), home / "compiled")
+        copy_compiled(_built("compiled"), home / "compiled", component["sources"])
     if component.get("plugin"):
         (home / "bin").mkdir()
         shutil.copy2(_built("bin/ambimesh-cni"), home / "bin")
@@ -183,7 +186,7 @@ def try_root(name: str, root: Path) -> list[str]:
     module, seen = component["module"], []
     environment = {"PATH": _PATH, "PYTHONPATH": "/opt/ambimesh:/opt/ambimesh/operator", "PYTHONDONTWRITEBYTECODE": "1"}
     if component.get("compiled"):
-        environment |= {"AMBIMESH_COMPILED": "/opt/ambimesh/compiled"}
+        environment |= _OF_PROXIES
     tops = ["controlplane" if source == "operator" else source for source in component["sources"]]
     # As the user that the image names, in a mount namespace of its own whose /proc and /dev go with it.
     user = str(component["user"])
@@ -194,7 +197,7 @@ def try_root(name: str, root: Path) -> list[str]:
     commands = {"imports": ["python", "-c", _IMPORTS, *tops], "starts": ["python", "-m", module, "--help"]}
     commands["refuses a wrong file"] = ["sh", "-c", f"! python -m {module} --config /etc/hostname 2>&1"]
     if component.get("compiled"):
-        commands["compiled form"] = ["python", "-c", _FORM]
+        commands["compiled form"] = ["python", "-c", _FORM, module]
     if component.get("headers"):
         commands["eBPF compiler"] = ["python", "-c", _COMPILE]
     if component.get("plugin"):
@@ -213,10 +216,14 @@ def try_root(name: str, root: Path) -> list[str]:
 
 
 _FORM = """
+import importlib, sys
 from mesh import compiled
 form = compiled.choose()
-print(form.name, form.detail)
-assert form.compiled
+assert form.compiled, form.detail
+importlib.import_module(sys.argv[1] + '.app')
+used = [name for name, module in sys.modules.items() if str(getattr(module, '__file__', '')).startswith(form.detail)]
+print(form.name, len(used), 'modules of', form.detail)
+assert any(name.startswith(sys.argv[1] + '.') for name in used)
 """
 _COMPILE = """
 import os
@@ -237,7 +244,7 @@ def write_archive(name: str, root: Path, target: Path) -> str:
     component = components()[name]
     variables = [f"PATH={_PATH}", "PYTHONPATH=/opt/ambimesh:/opt/ambimesh/operator", "PYTHONDONTWRITEBYTECODE=1"]
     if component.get("compiled"):
-        variables += ["AMBIMESH_COMPILED=/opt/ambimesh/compiled", "OPENSSL_CONF=/opt/ambimesh/mesh/tls/openssl.cnf"]
+        variables += [f"{key}={value}" for key, value in _OF_PROXIES.items()]
     if component.get("headers"):
         variables.append("BCC_KERNEL_SOURCE=/opt/ambimesh/kernel-headers")
     entry = ["python", "-m", component["module"]]

@@ -50,6 +50,7 @@ print(count)
 def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Stands for what ``make setup`` builds."""
     (tmp_path / "built" / "compiled").mkdir(parents=True)
+    (tmp_path / "built" / "compiled" / "manifest.json").write_text('{"files": {}, "sources": {}}')
     (tmp_path / "built" / "bin").mkdir()
     (tmp_path / "built" / "bin" / "ambimesh-cni").touch()
     monkeypatch.setattr(image, "_built", lambda name: tmp_path / "built" / name)

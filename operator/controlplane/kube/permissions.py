@@ -69,7 +69,8 @@ OPERATOR_CLUSTER: tuple[Rule, ...] = (
 
 OPERATOR_NAMESPACE: tuple[Rule, ...] = (
     Rule("", ("secrets",), ("create",)),
-    Rule("", ("secrets",), ("get", "update"), (ROOT_SECRET, GIVEN_ROOT_SECRET)),
+    Rule("", ("secrets",), ("get", "update"), (ROOT_SECRET,)),
+    Rule("", ("secrets",), ("get",), (GIVEN_ROOT_SECRET,)),
     Rule("coordination.k8s.io", ("leases",), ("create",)),
     Rule("coordination.k8s.io", ("leases",), ("get", "update"), (LEASE,)),
 )
