@@ -30,7 +30,9 @@ SERVER_NAME = f"ambimesh-operator.{NAMESPACE}.svc"
 class Replica:
     """One operator."""
 
-    def __init__(self, folder: Path, kubeconfig: Path, name: str, roots: Callable[[], bytes]) -> None:
+    def __init__(
+        self, folder: Path, kubeconfig: Path, name: str, roots: Callable[[], bytes], waypoints: str = ""
+    ) -> None:
         """Write its configuration.
 
         Args:
@@ -38,6 +40,7 @@ class Replica:
             kubeconfig: as whom it works.
             name: unlike that of other replicas.
             roots: the trust bundle, as its clients read it.
+            waypoints: further settings of theirs, in YAML's flow style.
         """
         self.file = folder / f"{name}.yaml"
         self.roots = roots
@@ -45,7 +48,7 @@ class Replica:
             f"source: {{kubernetes: {{kubeconfig: {kubeconfig}, namespace: {NAMESPACE}, identity: {name}}}}}\n"
             "authority: {}\n"
             f"authentication: {{trusted_node_accounts: [{NAMESPACE}/ztunnel]}}\n"
-            "waypoints: {command: [waypoint], image: none}\n"
+            f"waypoints: {{command: [waypoint], image: none, {waypoints}}}\n"
             "grpc: {port: 0}\n"
             "http: {port: 0}\n"
             "drain_seconds: 0.5\n"
