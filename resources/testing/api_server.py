@@ -150,7 +150,8 @@ class ApiServer:
             case "GET":
                 return self._page(asked, route)
             case "DELETE":
-                return self.cluster.delete(key)
+                options = msgspec.json.decode(asked.body) if asked.body else {}
+                return self.cluster.delete(key, options.get("preconditions", {}).get("uid", ""))
         body = msgspec.json.decode(asked.body)
         if route.namespace:
             body.setdefault("metadata", {}).setdefault("namespace", route.namespace)

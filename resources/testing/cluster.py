@@ -88,9 +88,11 @@ class Cluster:
             raise Refusal(404, "NotFound", f"{key[0]} {key[2]} not found")
         return self.objects[key]
 
-    def delete(self, key: Key) -> Body:
-        """Delete one object."""
+    def delete(self, key: Key, uid: str = "") -> Body:
+        """Delete one object; refused when it is not the one with this uid."""
         body = copy.deepcopy(self.get(key))
+        if uid not in ("", body["metadata"]["uid"]):
+            raise Refusal(409, "Conflict", f"the UID is {body['metadata']['uid']}")
         self._write(key, "DELETED", body)
         del self.objects[key]
         return body

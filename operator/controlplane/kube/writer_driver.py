@@ -32,10 +32,12 @@ class ApiWriter:
 
     def delete(self, value: KubernetesObject) -> None:
         """See :class:`controlplane.reconcile.driver.Writer`."""
+        # What was looked at, and not another one that has its name by now: that is a conflict.
+        only = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": value.metadata.uid}}
         try:
-            trio.from_thread.run(self._client.request, "DELETE", path_of(value))
+            trio.from_thread.run(self._client.request, "DELETE", path_of(value), None, only)
         except ApiRefused as error:
-            if error.status != 404:
+            if error.status not in (404, 409):
                 raise
 
     def write_gateway_status(self, gateway: Gateway, status: GatewayStatus) -> None:

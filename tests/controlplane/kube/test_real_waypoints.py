@@ -25,7 +25,7 @@ FIXED = "cluster: {resources: {requests: {cpu: 100m}}}"
 
 
 class Written:
-    """What operators wrote meanwhile, and how often they looked whether they should."""
+    """What operators wrote for the Gateway meanwhile, and how often they looked whether they should."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.applied: list[str] = []
@@ -39,7 +39,7 @@ class Written:
 
         def deleting(writer: ApiWriter, value: KubernetesObject) -> None:
             delete(writer, value)
-            self.deleted.append(f"{value.kind} {value.metadata.name}")
+            self.deleted += [value.kind] if value.metadata.name == NAME else []
 
         async def reconciling(reconciler: Reconciler, objects: ObjectSet) -> None:
             await reconcile(reconciler, objects)
@@ -134,14 +134,14 @@ async def test_parts_are_written_once_changed_back_and_deleted_when_not_wanted(
         await looked_after(gateway(replicas="1"))
         await eventually(lambda: spec("Deployment")["replicas"] == 1)
         assert set(written.applied) == {"Deployment"}
-        assert written.deleted == [f"HorizontalPodAutoscaler {NAME}"]
+        assert written.deleted == ["HorizontalPodAutoscaler"]
 
         # The Gateway becomes somebody else's: all goes, and nothing of others.
         written.clear()
         await trio.to_thread.run_sync(apply, plane, gateway("theirs"))
         await eventually(lambda: parts(plane) == {})
         await looked_after(gateway("theirs", note="again"))
-        assert sorted(written.deleted) == sorted(f"{kind} {NAME}" for kind in PARTS - {"HorizontalPodAutoscaler"})
+        assert sorted(written.deleted) == sorted(PARTS - {"HorizontalPodAutoscaler"})
         assert written.applied == []
     assert plane.kubectl("get", "horizontalpodautoscaler", "others", "-n", "shop", "-o", "name")
     plane.kubectl("delete", "gateway", NAME, "-n", "shop")

@@ -284,8 +284,13 @@ async def test_objects_and_gateways_are_applied(server: ApiServer, client: ApiCl
     await trio.to_thread.run_sync(writer.apply, account)
     await trio.to_thread.run_sync(writer.write_gateway_status, gateway, status)
     assert server.cluster.get(("/serviceaccounts", "n", "w"))["metadata"]["uid"] != "must not be sent"
+    made = server.cluster.get(("/serviceaccounts", "n", "w"))["metadata"]["uid"]
+    other = ServiceAccount(metadata=ObjectMeta(name="w", namespace="n", uid=f"not {made}"))
+    await trio.to_thread.run_sync(writer.delete, other)
+    assert ("/serviceaccounts", "n", "w") in server.cluster.objects
+    ours = ServiceAccount(metadata=ObjectMeta(name="w", namespace="n", uid=made))
     for _ in range(2):
-        await trio.to_thread.run_sync(writer.delete, account)
+        await trio.to_thread.run_sync(writer.delete, ours)
     assert ("/serviceaccounts", "n", "w") not in server.cluster.objects
     written = server.cluster.get((collection, "n", "w"))["status"]
     assert written["addresses"] == [{"type": "IPAddress", "value": "10.0.0.1"}] or written["addresses"]
