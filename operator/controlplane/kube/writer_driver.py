@@ -32,8 +32,10 @@ class ApiWriter:
 
     def delete(self, value: KubernetesObject) -> None:
         """See :class:`controlplane.reconcile.driver.Writer`."""
-        # What was looked at, and not another one that has its name by now: that is a conflict.
-        only = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": value.metadata.uid}}
+        # What was looked at, and not another one that has its name by now: that would be a conflict. Of accounts, of
+        # which there are many, the uid is not kept.
+        uid = value.metadata.uid
+        only = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}} if uid else None
         try:
             trio.from_thread.run(self._client.request, "DELETE", path_of(value), None, only)
         except ApiRefused as error:
