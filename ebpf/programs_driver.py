@@ -53,7 +53,8 @@ def load_programs(settings: NodeSettings) -> None:
             _run_loader(settings, digest)
             if not read_abilities(paths).splice:
                 _log.warning("same-node splice is off: this kernel fails its test; see `ambimesh check`")
-        set_caller_roles(paths, settings.ztunnel_cgroups, settings.kubelet_cgroups)
+        if settings.ztunnel_cgroups:
+            set_caller_roles(paths, settings.ztunnel_cgroups, settings.kubelet_cgroups)
         _report_sizes(settings)
 
 
@@ -83,6 +84,18 @@ def set_caller_roles(paths: PinPaths, ztunnel_cgroups: tuple[Path, ...], kubelet
         for key, _ in list(roles.items()):
             if key.value not in wanted:
                 roles.remove(key)
+
+
+def read_caller_roles(paths: PinPaths) -> tuple[frozenset[int], frozenset[int]]:
+    """The numbers of the cgroups that the programs take for ztunnel's, and for kubelet's.
+
+    Raises:
+        EnvironmentLacks: the programs are not loaded.
+    """
+    with PinnedMap(paths, "caller_roles", ctypes.c_uint64, ctypes.c_uint32) as roles:
+        told = {key.value: role.value for key, role in roles.items()}
+    ztunnels = (number for number, role in told.items() if role == ROLE_ZTUNNEL)
+    return frozenset(ztunnels), frozenset(number for number, role in told.items() if role == ROLE_KUBELET)
 
 
 def program_digest() -> str:

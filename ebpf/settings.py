@@ -53,8 +53,9 @@ class NodeSettings:
     cgroup: Path
     """The cgroup v2 folder that the programs are attached to: the root in production. Connections of processes outside
     it are not seen."""
-    ztunnel_cgroups: tuple[Path, ...]
-    """The very cgroups ztunnel's processes are in (not their ancestors); two while one ztunnel replaces another."""
+    ztunnel_cgroups: tuple[Path, ...] = ()
+    """The very cgroups ztunnel's processes are in (not their ancestors); two while one ztunnel replaces another. None:
+    they become known later (``set_caller_roles``), and loading leaves those that are known."""
     kubelet_cgroups: tuple[Path, ...] = ()
     """The very cgroups of kubelet: its connections are probes and are let through to applications."""
     map_sizes: MapSizes = field(default_factory=MapSizes)

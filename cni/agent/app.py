@@ -21,8 +21,9 @@ import trio
 
 from cni.agent.api_pods import ApiPods
 from cni.agent.attachments import Attachments
-from cni.agent.caller_roles import keep_caller_roles
+from cni.agent.caller_roles import CallerRoles
 from cni.agent.captures import Captures
+from cni.agent.cgroup_finder import CgroupFinder
 from cni.agent.configuration import AgentSettings
 from cni.agent.enroller import Enroller
 from cni.agent.folder_pods import FolderPods
@@ -82,9 +83,18 @@ class _Agent:
         self._metrics.registry.register(self._programs)
         self._source = pods_of(settings)
         self._sandboxes = SandboxRegister(settings.state_directory / _SANDBOXES)
-        self._namespaces = NamespaceFinder(settings.pod_cgroups, settings.proc)
+        self._namespaces = NamespaceFinder(settings.pod_cgroup_patterns(), settings.proc)
+        self._roles = CallerRoles(
+            settings.node_settings(),
+            CgroupFinder(settings.bpf.cgroup, settings.proc),
+            self._is_mesh_pod,
+            settings.bpf.kubelet_names,
+        )
         self._zds = ZdsServer(
-            settings.zds_limits(), on_connected=self._ztunnels_changed, on_refused=self._ztunnel_refused
+            settings.zds_limits(),
+            admit=self._roles.admit,
+            on_connected=self._ztunnels_changed,
+            on_refused=self._ztunnel_refused,
         )
         self._enroller = Enroller(Captures(table), self._zds, self._source, self._namespaces, self._sandboxes)
         self._reconciler = Reconciler(
@@ -108,6 +118,7 @@ class _Agent:
     async def start(self, nursery: trio.Nursery) -> None:
         """Start all tasks in their order, and leave them to the nursery."""
         settings = self._settings
+        await trio.to_thread.run_sync(self._roles.recall)
         await nursery.start(self._source.run)
         for uid, pod in self._table.enrolled().items():
             if pod.alive:
@@ -121,7 +132,7 @@ class _Agent:
         await nursery.start(self._serve_zds)
         await nursery.start(self._serve_plugin)
         nursery.start_soon(self._reconciler.run)
-        nursery.start_soon(keep_caller_roles, settings.node_settings())
+        nursery.start_soon(self._roles.keep)
         nursery.start_soon(watch_maps, partial(map_usage, settings.pin_paths), self._programs.found)
         if settings.cni.install:
             nursery.start_soon(keep_installed, settings.installation(), self._metrics.installed)
@@ -135,6 +146,11 @@ class _Agent:
     async def _serve_plugin(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with packet_driver.listen(self._settings.cni.socket, socket.SOCK_STREAM) as listener:
             await serve_plugin(listener, self._attachments, self._metrics.plugin_request, task_status)
+
+    def _is_mesh_pod(self, uid: str) -> bool:
+        selectors = self._settings.rules().own_pods
+        pods = (pod for pod in self._source.view.pods.values() if pod.uid == uid)
+        return any(selector.selects(pod) for pod in pods for selector in selectors)
 
     def _ztunnels_changed(self, connected: int) -> None:
         self._metrics.ztunnels(connected)

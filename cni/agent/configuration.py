@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,10 +66,12 @@ class BpfGroup(Settings, frozen=True, kw_only=True):
     """A mounted bpf file system."""
     cgroup: Path = Path("/sys/fs/cgroup")
     """The cgroup v2 folder that the programs are attached to; all pods are below it."""
-    ztunnel_cgroups: tuple[Path, ...]
-    """The cgroups ztunnel's processes are in."""
+    ztunnel_cgroups: tuple[Path, ...] = ()
+    """The cgroups ztunnel's processes are in; none: that of the mesh's pod that connects to us as ztunnel."""
     kubelet_cgroups: tuple[Path, ...] = ()
-    """The cgroups whose connections to pods are probes."""
+    """The cgroups whose connections to pods are probes; none: kubelet's, found by ``kubelet_names``."""
+    kubelet_names: tuple[str, ...] = ("kubelet", "k3s-server", "k3s-agent")
+    """What the process that has kubelet in it may be called."""
     map_pods: MapEntries = MapSizes().pods
     map_pod_addresses: MapEntries = MapSizes().pod_addresses
     map_handoffs: MapEntries = MapSizes().handoffs
@@ -129,12 +133,13 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     state_directory: Path = Path("/run/ambimesh/agent")
     """What is remembered of sandboxes; it must not outlive a reboot."""
     pod_cgroups: tuple[str, ...] = (
-        "/sys/fs/cgroup/kubepods.slice/kubepods-pod{uid_underscored}.slice",
-        "/sys/fs/cgroup/kubepods.slice/*/kubepods-*-pod{uid_underscored}.slice",
-        "/sys/fs/cgroup/kubepods/pod{uid}",
-        "/sys/fs/cgroup/kubepods/*/pod{uid}",
+        "kubepods.slice/kubepods-pod{uid_underscored}.slice",
+        "kubepods.slice/*/kubepods-*-pod{uid_underscored}.slice",
+        "kubepods/pod{uid}",
+        "kubepods/*/pod{uid}",
     )
-    """Glob patterns of a pod's cgroup, with ``{uid}``, ``{uid_underscored}``, ``{namespace}``, ``{name}``."""
+    """Glob patterns of a pod's cgroup, with ``{uid}``, ``{uid_underscored}``, ``{namespace}``, ``{name}``; below
+    ``bpf.cgroup`` when they do not begin with a slash."""
     proc: Path = Path("/proc")
     """The node's process file system."""
 
@@ -160,6 +165,10 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
             kubelet_cgroups=self.bpf.kubelet_cgroups,
             map_sizes=sizes,
         )
+
+    def pod_cgroup_patterns(self) -> list[str]:
+        """``pod_cgroups`` as whole paths."""
+        return [os.path.join(glob.escape(str(self.bpf.cgroup)), pattern) for pattern in self.pod_cgroups]
 
     def rules(self) -> EnrolmentRules:
         """Who is never enrolled."""

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 
 import structlog
@@ -22,6 +23,8 @@ from mesh.zds.codec import MAXIMUM_PACKET
 
 _log = structlog.get_logger("zds")
 
+_CREDENTIALS = struct.Struct("=iII")
+"""``struct ucred``: process, user, group (unix(7))."""
 _DESCRIPTOR_BYTES = array.array("i").itemsize
 _MAXIMUM_DESCRIPTORS = 4
 """Room for more than the one that is allowed, so that a packet with two is recognised rather than cut."""
@@ -97,6 +100,12 @@ class PacketSocket:
             packet.close()
             return None
         return packet
+
+    def peer_process(self) -> int:
+        """The process that made the connection, by its number in our process namespace; 0 when it has none there."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid, _, _ = _CREDENTIALS.unpack(credentials)
+        return int(pid)
 
     def close(self) -> None:
         """Close the socket."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Never
 
@@ -95,22 +95,29 @@ class _Job:
         self.done.set()
 
 
+async def admit_all(pid: int) -> None:
+    """Take anybody who may open the socket."""
+
+
 class ZdsServer:
     """The register of enrolled pods and the ztunnels that follow it.
 
-    ``on_connected(count)`` is called when a ztunnel has received its snapshot or has gone; ``on_refused(uid,
-    reason)`` when one refused a pod of a snapshot, which nobody is waiting for. Both are called from the server's
-    tasks and must not block.
+    ``admit(pid)`` is awaited before a ztunnel is told anything, with the process that connected; a MeshError it raises
+    ends the connection. ``on_connected(count)`` is called when a ztunnel has received its snapshot or has gone;
+    ``on_refused(uid, reason)`` when one refused a pod of a snapshot, which nobody is waiting for. Both are called from
+    the server's tasks and must not block.
     """
 
     def __init__(
         self,
         limits: ZdsLimits | None = None,
         *,
+        admit: Callable[[int], Awaitable[None]] = admit_all,
         on_connected: Callable[[int], None] = lambda count: None,
         on_refused: Callable[[str, str], None] = lambda uid, reason: None,
     ) -> None:
         self._limits = limits or ZdsLimits()
+        self._admit = admit
         self._on_connected = on_connected
         self._on_refused = on_refused
         self._members: dict[str, _Member] = {}
@@ -194,6 +201,7 @@ class ZdsServer:
                 raise InvalidMessage(f"{slots.total_tokens} ZDS connections exist already: no more are taken") from None
             try:
                 await connection.hello()
+                await self._admit(packets.peer_process())
                 self._connections.append(connection)
                 _log.info("ztunnel connected", connected=len(self._connections))
                 await connection.run()

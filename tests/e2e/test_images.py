@@ -184,14 +184,22 @@ def test_the_sandbox_is_one_static_program() -> None:
 
 
 def test_the_project_is_in_its_layer_as_it_is() -> None:
-    found = members(mesh_images.project_layer())
+    """Each component's layer is what `scripts/image.py` puts into its image."""
     home = mesh_images.HOME
-    for module in ("operator/controlplane/__main__.py", "ztunnel/__main__.py", "ebpf/programs/abi.h"):
-        assert f"{home}/{module}" in found
-    assert found[f"{home}/bin/ambimesh-cni"].mode == 0o755
-    assert f"{home}/compiled/manifest.json" in found
-    assert "etc/ambimesh/waypoint.yaml" in found
-    assert [name for name in found if name.endswith(".pyc")] == []
+    expected = {
+        "operator": {f"{home}/operator/controlplane/__main__.py"},
+        "agent": {f"{home}/cni/__main__.py", f"{home}/ebpf/programs/abi.h", f"{home}/bin/ambimesh-cni"},
+        "ztunnel": {f"{home}/ztunnel/__main__.py", f"{home}/compiled/manifest.json"},
+        "waypoint": {f"{home}/waypoint/__main__.py", "etc/ambimesh/waypoint.yaml"},
+    }
+    for component, names in expected.items():
+        found = members(mesh_images.component_layer(component))
+        assert names <= set(found)
+        others = set().union(*(theirs for other, theirs in expected.items() if other != component))
+        assert not others & set(found)
+        assert [name for name in found if name.endswith(".pyc")] == []
+    plugin = members(mesh_images.component_layer("agent"))[f"{home}/bin/ambimesh-cni"]
+    assert plugin.mode == 0o755
 
 
 def test_a_missing_program_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

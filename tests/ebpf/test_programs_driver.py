@@ -14,7 +14,7 @@ import pytest
 from ebpf import programs_driver, syscall
 from ebpf.attachment import CGROUP_HOOKS, POD_HOOK, SPLICE_HOOK, UNATTACHED_HOOKS, attached, closing
 from ebpf.paths import PinPaths
-from ebpf.programs_driver import detach_all, load_programs, pinned_digest, program_digest
+from ebpf.programs_driver import detach_all, load_programs, pinned_digest, program_digest, read_caller_roles
 from mesh.errors import ConfigurationError, EnvironmentLacks
 
 pytestmark = pytest.mark.root
@@ -186,6 +186,14 @@ def test_roles_follow_the_settings(node: Any, kit: Any) -> None:
         node.load()
         node.places["c"].stop_actors()
         node.unenrol("a")
+
+
+def test_roles_that_no_setting_names_stay_as_they_are(node: Any) -> None:
+    """They were found by an agent before this one."""
+    before = read_caller_roles(node.paths)
+    assert before == tuple(frozenset([(node.cgroup / name).stat().st_ino]) for name in ("ztunnel", "kubelet"))
+    load_programs(replace(node.settings, ztunnel_cgroups=(), kubelet_cgroups=()))
+    assert read_caller_roles(node.paths) == before
 
 
 def test_a_changed_map_size_is_kept_and_said(node: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ import tomllib
 from pathlib import Path
 
 from mesh.errors import EnvironmentLacks
+from scripts.image import components, make_context
 from tests.e2e.kit import build
 from tests.e2e.kit.image_store import image_store
 from tests.e2e.kit.images import Image, Layer, architecture, kept_layer, tree_layer, write_tree
@@ -31,7 +32,7 @@ HOME = "opt/ambimesh"
 VENV = f"{HOME}/venv"
 SITE = f"{VENV}/lib/python3.11/site-packages"
 SUITE = "bookworm"
-_SOURCES_OF_THE_PROJECT = ("cni", "ebpf", "mesh", "operator", "resources", "waypoint", "ztunnel")
+_SOURCES_OF_THE_APPLICATION = ("mesh",)
 _MODULE_OF = {"operator": "controlplane", "agent": "cni"}
 MESH_COMPONENTS = ("operator", "agent", "ztunnel", "waypoint")
 ENVIRONMENT = {
@@ -114,11 +115,11 @@ def mesh_images() -> list[Image]:
     Raises:
         EnvironmentLacks: mmdebstrap or pip is missing or failed; the checkout is not set up.
     """
-    common = [python_layer(), project_layer()]
+    python = python_layer()
     return [
         Image(
             mesh_image(component),
-            [debian_layer(*(["base", "agent"] if component == "agent" else ["base"])), *common],
+            [debian_layer(*components()[component]["packages"]), python, component_layer(component)],
             ["python", "-m", _MODULE_OF.get(component, component)],
             {**ENVIRONMENT, **_ENVIRONMENT_OF.get(component, {})},
         )
@@ -196,19 +197,22 @@ def python_layer() -> Layer:
 
 
 def project_layer() -> Layer:
-    """The checkout as it is now, with what ``make setup`` built of it.
+    """What the application's programs use of the checkout as it is now."""
+    return tree_layer("project", {f"{HOME}/{name}": ROOT / name for name in _SOURCES_OF_THE_APPLICATION})
+
+
+def component_layer(component: str) -> Layer:
+    """Of the checkout as it is now, with what ``make setup`` built of it, just what the component's image holds.
 
     Raises:
         EnvironmentLacks: it is not set up.
     """
-    built = ROOT / ".build"
-    plugin, compiled = built / "bin/ambimesh-cni", built / "compiled"
-    if not plugin.exists() or not compiled.exists():
-        raise EnvironmentLacks(f"{plugin} or {compiled} is missing; remedy: make setup")
-    trees: dict[str, Path | bytes | str] = {f"{HOME}/{name}": ROOT / name for name in _SOURCES_OF_THE_PROJECT}
-    made = {f"{HOME}/bin/ambimesh-cni": plugin, f"{HOME}/compiled": compiled}
-    settings = {"etc/ambimesh/waypoint.yaml": LISTS / "waypoint.yaml"}
-    return tree_layer("project", {**trees, **made, **settings})
+    for built in (ROOT / ".build/bin/ambimesh-cni", ROOT / ".build/compiled"):
+        if not built.exists():
+            raise EnvironmentLacks(f"{built} is missing; remedy: make setup")
+    with tempfile.TemporaryDirectory() as folder:
+        root = make_context(component, Path(folder)) / "root"
+        return tree_layer(f"project-{component}", {entry.name: entry for entry in root.iterdir()})
 
 
 def _run(what: str, *command: str | Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from mesh.errors import ConfigurationError, ConnectFailed, ConnectionLost, InvalidMessage
+from mesh.errors import ConfigurationError, ConnectFailed, ConnectionLost, EnvironmentLacks, InvalidMessage
 from mesh.netns import NetworkNamespace
 from mesh.zds import packet_driver
 from mesh.zds.client_driver import run_zds_client
@@ -117,6 +117,26 @@ async def test_a_snapshot_then_steady_adds_and_deletes(tmp_path: Path) -> None:
             await server.delete("u1")
             assert handler.calls[3:] == [("add", "u3", "client-1", "shop", "client"), ("delete", "u1")]
             assert sorted(server.uids()) == ["u2", "u3"]
+
+
+async def test_who_is_not_admitted_is_told_nothing(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    async def admit(pid: int) -> None:
+        asked.append(pid)
+        if len(asked) == 1:
+            raise EnvironmentLacks("somebody else")
+
+    server, handler = ZdsServer(admit=admit), RecordingHandler()
+    server.keep("u1")
+    async with serving(server, tmp_path / "z"):
+        async with by_hand(tmp_path / "z") as packets:
+            await packets.send(encode_hello())
+            assert await packets.receive() is None
+        assert server.connected == 0
+        async with following(tmp_path / "z", handler):
+            await eventually(lambda: ("snapshot",) in handler.calls)
+    assert asked == [os.getpid()] * 2
 
 
 async def test_without_a_ztunnel_an_add_says_so_and_the_next_snapshot_has_the_pod(tmp_path: Path) -> None:
