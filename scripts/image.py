@@ -82,6 +82,10 @@ def make_context(name: str, folder: Path) -> Path:
     for source in component["sources"]:
         shutil.copytree(ROOT / source, home / source, ignore=_IGNORED)
         shutil.rmtree(home / source / "testing", ignore_errors=True)
+    # What importlib.metadata answers a component that asks for its own version; the folder is in Python's path.
+    metadata = home / f"ambimesh-{version()}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: ambimesh\nVersion: {version()}\n")
     if component.get("compiled"):
         copy_compiled(_built("compiled"), home / "compiled", component["sources"])
     if component.get("plugin"):
@@ -194,7 +198,8 @@ def try_root(name: str, root: Path) -> list[str]:
         (root / mounted).mkdir(exist_ok=True)
     mounts = f"mount -t proc proc {root}/proc && mount --rbind /dev {root}/dev"
     enter = f"{mounts} && exec chroot --userspec={user}:{user} {root} "
-    commands = {"imports": ["python", "-c", _IMPORTS, *tops], "starts": ["python", "-m", module, "--help"]}
+    versions = ["python", "-c", "from importlib.metadata import version; print(version('ambimesh'))"]
+    commands = {"version": versions, "imports": ["python", "-c", _IMPORTS, *tops], "starts": ["python", "-m", module, "--help"]}
     commands["refuses a wrong file"] = ["sh", "-c", f"! python -m {module} --config /etc/hostname 2>&1"]
     if component.get("compiled"):
         commands["compiled form"] = ["python", "-c", _FORM, module]
