@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 
 import structlog
@@ -211,6 +211,8 @@ async def uninstall(settings: AgentSettings) -> None:
     except MeshError as error:
         failures.append(error)
     shutil.rmtree(settings.state_directory / _SANDBOXES, ignore_errors=True)
+    with suppress(OSError):  # it is not there, or holds what is not ours
+        settings.state_directory.rmdir()
     for place in (settings.cni.socket, settings.ztunnel.socket):
         place.unlink(missing_ok=True)
     if failures:

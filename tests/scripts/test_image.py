@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,8 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_an_image_holds_all_that_its_modules_import(name: str, built: Path) -> None:
     context = image.make_context(name, built)
     assert not list(context.rglob("__pycache__"))
+    (told,) = metadata.distributions(name="ambimesh", path=[str(context / "root/opt/ambimesh")])
+    assert told.version == image.version()
     requirements = read_lock((context / "requirements.txt").read_text())
     tops = ["controlplane" if source == "operator" else source for source in COMPONENTS[name]["sources"]]
     command = [sys.executable, "-I", "-c", ONLY, str(context / "root/opt/ambimesh"), ",".join(requirements)]

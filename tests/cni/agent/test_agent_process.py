@@ -249,6 +249,7 @@ async def test_uninstall_needs_the_agent_gone_and_leaves_nothing(agent_node: Any
     command = [sys.executable, "-m", "cni", "--config", str(agent_node.configuration), "uninstall"]
     await trio.run_process(command)
     assert not agent_node.settings.pin_paths.node_root.exists()
+    assert not agent_node.settings.state_directory.exists()
     assert json.loads((agent_node.net_d / "10-net.conflist").read_text())["plugins"] == [{"type": "bridge"}]
     assert not (agent_node.folder / "bin" / "ambimesh-cni").exists()
     assert agent_node.annotation("client") is None

@@ -54,6 +54,7 @@ class Node:
         self._machine: Process | None = None
         self._first_process = 0
         self._services: list[Process] = []
+        self._commands: dict[str, Sequence[str | Path]] = {}
         disk = self.folder / "disk"
         for tree in node_files.OVERLAID:
             (disk / tree).mkdir(parents=True)
@@ -176,8 +177,21 @@ class Node:
         """The ends of its services' logs, for a failure's message."""
         return "\n".join(f"{self.name} {service.name}:\n{service.tail()}" for service in self._services)
 
+    def restart(self, name: str) -> None:
+        """End a service without warning and start it again, in new cgroups, as systemd does."""
+        service = next(each for each in self._services if each.name == name)
+        service.kill()
+        self._services.remove(service)
+        for hierarchy in self._hierarchies:
+            if hierarchy.groups_services:
+                place = hierarchy.mounted / cgroups.service_folder(name)
+                # The killed process leaves it only when its exit is complete.
+                self.execute("sh", "-c", f"until rmdir {place}; do sleep 0.05; done")
+        self.start(name, *self._commands[name])
+
     def start(self, name: str, *command: str | Path) -> Process:
         """Start a service on the node, in the cgroups that systemd would give it; it ends with the node."""
+        self._commands[name] = command
         script = node_files.service_script(cgroups.service_folder(name), self._hierarchies, command)
         service = Process(name, self.command("sh", "-c", script), self.folder / f"{name}.log")
         self._services.append(service)
