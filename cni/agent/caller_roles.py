@@ -61,6 +61,7 @@ class CallerRoles:
         self._kubelet_names = frozenset(kubelet_names)
         self._ztunnels = list(settings.ztunnel_cgroups)
         self._kubelets = list(settings.kubelet_cgroups)
+        self._kubelet_numbers: list[int | None] = []
         self._told: list[int] = []
         self._missed = False
 
@@ -111,7 +112,7 @@ class CallerRoles:
         Raises:
             MeshError: the programs could not be told.
         """
-        if not self._settings.kubelet_cgroups and not any(map(_lived_in, self._kubelets)):
+        if not self._settings.kubelet_cgroups and not self._kubelet_is_where_it_was():
             await self._find_kubelet()
         if not self._settings.ztunnel_cgroups:
             self._ztunnels = [folder for folder in self._ztunnels if folder.exists()]
@@ -121,6 +122,10 @@ class CallerRoles:
             return
         self._tell()
 
+    def _kubelet_is_where_it_was(self) -> bool:
+        same = _numbers(self._kubelets) == self._kubelet_numbers
+        return same and any(_lived_in(folder) for folder in self._kubelets)
+
     async def _find_kubelet(self) -> None:
         try:
             found = await trio.to_thread.run_sync(self._finder.kubelets, self._kubelet_names)
@@ -129,9 +134,12 @@ class CallerRoles:
         else:
             reason = f"no process of root in the node's own namespaces is called {' or '.join(self._kubelet_names)}"
         if found:
-            self._kubelets = list(found)
+            self._kubelets, self._kubelet_numbers = list(found), _numbers(found)
             _log.info("kubelet's cgroup found", cgroups=[str(folder) for folder in found])
-        elif not self._missed:
+        elif _numbers(self._kubelets) != self._kubelet_numbers:
+            # Whoever lives there now has yet to show that it is kubelet.
+            self._kubelets, self._kubelet_numbers = [], []
+        if not found and not self._missed:
             _log.error("kubelet is not found: its probes are treated as anybody's plaintext", reason=reason)
         self._missed = not found
 

@@ -107,6 +107,23 @@ async def test_another_agent_takes_over_what_was_found(machine: Machine, program
     assert list(programs.ztunnels) == [machine.tree / CGROUPFS]
 
 
+async def test_whoever_comes_to_live_where_kubelet_was_is_looked_at(machine: Machine, programs: Programs) -> None:
+    kept = roles(machine)
+    await kept.look()
+    told = list(programs.kubelets)
+    programs.kubelets = ()
+    end(machine, KUBELET)
+    (machine.proc / "40/comm").write_text("ended\n")
+    # Another inode, whatever the file system gives first.
+    (machine.tree / "in-between").mkdir()
+    machine.process(41, KUBELET, "other")
+    await kept.look()
+    assert list(programs.kubelets) == []
+    machine.process(42, KUBELET, "kubelet")
+    await kept.look()
+    assert list(programs.kubelets) == told
+
+
 async def test_kubelet_is_found_again_after_it_was_restarted(machine: Machine, programs: Programs) -> None:
     kept = roles(machine)
     await kept.look()
