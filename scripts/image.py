@@ -199,7 +199,8 @@ def try_root(name: str, root: Path) -> list[str]:
     mounts = f"mount -t proc proc {root}/proc && mount --rbind /dev {root}/dev"
     enter = f"{mounts} && exec chroot --userspec={user}:{user} {root} "
     versions = ["python", "-c", "from importlib.metadata import version; print(version('ambimesh'))"]
-    commands = {"version": versions, "imports": ["python", "-c", _IMPORTS, *tops], "starts": ["python", "-m", module, "--help"]}
+    commands = {"version": versions, "imports": ["python", "-c", _IMPORTS, *tops]}
+    commands["starts"] = ["python", "-m", module, "--help"]
     commands["refuses a wrong file"] = ["sh", "-c", f"! python -m {module} --config /etc/hostname 2>&1"]
     if component.get("compiled"):
         commands["compiled form"] = ["python", "-c", _FORM, module]
