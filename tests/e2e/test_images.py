@@ -188,7 +188,7 @@ def test_the_project_is_in_its_layer_as_it_is() -> None:
     home = mesh_images.HOME
     expected = {
         "operator": {f"{home}/operator/controlplane/__main__.py"},
-        "agent": {f"{home}/cni/__main__.py", f"{home}/ebpf/programs/abi.h", f"{home}/bin/ambimesh-cni"},
+        "agent": {f"{home}/cni/__main__.py", f"{home}/bin/ambimesh-cni"},
         "ztunnel": {f"{home}/ztunnel/__main__.py", f"{home}/compiled/manifest.json"},
         "waypoint": {f"{home}/waypoint/__main__.py", "etc/ambimesh/waypoint.yaml"},
     }
