@@ -11,50 +11,14 @@ import trio
 
 from controlplane.kube.permissions import OPERATOR_CLUSTER, OPERATOR_NAMESPACE, TRUST_BUNDLE, Rule
 from controlplane.testing.replica import NAMESPACE, Replica
-from resources.kube.kinds import API_KINDS, ApiKind
+from resources.kube.kinds import API_KINDS
 from tests.e2e.kit.control_plane import ControlPlane
+from tests.e2e.kit.definitions import definition
 
 ACCOUNT = "ambimesh-operator"
 LATER = {"TLSRoute", "TCPRoute"}
 """Kinds whose definitions are installed by a test."""
 CUSTOM = [kind for kind in API_KINDS.values() if "." in kind.group and kind.group != "discovery.k8s.io"]
-_OPEN = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-_CONDITIONS = {
-    "type": "array",
-    "items": {**_OPEN, "required": ["type"], "properties": {"type": {"type": "string"}}},
-}
-_BY_TYPE = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
-
-
-def definition(kind: ApiKind) -> dict[str, Any]:
-    """As much of the kind's definition as it takes: its group's way with conditions, and a status of its own."""
-    merged = kind.name in ("Gateway", "GatewayClass")
-    conditions = {**_CONDITIONS, **(_BY_TYPE if merged else {})}
-    status = {**_OPEN, "properties": {"conditions": conditions}}
-    schema = {"type": "object", "properties": {"spec": _OPEN, "status": status}}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": f"{kind.plural}.{kind.group}",
-            # The API server asks it of definitions in groups of the Kubernetes project.
-            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api"},
-        },
-        "spec": {
-            "group": kind.group,
-            "scope": "Namespaced" if kind.namespaced else "Cluster",
-            "names": {"plural": kind.plural, "singular": kind.name.lower(), "kind": kind.name},
-            "versions": [
-                {
-                    "name": kind.versions[0],
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}},
-                    "schema": {"openAPIV3Schema": schema},
-                }
-            ],
-        },
-    }
 
 
 def role(kind: str, name: str, rules: Iterable[Rule]) -> list[dict[str, Any]]:

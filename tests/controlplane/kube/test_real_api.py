@@ -21,8 +21,9 @@ from resources.kube.credentials_driver import ApiSettings
 from resources.kube.kinds import API_KINDS, ApiKind
 from resources.kube.source_driver import ApiSource
 from resources.objects import Node, Pod, TLSRoute
-from tests.controlplane.kube.real_plane import apply, definition, eventually, pod_token, replica_of, run_pod
+from tests.controlplane.kube.real_plane import apply, eventually, pod_token, replica_of, run_pod
 from tests.e2e.kit.control_plane import ControlPlane, KubectlFailed
+from tests.e2e.kit.definitions import definition
 
 pytestmark = pytest.mark.kubernetes
 
