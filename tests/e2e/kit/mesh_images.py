@@ -41,9 +41,11 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+_OF_PROXIES = {"AMBIMESH_COMPILED": f"/{HOME}/compiled", "OPENSSL_CONF": f"/{HOME}/mesh/tls/openssl.cnf"}
 _ENVIRONMENT_OF = {
     "agent": {"BCC_KERNEL_SOURCE": f"/{HOME}/kernel-headers"},
-    "ztunnel": {"AMBIMESH_COMPILED": f"/{HOME}/compiled", "OPENSSL_CONF": f"/{HOME}/mesh/tls/openssl.cnf"},
+    "waypoint": _OF_PROXIES,
+    "ztunnel": _OF_PROXIES,
 }
 APPLICATION_IMAGE = "localhost/application:1"
 """Python, the mesh's packages, and the programs of ``application`` as ``/application``."""
