@@ -40,13 +40,15 @@ def keep_one(host: str, port: int, line: bytes, every: float, seconds: float) ->
     try:
         with socket.create_connection((host, port), timeout=5) as connection:
             say("connected", local=peer_text(connection.getsockname()), peer=peer_text(connection.getpeername()))
-            while time.monotonic() < end:
+            while True:  # at least one exchange, however long it took to connect
                 if not echoed(connection, line):
                     say("closed", exchanges=exchanges)
                     return 1
                 exchanges += 1
                 if exchanges == 1:
                     say("echoed")
+                if time.monotonic() >= end:
+                    break
                 time.sleep(every)
     except OSError as error:
         say("failed", error=str(error), exchanges=exchanges)
