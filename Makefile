@@ -43,7 +43,7 @@ test: setup ## Every test tier, in order of cost
 test-unit: setup tools ## Tests that need no privilege
 	$(PYTEST) -m "$(UNPRIVILEGED)"
 
-test-compiled: setup ## The tests of the proxies' hot modules once more, on their compiled form
+test-compiled: setup tools ## The tests of the proxies' hot modules once more, on their compiled form
 	AMBIMESH_TEST_FORM=compiled $(PYTEST) -m "$(UNPRIVILEGED)" $(COMPILED)
 
 kubernetes: setup ## Build a Kubernetes for tests, once per version: some 6 minutes, kept in ~/.cache/ambimesh (needs Go)

@@ -27,7 +27,7 @@ from setuptools.command.build_ext import build_ext
 from mesh.compiled import MANIFEST, SOURCES, Unusable, digest, interpreter, read_manifest
 
 OF_ZTUNNEL = (
-    *("ebpf.connections", "mesh.addresses", "mesh.identity", "mesh.rbac"),
+    *("mesh.addresses", "mesh.identity", "mesh.rbac"),
     *("mesh.hbone.codec", "mesh.hbone.contract", "mesh.hbone.control_machine", "mesh.hbone.header_codec"),
     "mesh.hbone.machine",
     *("mesh.telemetry.access_log", "mesh.telemetry.metrics"),
