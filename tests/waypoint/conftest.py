@@ -309,13 +309,7 @@ async def web(own_mesh: Mesh) -> AsyncIterator[Web]:
             ),
             Destination(key=made.key, waypoint=KEY, ports=(DestinationPort(number=80, protocol=AppProtocol.HTTP11),)),
         )
-        with trio.fail_after(10):
-            while True:
-                try:
-                    await own_mesh.get(made.authority)
-                    break
-                except TunnelRefused:
-                    await trio.sleep(0.02)
+        await own_mesh.reached(made.authority)
         made.seen.clear()
         yield made
         nursery.cancel_scope.cancel()
