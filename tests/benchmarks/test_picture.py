@@ -14,20 +14,6 @@ from benchmarks.machine import Machine
 from benchmarks.measure import Measured
 from benchmarks.results import Results, results
 
-MACHINE = Machine(
-    cpu="A Processor",
-    cores=2,
-    memory_gib=8,
-    kernel="6.18.0",
-    python="3.11.2",
-    openssl="OpenSSL 3.0",
-    iperf3="iperf 3.12",
-    envoy="1.40.0 BoringSSL",
-    congestion_control="cubic",
-    date="2026-11-23 17:00",
-    commit="0123456789ab",
-)
-
 
 def sample(subject: str, repetition: int, rate: float) -> Sample:
     reading = Reading(rate=rate, work=rate, p50_us=1000 / rate, p99_us=4000 / rate)
@@ -42,7 +28,7 @@ def sample(subject: str, repetition: int, rate: float) -> Sample:
 
 
 @pytest.fixture
-def found() -> Results:
+def found(machine: Machine) -> Results:
     """All cases, of which one has no sample with the mesh."""
     measured = Measured()
     for case in CASES:
@@ -51,7 +37,7 @@ def found() -> Results:
                 measured.samples.setdefault(case.name, []).extend(
                     sample(subject.name, repetition, rate + repetition) for repetition in range(3)
                 )
-    return results(MACHINE, FULL, measured)
+    return results(machine, FULL, measured)
 
 
 def test_every_row_with_a_ratio_is_in_one_panel(found: Results) -> None:

@@ -14,19 +14,6 @@ from benchmarks.measure import Measured, MemoryFigures, NodeMemory, fitting, ord
 from benchmarks.results import Results, results
 
 MIB = 1 << 20
-MACHINE = Machine(
-    cpu="A Processor",
-    cores=2,
-    memory_gib=8,
-    kernel="6.18.0",
-    python="3.11.2",
-    openssl="OpenSSL 3.0",
-    iperf3="iperf 3.12",
-    envoy="1.40.0 BoringSSL",
-    congestion_control="cubic",
-    date="2026-11-23 17:00",
-    commit="0123456789ab",
-)
 PLAN = Plan(
     cases=tuple(case for case in CASES if case.name in ("cross-bulk", "same-32x100", "cross-connect-held")),
     repetitions=2,
@@ -57,7 +44,7 @@ def memory(subject: str, node: str, rest: int) -> NodeMemory:
 
 
 @pytest.fixture
-def found() -> Results:
+def found(machine: Machine) -> Results:
     held = tuple(Slice(per_second=rate, p50_us=1000, p99_us=2500) for rate in (5000, 4000))
     measured = Measured(
         samples={
@@ -78,7 +65,7 @@ def found() -> Results:
             problems=("envoy: not open",),
         ),
     )
-    return results(MACHINE, PLAN, measured)
+    return results(machine, PLAN, measured)
 
 
 def test_markdown_says_what_was_measured_where_and_what_was_missed(found: Results) -> None:

@@ -17,19 +17,6 @@ from benchmarks.machine import Machine
 from mesh.errors import ConfigurationError
 
 SMALL, MESHED = CASES[0], CASES[-1]
-MACHINE = Machine(
-    cpu="A Processor",
-    cores=2,
-    memory_gib=8,
-    kernel="6.18.0",
-    python="3.11.2",
-    openssl="OpenSSL 3.0",
-    iperf3="iperf 3.12",
-    envoy="1.40.0 BoringSSL",
-    congestion_control="cubic",
-    date="2026-11-23 17:00",
-    commit="0123456789ab",
-)
 
 
 def sample(subject: str, rate: float, p99: float, repetition: int = 0) -> Sample:
@@ -66,8 +53,8 @@ def found() -> Layer7:
     return Layer7(repetitions=1, seconds=3, rows=rows, samples=samples)
 
 
-def test_what_is_written(found: Layer7, tmp_path: Path) -> None:
-    report.write(found, MACHINE, tmp_path)
+def test_what_is_written(found: Layer7, machine: Machine, tmp_path: Path) -> None:
+    report.write(found, machine, tmp_path)
     text = (tmp_path / "results-layer7.md").read_text()
     assert "| HTTP/1.1, 32 connections, 100 B | waypoint | 1,500 |" in text
     assert "|  | envoy | 1,000 | 50.0 | 100 | 10.0 | 1.50 | 0.900 |" in text
@@ -77,8 +64,8 @@ def test_what_is_written(found: Layer7, tmp_path: Path) -> None:
     assert (tmp_path / "results-layer7.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_without_figures_can_be_drawn() -> None:
-    assert report.picture(Layer7(repetitions=1, seconds=1, rows=(), samples={}), MACHINE).axes == []
+def test_a_run_without_figures_can_be_drawn(machine: Machine) -> None:
+    assert report.picture(Layer7(repetitions=1, seconds=1, rows=(), samples={}), machine).axes == []
 
 
 def test_cases_are_chosen_by_name_from_both_layers() -> None:
