@@ -207,9 +207,10 @@ static __always_inline int examine(struct bpf_sock_addr *ctx, struct bpf_sock *s
 	u64 caller = bpf_get_current_cgroup_id();
 	u32 *role = caller_roles.lookup(&caller);
 	if (role && *role == ROLE_ZTUNNEL) {
-		/* With what ztunnel announced for this socket. */
+		/* With what ztunnel announced for this socket; bound already if it was dialled before. */
 		struct connection *announced = connections.sk_storage_get(sk, 0, 0);
-		return announced && announced->kind == CONNECTION_DELIVERY ? DELIVER : LEAVE;
+		bool delivers = announced && announced->kind == CONNECTION_DELIVERY;
+		return delivers && is_unspecified(source) ? DELIVER : LEAVE;
 	}
 
 	u64 netns = bpf_get_netns_cookie(ctx);
@@ -280,8 +281,6 @@ int mesh_connect4(struct bpf_sock_addr *ctx)
 	int verdict = examine(ctx, sk, &to, bound, &pod);
 	if (verdict == LEAVE)
 		return 1;
-	if (verdict == DELIVER && sk->src_ip4 != 0)
-		return 1;
 	if (verdict == DELIVER) {
 		struct sockaddr_in source = {.sin_family = AF_INET};
 		source.sin_addr.s_addr = delivery_source();
@@ -319,8 +318,6 @@ int mesh_connect6(struct bpf_sock_addr *ctx)
 	u32 bound[4] = {sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]};
 	int verdict = examine(ctx, sk, &to, bound, &pod);
 	if (verdict == LEAVE)
-		return 1;
-	if (verdict == DELIVER && (bound[0] | bound[1] | bound[2] | bound[3]) != 0)
 		return 1;
 	if (verdict == DELIVER) {
 		struct sockaddr_in6 source = {.sin6_family = AF_INET6};
