@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -11,7 +12,7 @@ from ambimesh.commands.bug_report import bug_report
 from ambimesh.commands.check import check
 from ambimesh.commands.demo import demo
 from ambimesh.commands.installation import install, uninstall, upgrade
-from ambimesh.commands.version import version
+from ambimesh.commands.version import show_version, version
 from ambimesh.output import remark
 from mesh.errors import MeshError
 
@@ -25,7 +26,11 @@ for command in (check, demo, version, install, upgrade, uninstall, bug_report):
 
 
 @app.callback()
-def ambimesh() -> None:
+def ambimesh(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """A sidecarless service mesh: eBPF capture, one mTLS tunnel per node."""
 
 

@@ -26,6 +26,7 @@ MAX_FILE_BYTES = 1 << 20
 
 _VARIABLE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)\}|\{([^}]*)\}?)")
 _ERROR_PATH = re.compile(r" - at `(\$[^`]*)`$")
+_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 _PATH_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -93,6 +94,11 @@ def decode(text: str, place: str, kind: type[SettingsT], environment: Mapping[st
         found = _ERROR_PATH.search(message)
         key = found[1] if found else "$"
         problem = message[: found.start()] if found else message
+        if unknown := _UNKNOWN_FIELD.search(problem):
+            from mesh import expectation  # here, since a process whose configuration is right has no use for it
+
+            path = tuple(int(index) if index else name for name, index in _PATH_STEP.findall(key))
+            problem += f"; {expectation.field_remedy(kind, path, unknown[1])}"
         mark = None if root is None else _find(root, key).start_mark
         raise ConfigurationError(f"{place}{_line(mark)}: {key}: {problem}") from error
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from mesh import expectation
 from resources import admission, documents
 from resources.base import ObjectMeta
 from resources.documents import Document, Path
@@ -21,6 +22,7 @@ MAX_PROBLEMS = 100
 _AT = re.compile(r"^(?P<message>.*?)(?: - at `(?P<in_key>key in )?(?P<path>\$[^`]*)`)?$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING_FIELD = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
+_CHOICE = "Invalid enum value"
 _SEGMENT = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 
@@ -103,7 +105,8 @@ class _Decoder:
         try:
             decoded = msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            self._invalid(document, str(error), path, key)
+            inner, message, remedy = explained(str(error), kind)
+            self._report(document, (*path, *inner), message, key=key, remedy=remedy)
             return
         if "apiVersion" not in value:
             self._report(document, path, "the object has no apiVersion", key=key, remedy="add apiVersion")
@@ -119,10 +122,6 @@ class _Decoder:
             self._report(document, path, message, key=decoded.key, remedy="the first one counts; remove one")
             return
         self.objects[decoded.key] = decoded
-
-    def _invalid(self, document: Document, text: str, path: Path, key: ObjectKey | None) -> None:
-        inner, message, remedy = explained(text)
-        self._report(document, (*path, *inner), message, key=key, remedy=remedy)
 
     def _report(
         self, document: Document, path: Path, message: str, *, key: ObjectKey | None = None, remedy: str = ""
@@ -143,17 +142,24 @@ class _Decoder:
         )
 
 
-def explained(text: str) -> tuple[Path, str, str]:
-    """What msgspec says of a value that does not fit: the field's path, what is wrong with it, and a remedy if any."""
+def explained(text: str, kind: type[msgspec.Struct]) -> tuple[Path, str, str]:
+    """What msgspec says of a value that does not fit: the field's path, what is wrong with it, and a remedy if any.
+
+    Args:
+        text: msgspec's message.
+        kind: what the value was to become.
+    """
     match = _AT.match(text)
     assert match is not None
     message = match["message"]
     path = parse_path(match["path"] or "$")
     if unknown := _UNKNOWN_FIELD.match(message):
-        return (*path, unknown["name"]), "unknown field", "correct its name or remove it"
+        return (*path, unknown["name"]), "unknown field", expectation.field_remedy(kind, path, unknown["name"])
     if missing := _MISSING_FIELD.match(message):
         return (*path, missing["name"]), "required field is missing", ""
-    return path, f"{message} as a key" if match["in_key"] else message, ""
+    if match["in_key"]:
+        return path, f"{message} as a key", ""
+    return path, message, expectation.choice_remedy(kind, path) if message.startswith(_CHOICE) else ""
 
 
 def with_namespace(decoded: KubernetesObject) -> KubernetesObject:

@@ -36,6 +36,13 @@ def version(
         say(f"{name}: {value}")
 
 
+def show_version(asked: bool) -> None:
+    """The program's version alone, for the option ``--version``."""
+    if asked:
+        say(f"ambimesh {installed('ambimesh')}")
+        raise typer.Exit
+
+
 def collect() -> dict[str, str]:
     """The versions by name."""
     return {

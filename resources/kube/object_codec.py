@@ -90,7 +90,7 @@ def decode_object(kind: ApiKind, raw: bytes | msgspec.Raw) -> KubernetesObject |
     try:
         decoded = _decoded(kind, raw)
     except msgspec.ValidationError as error:
-        path, message, remedy = explained(str(error))
+        path, message, remedy = explained(str(error), kind.type)
         return Problem(place=PLACE, message=message, field=_field(path), remedy=remedy, key=key)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Problem(place=PLACE, message=f"not readable: {error}", key=key)

@@ -66,7 +66,8 @@ def test_settings_cannot_be_changed() -> None:
     ("text", "place", "problem"),
     [
         ("node: {name: n}\nportt: 1\n", ":1: $:", "unknown field `portt`"),
-        ("node:\n  name: n\n  zone: x\n", ":2: $.node:", "unknown field `zone`"),
+        ("node:\n  name: n\n  zone: x\n", ":2: $.node:", "unknown field `zone`; correct its name or remove it"),
+        ("node:\n  nam: n\n", ":2: $.node:", "unknown field `nam`; did you mean name?"),
         ("node: {name: n}\nport: many\n", ":2: $.port:", "Expected `int`, got `str`"),
         ("node: {name: n}\nport: 70000\n", ":2: $.port:", "<= 65535"),
         ("node: {name: n}\ndrain_seconds: 0\n", ":2: $.drain_seconds:", "> 0"),

@@ -66,7 +66,9 @@ def test_what_the_mesh_does_not_read_is_written_back() -> None:
     ("text", "expected"),
     [
         (POD.replace("readinessProbe", "readynessProbe"), ":10 (document 1): Pod default/web: unknown field, at "
-            "$.spec.containers[0].readynessProbe; correct its name"),
+            "$.spec.containers[0].readynessProbe; did you mean readinessProbe?"),
+        (POD.replace("readinessProbe", "zzz"), "unknown field, at $.spec.containers[0].zzz; "
+            "correct its name or remove it"),
         (POD.replace("containerPort: 80", "containerPort: eighty"), "Expected `int`, got `str`, at "
             "$.spec.containers[0].ports[0].containerPort"),
         (POD.replace("containerPort: 80", "containerPort: 70000"), "<= 65535"),

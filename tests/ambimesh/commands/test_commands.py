@@ -95,6 +95,7 @@ def test_versions() -> None:
     status, text = run("version", "-o", "json")
     assert status == 0
     assert json.loads(text) == version.collect()
+    assert run("--version") == (0, f"ambimesh {version.collect()['ambimesh']}\n")
 
 
 def test_checks_show_what_is_missing_first_with_its_remedy() -> None:
