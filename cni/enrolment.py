@@ -21,7 +21,8 @@ REDIRECTION_ANNOTATION = "ambient.istio.io/redirection"
 REDIRECTION_ENABLED = "enabled"
 REDIRECTION_PENDING = "pending"
 
-_SIDECAR_ANNOTATION = "sidecar.istio.io/status"
+_SIDECAR_ANNOTATIONS = ("sidecar.istio.io/status", "linkerd.io/proxy-version")
+"""Written by what puts sidecars into pods, before they start."""
 _EXCLUDE_OUTBOUND_PORTS = "ambimesh.dev/exclude-outbound-ports"
 _EXCLUDE_INBOUND_PORTS = "ambimesh.dev/exclude-inbound-ports"
 _EXCLUDE_OUTBOUND_CIDRS = "ambimesh.dev/exclude-outbound-cidrs"
@@ -73,7 +74,7 @@ def decide(pod: PodFacts, namespace_labels: Mapping[str, str], rules: EnrolmentR
         return Enrolment.EXCLUDED_NAMESPACE
     if any(selector.selects(pod) for selector in rules.own_pods):
         return Enrolment.OWN_POD
-    if _SIDECAR_ANNOTATION in pod.annotations:
+    if any(annotation in pod.annotations for annotation in _SIDECAR_ANNOTATIONS):
         return Enrolment.SIDECAR
     mode = pod.labels.get(MODE_LABEL)
     if mode == "ambient":

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,11 +59,46 @@ def check_features() -> list[FeatureCheck]:
 
 def find_cgroup_mount(mountinfo: str) -> Path | None:
     """The (first) mount point of the cgroup v2 hierarchy in the text of ``/proc/self/mountinfo``."""
+    return next((place for place, system in _mounts(mountinfo) if system == "cgroup2"), None)
+
+
+def cgroup_folder(told: Path, mountinfo: str) -> Path:
+    """The cgroup v2 folder that a configured path means.
+
+    Where cgroup v2 is mounted beside version 1's controllers, it is below the folder that has all of them, and that is
+    what is usually told.
+
+    Args:
+        told: a folder of the hierarchy, or one below which the hierarchy is mounted.
+        mountinfo: the text of ``/proc/self/mountinfo``.
+
+    Raises:
+        EnvironmentLacks: it is neither.
+    """
+    holding, length = "", -1
+    below: list[Path] = []
+    for place, system in _mounts(mountinfo):
+        if told.is_relative_to(place) and len(place.parts) >= length:
+            holding, length = system, len(place.parts)  # of mounts at one place the last one is seen
+        elif system == "cgroup2" and place.is_relative_to(told):
+            below.append(place)
+    if holding == "cgroup2":
+        return told
+    if below:
+        return min(below, key=lambda place: (len(place.parts), place))
+    raise EnvironmentLacks(
+        f"no cgroup v2 is mounted at {told} or below it; remedy: name the node's cgroup v2 folder (bpf.cgroup; of the "
+        "chart agent.cgroup), or mount one (mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified)"
+    )
+
+
+def _mounts(mountinfo: str) -> Iterator[tuple[Path, str]]:
+    """Mount points and their file systems' types, in the order in which they were mounted."""
     for line in mountinfo.splitlines():
         fields, _, rest = line.partition(" - ")
-        if rest.startswith("cgroup2 "):
-            return Path(fields.split()[4].replace("\\040", " "))
-    return None
+        parts = fields.split()
+        if len(parts) > 4 and rest:
+            yield Path(parts[4].replace("\\040", " ")), rest.split()[0]
 
 
 def missing_capabilities(status: str) -> list[str]:

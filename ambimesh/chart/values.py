@@ -104,7 +104,7 @@ class Agent(Placement, frozen=True, kw_only=True):
     cni_binary_directory: Folder = "/opt/cni/bin"
     bpffs: Folder = "/sys/fs/bpf"
     cgroup: Folder = "/sys/fs/cgroup"
-    """Of the node: the cgroup v2 folder that holds every pod's."""
+    """Of the node: the cgroup v2 folder that holds every pod's, or a folder below which cgroup v2 is mounted."""
     max_unavailable: Annotated[int, Meta(ge=0, le=10000)] | Annotated[str, Meta(pattern=r"^[0-9]+%$")] = "10%"
     """Agents that an update replaces at a time; a node without agent starts no new pods."""
     priority_class_name: str = "system-node-critical"

@@ -35,6 +35,7 @@ ValueFiles = Annotated[
     list[Path] | None, typer.Option("--values", "-f", help="A YAML file of values; later ones win. Repeatable.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Have the cluster check everything, print it, change nothing.")]
+SkipChecks = Annotated[bool, typer.Option("--skip-checks", help="Do not look at the cluster first.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for each part.")]
 
 
@@ -43,7 +44,7 @@ def install(
     texts: Texts = None,
     files: ValueFiles = None,
     dry_run: DryRun = False,
-    skip_checks: Annotated[bool, typer.Option("--skip-checks", help="Do not look at the cluster first.")] = False,
+    skip_checks: SkipChecks = False,
     timeout: Timeout = _SECONDS,
     namespace: MeshNamespace = "ambimesh-system",
     context: Context = None,
@@ -62,6 +63,7 @@ def upgrade(
         bool, typer.Option("--reset-values", help="Forget the values of the installation.")
     ] = False,
     dry_run: DryRun = False,
+    skip_checks: SkipChecks = False,
     timeout: Timeout = _SECONDS,
     namespace: MeshNamespace = "ambimesh-system",
     context: Context = None,
@@ -75,7 +77,7 @@ def upgrade(
     kept = {} if reset_values else record.values
     given = merged(kept, given_values(files or [], sets or [], texts or []))
     remark("notice", "cyan", f"from version {record.version} to {chart.version}")
-    _bring(cluster, chart, given, namespace, timeout, out, dry_run=dry_run, look=True)
+    _bring(cluster, chart, given, namespace, timeout, out, dry_run=dry_run, look=not skip_checks)
 
 
 def uninstall(

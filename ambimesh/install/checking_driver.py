@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version as installed_version
 
 from ambimesh.cluster.client_driver import Cluster, Json
-from ambimesh.install import checks
+from ambimesh.install import checks, neighbours
 from ambimesh.install.checks import Finding, Level
 from ambimesh.install.installing_driver import read_record
+from controlplane.translate.status import CONTROLLER_NAME
 from mesh.clock import utc_now
 from mesh.errors import MeshError
 
@@ -27,6 +28,8 @@ _WANTED = (
     ("create", "rbac.authorization.k8s.io", "clusterrolebindings"),
     ("escalate", "rbac.authorization.k8s.io", "clusterroles"),
 )
+_WAYPOINT_CLASS = "ambimesh-waypoint"
+_GATEWAY_VERSION = "gateway.networking.k8s.io/v1"
 _GATEWAYS = "gateways.gateway.networking.k8s.io"
 _PART_OF = "app.kubernetes.io/part-of=ambimesh"
 
@@ -54,9 +57,7 @@ def check_cluster(cluster: Cluster, namespace: str, *, installation: bool = True
     findings += _looked("nodes", look_at_nodes)
     findings += _looked("clocks", lambda: [_clocks(cluster, nodes)])
     findings += _looked("Gateway API", lambda: [checks.gateway_api(_definition(cluster))])
-    findings += _looked(
-        "other meshes", lambda: [checks.other_meshes(cluster.all_of("apps/v1", "DaemonSet"), namespace)]
-    )
+    findings += _looked("other meshes", lambda: _neighbours(cluster, namespace))
     findings += _looked(
         "pod security", lambda: [checks.pod_security(cluster.find("v1", "Namespace", namespace), namespace)]
     )
@@ -94,6 +95,26 @@ def _clocks(cluster: Cluster, nodes: Iterable[Json]) -> Finding:
 
 def _definition(cluster: Cluster) -> Json | None:
     return cluster.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", _GATEWAYS)
+
+
+def _neighbours(cluster: Cluster, namespace: str) -> list[Finding]:
+    workloads = [*cluster.all_of("apps/v1", "DaemonSet"), *cluster.all_of("apps/v1", "Deployment")]
+    istio_cni = next(_config_maps(cluster, "istio-cni-config"), None)
+    webhooks = cluster.all_of("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration")
+    gateway_class = None
+    if cluster.has(_GATEWAY_VERSION, "GatewayClass"):
+        gateway_class = cluster.find(_GATEWAY_VERSION, "GatewayClass", _WAYPOINT_CLASS)
+    foreign_class = neighbours.gateway_class(gateway_class, CONTROLLER_NAME)
+    return [
+        neighbours.ambient_meshes(workloads, istio_cni, namespace),
+        *neighbours.sidecar_injectors(webhooks, cluster.all_of("v1", "Namespace")),
+        *neighbours.cilium(next(_config_maps(cluster, "cilium-config"), None)),
+        *([foreign_class] if foreign_class is not None else ()),
+    ]
+
+
+def _config_maps(cluster: Cluster, name: str) -> Iterator[Json]:
+    return cluster.all_of("v1", "ConfigMap", fields=f"metadata.name={name}")
 
 
 def _policies(cluster: Cluster) -> list[Finding]:

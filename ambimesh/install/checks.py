@@ -70,7 +70,7 @@ def nodes(found: Sequence[Json]) -> list[Finding]:
         return [Finding("nodes", Level.FAILED, "the cluster has no Linux node", "add one")]
     if len(linux) < len(found):
         others = [_name(node) for node in found if node not in linux]
-        findings.append(Finding("other systems", Level.WARNING, f"{_some(others)}: no mesh there"))
+        findings.append(Finding("other systems", Level.WARNING, f"{some(others)}: no mesh there"))
     return findings
 
 
@@ -97,7 +97,7 @@ def clocks(server: datetime, local: datetime, leases: Iterable[Json], ready: Ite
         elif server - renewed > _LEASE_LATE:
             apart.append(f"node {name} by up to {(renewed - server).total_seconds():+.0f} s")
     if apart:
-        detail = f"apart from the API server's: {_some(apart)}"
+        detail = f"apart from the API server's: {some(apart)}"
         return Finding("clocks", Level.FAILED, detail, "synchronise clocks (NTP): certificates are valid from now on")
     return Finding("clocks", Level.OK, "within 5 s of the API server's")
 
@@ -115,26 +115,11 @@ def gateway_api(definition: Json | None) -> Finding:
     return Finding(name, Level.OK, f"{bundle or 'of unknown version'}, serves {', '.join(served)}")
 
 
-def other_meshes(daemon_sets: Iterable[Json], namespace: str) -> Finding:
-    """Whether another ambient mesh captures pods by the same labels."""
-    name = "other meshes"
-    found = [
-        f"{one['metadata'].get('namespace')}/{_name(one)}"
-        for one in daemon_sets
-        if one["metadata"].get("namespace") != namespace
-        and _name(one) in ("istio-cni-node", "ztunnel", "ambimesh-agent", "ambimesh-ztunnel")
-    ]
-    if found:
-        remedy = "one of them only may answer to istio.io/dataplane-mode: uninstall the other"
-        return Finding(name, Level.FAILED, f"DaemonSets {_some(found)}", remedy)
-    return Finding(name, Level.OK, "none")
-
-
 def rights(wanted: Iterable[tuple[str, str]], allowed: Mapping[tuple[str, str], bool]) -> Finding:
     """Whether the user may do what is to be done; pairs of verb and resource."""
     missing = [f"{verb} {resource}" for verb, resource in wanted if not allowed.get((verb, resource))]
     if missing:
-        return Finding("rights", Level.FAILED, f"you may not {_some(missing)}", "ask an administrator of the cluster")
+        return Finding("rights", Level.FAILED, f"you may not {some(missing)}", "ask an administrator of the cluster")
     return Finding("rights", Level.OK, "enough to install")
 
 
@@ -169,7 +154,7 @@ def network_policies(policies: Iterable[Json], pods: Iterable[Json], namespaces:
         return [Finding(name, Level.OK, f"all that select enrolled pods admit TCP {ports.HBONE}")]
     remedy = f"admit TCP {ports.HBONE} there; express port rules as AuthorizationPolicies"
     return [
-        Finding(name, Level.FAILED, f"{space}/{policy} keeps {direction} TCP {ports.HBONE} from {_some(of)}", remedy)
+        Finding(name, Level.FAILED, f"{space}/{policy} keeps {direction} TCP {ports.HBONE} from {some(of)}", remedy)
         for (space, policy, direction), of in sorted(blocked.items())
     ]
 
@@ -186,7 +171,7 @@ def coverage(found: Sequence[Json], pods: Iterable[Json], component: str) -> Fin
     name = f"{component} on nodes"
     if missing:
         remedy = f"kubectl describe pods -l app.kubernetes.io/component={component} -A"
-        return Finding(name, Level.FAILED, f"not ready on {_some(missing)}", remedy)
+        return Finding(name, Level.FAILED, f"not ready on {some(missing)}", remedy)
     return Finding(name, Level.OK, f"ready on all {len(expected)}")
 
 
@@ -209,16 +194,17 @@ def is_ready(value: Json) -> bool:
     return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
 
 
+def some(values: Sequence[str]) -> str:
+    """The first few of many, and how many more there are."""
+    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+    return ", ".join(values[:_SHOWN]) + more
+
+
 def _all_of(name: str, wrong: Sequence[str], detail: str, needed: str) -> Finding:
     if wrong:
         remedy = f"the mesh needs {needed}; keep it off these nodes by agent.nodeSelector and ztunnel.nodeSelector"
-        return Finding(name, Level.FAILED, _some(wrong), remedy)
+        return Finding(name, Level.FAILED, some(wrong), remedy)
     return Finding(name, Level.OK, detail)
-
-
-def _some(values: Sequence[str]) -> str:
-    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
-    return ", ".join(values[:_SHOWN]) + more
 
 
 def _name(value: Json) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ambimesh.cluster.client_driver import Cluster, Json
 from ambimesh.install import record as records
+from ambimesh.install.neighbours import gateway_class
 from ambimesh.install.planning import Key, Phase, in_namespace, key_of, obsolete, phases, removal
 from ambimesh.install.record import Record
 from ambimesh.install.rollout import Problem, Rollout, progress_of, selector_of
@@ -54,10 +55,12 @@ def refuse_foreign(cluster: Cluster, objects: Iterable[Json], namespace: str) ->
     """See that no other installation has objects of these names.
 
     Raises:
-        ConfigurationError: Helm has made them, or an installation in another namespace.
+        ConfigurationError: Helm has made them, or an installation in another namespace, or another controller.
         MeshError: as ``Cluster.request``.
     """
     for value in objects:
+        if value["kind"] == "GatewayClass":
+            _refuse_foreign_class(cluster, value)
         if value["kind"] != "ClusterRoleBinding":
             continue
         found = cluster.find(value["apiVersion"], value["kind"], value["metadata"]["name"])
@@ -72,6 +75,13 @@ def refuse_foreign(cluster: Cluster, objects: Iterable[Json], namespace: str) ->
                 f"the mesh is installed in namespace {', '.join(sorted(map(str, places)))} already, and a cluster "
                 "takes one; remedy: --mesh-namespace with that namespace, or uninstall it first"
             )
+
+
+def _refuse_foreign_class(cluster: Cluster, value: Json) -> None:
+    found = cluster.find(value["apiVersion"], value["kind"], value["metadata"]["name"])
+    finding = gateway_class(found, value["spec"]["controllerName"])
+    if finding is not None:
+        raise ConfigurationError(f"GatewayClass {finding.detail}; remedy: {finding.remedy}")
 
 
 def check_all(cluster: Cluster, objects: Sequence[Json]) -> None:

@@ -15,6 +15,7 @@ import signal
 import socket
 from contextlib import closing, suppress
 from functools import partial
+from pathlib import Path
 
 import structlog
 import trio
@@ -49,6 +50,7 @@ from resources.kube.credentials_driver import ApiSettings
 _log = structlog.get_logger("agent")
 
 _SANDBOXES = "sandboxes"
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 async def run(settings: AgentSettings) -> None:
@@ -57,6 +59,9 @@ async def run(settings: AgentSettings) -> None:
     Raises:
         MeshError: the agent cannot start; what it found captured is still so.
     """
+    mounts = await trio.to_thread.run_sync(partial(_MOUNTS.read_text, encoding="utf-8", errors="surrogateescape"))
+    settings = settings.on_node(mounts)
+    _log.info("cgroup v2 found", cgroup=str(settings.bpf.cgroup))
     await trio.to_thread.run_sync(load_programs, settings.node_settings())
     with PodTable(settings.pin_paths) as table, Counters(settings.pin_paths) as counters:
         async with trio.open_nursery() as nursery:

@@ -11,6 +11,7 @@ import msgspec
 
 from cni.enrolment import EnrolmentRules, PodSelector
 from cni.installer.driver import Installation
+from ebpf.features import cgroup_folder
 from ebpf.paths import PinPaths
 from ebpf.settings import MapSizes, NodeSettings
 from mesh.config import Port, Seconds, Settings
@@ -65,7 +66,8 @@ class BpfGroup(Settings, frozen=True, kw_only=True):
     bpffs: Path = Path("/sys/fs/bpf")
     """A mounted bpf file system."""
     cgroup: Path = Path("/sys/fs/cgroup")
-    """The cgroup v2 folder that the programs are attached to; all pods are below it."""
+    """The cgroup v2 folder that the programs are attached to; all pods are below it. Or a folder below which cgroup v2
+    is mounted, as it is beside version 1's controllers."""
     ztunnel_cgroups: tuple[Path, ...] = ()
     """The cgroups ztunnel's processes are in; none: that of the mesh's pod that connects to us as ztunnel."""
     kubelet_cgroups: tuple[Path, ...] = ()
@@ -147,6 +149,18 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     def pin_paths(self) -> PinPaths:
         """Where this node's programs and maps are pinned."""
         return PinPaths(self.bpf.bpffs, self.node.name)
+
+    def on_node(self, mountinfo: str) -> AgentSettings:
+        """The same with what was found on this node.
+
+        Args:
+            mountinfo: the text of ``/proc/self/mountinfo``.
+
+        Raises:
+            EnvironmentLacks: ``bpf.cgroup`` has to do with no cgroup v2.
+        """
+        cgroup = cgroup_folder(self.bpf.cgroup, mountinfo)
+        return msgspec.structs.replace(self, bpf=msgspec.structs.replace(self.bpf, cgroup=cgroup))
 
     def node_settings(self) -> NodeSettings:
         """What the programs are loaded with."""

@@ -30,12 +30,23 @@ from resources.kube.list_watch_machine import (
     WatchEnded,
     WatchOpened,
 )
-from resources.kube.stream_codec import LineSplitter, read_event, read_group_versions, read_page, read_resource_names
+from resources.kube.stream_codec import (
+    LineSplitter,
+    LineTooLong,
+    read_event,
+    read_group_versions,
+    read_page,
+    read_resource_names,
+)
+from resources.kube.transport_driver import AnswerTooLarge
 
 PAGE = 500
-"""Objects of one page."""
+"""Objects of one page at first; fewer where they are so large that a page is more than an answer may be."""
+_FEWER = 8
+"""By what the number is divided then."""
 WATCH_SECONDS = (240, 480)
 """How long a watch is asked to last; a random time, so that not all of them end at once."""
+_GONE = 410
 Told = Callable[[Store | Remove | Report], None]
 
 
@@ -54,6 +65,7 @@ class ListWatch:
         self._kind = kind
         self._told = told
         self._machine = ListWatchMachine(kind.versions, random.random)
+        self._page = PAGE
 
     async def run(self) -> Never:
         """Follow until cancelled."""
@@ -85,14 +97,23 @@ class ListWatch:
                     return Waited()
         except ApiRefused as error:
             return Refused(error.status, error.text, error.retry_after)
+        except LineTooLong as error:
+            # A watch from the same version would tell it again; a list goes past it, and names what is too large.
+            return ErrorRead(_GONE, str(error))
         except MeshError as error:
             return Failed(str(error))
 
     async def _list(self, step: List) -> Event:
-        query = {**self._selectors(), "limit": str(PAGE)}
-        if step.continue_token:
-            query["continue"] = step.continue_token
-        return read_page(await self._client.request("GET", self._kind.path(step.version), query))
+        while True:
+            query = {**self._selectors(), "limit": str(self._page)}
+            if step.continue_token:
+                query["continue"] = step.continue_token
+            try:
+                return read_page(await self._client.request("GET", self._kind.path(step.version), query))
+            except AnswerTooLarge:
+                if self._page == 1:
+                    raise
+                self._page = max(self._page // _FEWER, 1)
 
     async def _watch(self, step: Watch) -> Event:
         seconds = random.randint(*WATCH_SECONDS)

@@ -13,6 +13,10 @@ MAX_LINE = 8 << 20
 """Bytes of one line; an object has at most some 1.5 MiB."""
 
 
+class LineTooLong(InvalidMessage):
+    """An object of a watch is larger than anybody takes."""
+
+
 class _ListMetadata(msgspec.Struct, frozen=True, rename="camel"):
     resource_version: str = ""
     continue_: str | None = msgspec.field(default=None, name="continue")
@@ -136,7 +140,7 @@ class LineSplitter:
         """The lines that are complete with this.
 
         Raises:
-            InvalidMessage: a line is longer than ``MAX_LINE``.
+            LineTooLong: a line is longer than ``MAX_LINE``.
         """
         self._rest += data
         start = 0
@@ -149,4 +153,4 @@ class LineSplitter:
         # A long line comes in many pieces; what was searched once is not searched again.
         self._searched = len(self._rest)
         if len(self._rest) > MAX_LINE:
-            raise InvalidMessage(f"a line of the watch is longer than {MAX_LINE} bytes")
+            raise LineTooLong(f"a line of the watch is longer than {MAX_LINE} bytes")

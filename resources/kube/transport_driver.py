@@ -26,6 +26,10 @@ _KEEP_SECONDS = 60.0
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 5))
 
 
+class AnswerTooLarge(ProtocolViolation):
+    """An answer is longer than whoever asked takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """A request to the API."""
@@ -131,7 +135,8 @@ class Transport:
             ConnectFailed: no connection.
             TlsFailure: no TLS session.
             ConnectionLost: it broke.
-            ProtocolViolation: no HTTP, or more than ``max_body`` bytes.
+            ProtocolViolation: no HTTP.
+            AnswerTooLarge: more than ``max_body`` bytes.
         """
         while True:
             connection = await self._take(access)
@@ -145,7 +150,7 @@ class Transport:
                     while (data := await connection.read()) is not None:
                         body += data
                         if len(body) > max_body:
-                            raise ProtocolViolation(f"an answer of the API server has more than {max_body} bytes")
+                            raise AnswerTooLarge(f"an answer of the API server has more than {max_body} bytes")
             except ConnectionLost:
                 await connection.close()
                 if kept and not connection.answered:

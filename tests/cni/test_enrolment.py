@@ -36,6 +36,7 @@ def test_the_pods_label_comes_before_the_namespaces(of_pod: str | None, of_names
         ({"ended": True}, Enrolment.ENDED),
         ({"namespace": "kube-system"}, Enrolment.EXCLUDED_NAMESPACE),
         ({"annotations": {"sidecar.istio.io/status": "{}"}}, Enrolment.SIDECAR),
+        ({"annotations": {"linkerd.io/proxy-version": "edge-26.1.1"}}, Enrolment.SIDECAR),
         ({"namespace": "ambimesh-system", "labels": {LABEL: "ambient", "app": "ztunnel"}}, Enrolment.OWN_POD),
     ],
 )

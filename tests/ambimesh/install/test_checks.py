@@ -76,16 +76,6 @@ def test_the_gateway_api_may_be_absent_but_not_too_old() -> None:
     assert checks.gateway_api(definition("v1beta1")).level is Level.FAILED
 
 
-def test_another_mesh_that_answers_to_the_same_label_is_named() -> None:
-    def sets(*places: tuple[str, str]) -> list[Json]:
-        return [{"metadata": {"namespace": space, "name": name}} for space, name in places]
-
-    assert checks.other_meshes(sets(("m", "ambimesh-agent"), ("kube-system", "cni")), "m").level is Level.OK
-    found = checks.other_meshes(sets(("istio-system", "istio-cni-node"), ("m", "ambimesh-agent")), "m")
-    assert found.detail == "DaemonSets istio-system/istio-cni-node"
-    assert checks.other_meshes(sets(("else", "ambimesh-agent")), "m").level is Level.FAILED
-
-
 def test_missing_rights_are_named() -> None:
     wanted = [("create", "daemonsets"), ("create", "services")]
     assert checks.rights(wanted, dict.fromkeys(wanted, True)).level is Level.OK

@@ -34,6 +34,15 @@ def test_the_smallest_file_has_the_documented_defaults(tmp_path: Path) -> None:
     assert settings.installation().entry == {"type": "ambimesh-cni", "agentSocket": "/run/ambimesh/cni.sock"}
 
 
+def test_beside_version_1_the_cgroup_of_version_2_is_found(tmp_path: Path) -> None:
+    mounts = (
+        "31 22 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+    )
+    settings = read(tmp_path, SMALLEST).on_node(mounts)
+    assert settings.node_settings().cgroup == Path("/sys/fs/cgroup/unified")
+    assert settings.pod_cgroup_patterns()[0].startswith("/sys/fs/cgroup/unified/kubepods.slice/")
+
+
 def test_the_plugins_default_socket_is_the_agents(tmp_path: Path) -> None:
     source = (Path(__file__).parents[3] / "cni" / "plugin" / "ambimesh-cni.c").read_text()
     assert f'#define DEFAULT_SOCKET "{read(tmp_path, SMALLEST).cni.socket}"' in source

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import trio
 
+from resources.kube import client_driver
 from resources.kube.client_driver import ApiClient
 from resources.kube.credentials_driver import ApiSettings
 from resources.kube.source_driver import ApiSource
 from resources.object_set import ObjectSet
-from resources.objects import HTTPRoute, Namespace, ObjectKey, Pod
+from resources.objects import ConfigMap, HTTPRoute, Namespace, ObjectKey, Pod
 from resources.testing.api_server import ApiServer
 
 HTTP_ROUTES = "gateway.networking.k8s.io/httproutes"
@@ -62,6 +63,31 @@ async def test_what_is_there_then_what_happens(server: ApiServer, source: ApiSou
     assert [value.metadata.labels for value in third.changes_since(second).updated] == [{"app": "x"}]
     server.cluster.delete(("/pods", "demo", "new"))
     assert "new" not in names(await changed(source))
+
+
+async def test_objects_that_are_large_come_in_smaller_pages(
+    server: ApiServer, source: ApiSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_driver, "MAX_ANSWER", 100_000)
+    for number in range(20):
+        metadata = {"name": f"large-{number}", "namespace": "demo"}
+        server.cluster.put("/configmaps", {"metadata": metadata, "data": {"ca.crt": "x" * 20_000}})
+    assert len(list((await changed(source)).of_kind(ConfigMap))) == 20
+    assert not source.problems
+
+
+async def test_one_object_that_is_too_large_is_named_and_the_rest_goes_on(server: ApiServer, source: ApiSource) -> None:
+    server.cluster.put("/pods", pod("p"))
+    await changed(source)
+    huge = {"metadata": {"name": "huge", "namespace": "demo"}, "data": {"ca.crt": "x" * (10 << 20)}}
+    server.cluster.put("/configmaps", huge)
+    with trio.fail_after(20):
+        while not any("ConfigMap demo/huge: larger than" in str(problem) for problem in source.problems):
+            await source.wait_change()
+    server.cluster.put("/pods", pod("q"))
+    with trio.fail_after(20):
+        while names(source.objects) != {"p", "q"}:
+            await source.wait_change()
 
 
 async def test_a_broken_connection_is_resumed_where_it_was(server: ApiServer, source: ApiSource) -> None:
