@@ -29,7 +29,11 @@ _MADE_KINDS = (
     ("v1", "Service"),
     ("v1", "ServiceAccount"),
 )
-_OPERATORS_OWN = (("v1", "Secret", "ambimesh-root"), ("coordination.k8s.io/v1", "Lease", "ambimesh-operator"))
+_OPERATORS_OWN = (
+    ("v1", "Secret", "ambimesh-root"),
+    ("v1", "Secret", "ambimesh-root-given-kept"),
+    ("coordination.k8s.io/v1", "Lease", "ambimesh-operator"),
+)
 
 
 def clean_nodes(cluster: Cluster, objects: Sequence[Json], seconds: float, report: Reporter) -> None:

@@ -88,7 +88,7 @@ class AuthorityGroup(Settings, frozen=True, kw_only=True):
     given_secret: str = GIVEN_ROOT_SECRET
     """A Secret that, where it exists, holds one somebody else made: ``tls.crt``, ``tls.key``, ``ca.crt``."""
     rotation_seconds: Seconds = 86400.0
-    """From trusting the next root of a self-made authority to signing with it: longer than anybody takes to renew."""
+    """From trusting the next root, self-made or in a Secret, to signing with it: longer than anybody takes to renew."""
     folder: Path | None = None
     """Where a self-made authority is kept."""
     given: GivenAuthority | None = None

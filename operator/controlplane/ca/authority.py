@@ -89,10 +89,10 @@ def read_authority(
     chain = _certificates(certificate_chain, chain_place)
     trusted = _certificates(roots, roots_place)
     for child, parent in pairwise(chain):
-        if not _issued_by(child, parent):
+        if not is_issued_by(child, parent):
             name = parent.subject.rfc4514_string()
             raise ConfigurationError(f"{chain_place}: a certificate is not signed by the next one, {name}")
-    if not any(chain[-1] == root or _issued_by(chain[-1], root) for root in trusted):
+    if not any(chain[-1] == root or is_issued_by(chain[-1], root) for root in trusted):
         raise ConfigurationError(f"{chain_place} does not lead to a root in {roots_place}")
     intermediates = tuple(
         certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain if certificate not in trusted
@@ -107,6 +107,15 @@ def make_root(trust_domain: str) -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _self_signed(key, trust_domain)
     return certificate.public_bytes(serialization.Encoding.PEM), _key_pem(key)
+
+
+def is_issued_by(child: x509.Certificate, parent: x509.Certificate) -> bool:
+    """Whether a certificate was signed by another one's key."""
+    try:
+        child.verify_directly_issued_by(parent)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -187,14 +196,6 @@ def _checked(authority: Authority, place: Place) -> Authority:
     if certificate.not_valid_after_utc <= utc_now():
         raise ConfigurationError(f"{place}: the certificate expired at {certificate.not_valid_after_utc}; replace it")
     return authority
-
-
-def _issued_by(child: x509.Certificate, parent: x509.Certificate) -> bool:
-    try:
-        child.verify_directly_issued_by(parent)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _read(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from resources.kube.kinds import API_KINDS
 
 ROOT_SECRET = "ambimesh-root"  # noqa: S105 -- an object's name
 GIVEN_ROOT_SECRET = "ambimesh-root-given"  # noqa: S105
+KEPT_ROOT_SECRET = f"{GIVEN_ROOT_SECRET}-kept"
 TRUST_BUNDLE = "ambimesh-root-cert"
 LEASE = "ambimesh-operator"
 _READ = ("get", "list", "watch")
@@ -69,7 +70,7 @@ OPERATOR_CLUSTER: tuple[Rule, ...] = (
 
 OPERATOR_NAMESPACE: tuple[Rule, ...] = (
     Rule("", ("secrets",), ("create",)),
-    Rule("", ("secrets",), ("get", "update"), (ROOT_SECRET,)),
+    Rule("", ("secrets",), ("get", "update"), (ROOT_SECRET, KEPT_ROOT_SECRET)),
     Rule("", ("secrets",), ("get",), (GIVEN_ROOT_SECRET,)),
     Rule("coordination.k8s.io", ("leases",), ("create",)),
     Rule("coordination.k8s.io", ("leases",), ("get", "update"), (LEASE,)),

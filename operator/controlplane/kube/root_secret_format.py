@@ -1,4 +1,5 @@
-"""Authorities as Secrets hold them: one self-made, with what its rotation needs, and one somebody gave."""
+"""Authorities as Secrets hold them: one self-made, with what its rotation needs; one somebody gave; and what is kept of
+given ones, so that they can follow one another."""
 
 from __future__ import annotations
 
@@ -12,10 +13,13 @@ import msgspec
 
 from controlplane.ca.authority import Authority, read_authority
 from controlplane.ca.rotation import Retired, RootRecord
+from controlplane.ca.succession import Signer, Succession, Trusted
 from mesh.errors import ConfigurationError
 
 ROTATE_ANNOTATION = "ambimesh.dev/rotate"
 """Any text that was not used before has the root replaced."""
+AT_ONCE_ANNOTATION = "ambimesh.dev/replace-at-once"
+"""``true`` at a given authority has it sign although not everybody trusts it yet."""
 _GIVEN = (
     ("tls.crt", "tls.key", "ca.crt"),
     # The form that istiod takes, in a Secret called ``cacerts``.
@@ -34,6 +38,16 @@ class _State(msgspec.Struct, frozen=True):
     followed: str = ""
 
 
+class _TrustedRoot(msgspec.Struct, frozen=True):
+    certificate: str
+    since: datetime
+    until: datetime | None = None
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    trusted: tuple[_TrustedRoot, ...] = ()
+
+
 def secret_of(record: RootRecord, name: str, namespace: str, resource_version: str = "") -> dict[str, Any]:
     """The Secret that keeps a record."""
     state = _State(
@@ -50,16 +64,7 @@ def secret_of(record: RootRecord, name: str, namespace: str, resource_version: s
         "next.key": record.next_key,
         "state.json": msgspec.json.encode(state),
     }
-    metadata: dict[str, Any] = {"name": name, "namespace": namespace}
-    if resource_version:
-        metadata["resourceVersion"] = resource_version
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "Opaque",
-        "metadata": metadata,
-        "data": {key: base64.b64encode(value).decode() for key, value in data.items() if value},
-    }
+    return _secret(data, name, namespace, resource_version)
 
 
 def read_record(secret: Mapping[str, Any]) -> RootRecord:
@@ -103,12 +108,11 @@ def authority_of(record: RootRecord, place: str) -> Authority:
     return Authority(signing.key, signing.certificate, (), record.bundle)
 
 
-def read_given(secret: Mapping[str, Any], more_roots: bytes = b"") -> Authority:
+def read_given(secret: Mapping[str, Any]) -> Signer:
     """An authority somebody else made: ``tls.crt``, ``tls.key`` and ``ca.crt``, or istiod's names for the same.
 
     Args:
         secret: as the API has it.
-        more_roots: PEM of further roots to trust: of what signed before.
 
     Raises:
         ConfigurationError: something is missing, expired, or does not belong together.
@@ -118,12 +122,83 @@ def read_given(secret: Mapping[str, Any], more_roots: bytes = b"") -> Authority:
     for names in _GIVEN:
         if all(name in data for name in names):
             chain, key, roots = names
-            authority = read_authority(
-                data[chain], data[key], data[roots], (f"{place} ({chain})", f"{place} ({key})", f"{place} ({roots})")
+            signer = Signer(data[chain], data[key], data[roots])
+            read_authority(
+                signer.chain, signer.key, signer.roots, (f"{place} ({chain})", f"{place} ({key})", f"{place} ({roots})")
             )
-            trusted = authority.roots + more_roots
-            return Authority(authority.key, authority.certificate, authority.intermediates, trusted)
+            return signer
     raise ConfigurationError(f"{place} must have {' and '.join(', '.join(names) for names in _GIVEN[:1])}")
+
+
+def is_urgent(secret: Mapping[str, Any]) -> bool:
+    """Whether a given authority is to sign at once."""
+    return ((secret.get("metadata") or {}).get("annotations") or {}).get(AT_ONCE_ANNOTATION) == "true"
+
+
+def kept_secret_of(
+    succession: Succession, sessions: bytes, name: str, namespace: str, resource_version: str = ""
+) -> dict[str, Any]:
+    """The Secret that keeps what is known of given authorities."""
+    signer = succession.signer
+    trusted = tuple(_TrustedRoot(one.certificate.decode(), one.since, one.until) for one in succession.trusted)
+    data = {
+        "tls.crt": signer.chain,
+        "tls.key": signer.key,
+        "ca.crt": signer.roots,
+        "sessions": sessions,
+        "state.json": msgspec.json.encode(_Kept(trusted=trusted)),
+    }
+    return _secret(data, name, namespace, resource_version)
+
+
+def read_kept(secret: Mapping[str, Any]) -> tuple[Succession, bytes]:
+    """What such a Secret keeps, and what replicas share.
+
+    Raises:
+        ConfigurationError: it is not one of ours, or broken.
+    """
+    place = _place(secret)
+    data = _data(secret, place)
+    missing = [key for key in ("tls.crt", "tls.key", "ca.crt", "sessions", "state.json") if not data.get(key)]
+    if missing:
+        raise ConfigurationError(f"{place} lacks {', '.join(missing)}: restore it, or delete it to begin anew")
+    try:
+        state = msgspec.json.decode(data["state.json"], type=_Kept)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{place}: state.json is broken: {error}") from error
+    trusted = tuple(Trusted(one.certificate.encode(), one.since, one.until) for one in state.trusted)
+    return Succession(Signer(data["tls.crt"], data["tls.key"], data["ca.crt"]), trusted), data["sessions"]
+
+
+def authority_of_succession(succession: Succession, place: str) -> Authority:
+    """What signs by a succession, with all roots that it says to trust.
+
+    Raises:
+        ConfigurationError: its parts do not belong together, or have expired.
+    """
+    signer = succession.signer
+    authority = read_authority(
+        signer.chain, signer.key, signer.roots, (f"{place} (tls.crt)", f"{place} (tls.key)", f"{place} (ca.crt)")
+    )
+    return Authority(authority.key, authority.certificate, authority.intermediates, succession.bundle)
+
+
+def signer_of(record: RootRecord) -> Signer:
+    """A self-made root as what signs."""
+    return Signer(record.certificate, record.key, record.bundle)
+
+
+def _secret(data: Mapping[str, bytes], name: str, namespace: str, resource_version: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": name, "namespace": namespace}
+    if resource_version:
+        metadata["resourceVersion"] = resource_version
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": metadata,
+        "data": {key: base64.b64encode(value).decode() for key, value in data.items() if value},
+    }
 
 
 def _place(secret: Mapping[str, Any]) -> str:

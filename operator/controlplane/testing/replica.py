@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from controlplane.app import run
 from controlplane.ca.server import METHOD
@@ -31,7 +32,13 @@ class Replica:
     """One operator."""
 
     def __init__(
-        self, folder: Path, kubeconfig: Path, name: str, roots: Callable[[], bytes], waypoints: str = ""
+        self,
+        folder: Path,
+        kubeconfig: Path,
+        name: str,
+        roots: Callable[[], bytes],
+        waypoints: str = "",
+        authority: str = "",
     ) -> None:
         """Write its configuration.
 
@@ -41,12 +48,13 @@ class Replica:
             name: unlike that of other replicas.
             roots: the trust bundle, as its clients read it.
             waypoints: further settings of theirs, in YAML's flow style.
+            authority: its settings, in the same.
         """
         self.file = folder / f"{name}.yaml"
         self.roots = roots
         self.file.write_text(
             f"source: {{kubernetes: {{kubeconfig: {kubeconfig}, namespace: {NAMESPACE}, identity: {name}}}}}\n"
-            "authority: {}\n"
+            f"authority: {{{authority}}}\n"
             f"authentication: {{trusted_node_accounts: [{NAMESPACE}/ztunnel]}}\n"
             f"waypoints: {{command: [waypoint], image: none, {waypoints}}}\n"
             "grpc: {port: 0}\n"
@@ -65,13 +73,15 @@ class Replica:
             yield
             nursery.cancel_scope.cancel()
 
-    async def certificate(self, identity: SpiffeId, token: str) -> IstioCertificateResponse:
-        """Ask for a certificate, as a node proxy does.
+    async def certificate(
+        self, identity: SpiffeId, token: str, key: ec.EllipticCurvePrivateKey | None = None
+    ) -> IstioCertificateResponse:
+        """Ask for a certificate, as a node proxy does; of a key of its own unless one is given.
 
         Raises:
             GrpcError: it is refused.
         """
-        request = IstioCertificateRequest(csr=make_csr(identity, make_key()).decode(), validity_duration=60)
+        request = IstioCertificateRequest(csr=make_csr(identity, key or make_key()).decode(), validity_duration=60)
         request.metadata.update({"ImpersonatedIdentity": str(identity)})
         metadata = [("authorization", f"Bearer {token}")]
         context = control_plane_context(self.roots())

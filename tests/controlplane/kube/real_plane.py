@@ -93,7 +93,7 @@ def prepare(plane: ControlPlane) -> None:
     apply(plane, *role("ClusterRole", ACCOUNT, OPERATOR_CLUSTER), *role("Role", ACCOUNT, OPERATOR_NAMESPACE))
 
 
-def replica_of(plane: ControlPlane, folder: Path, name: str, waypoints: str = "") -> Replica:
+def replica_of(plane: ControlPlane, folder: Path, name: str, waypoints: str = "", authority: str = "") -> Replica:
     """An operator with the rights it has in a cluster; `waypoints` are settings beside the program and its image."""
     kubeconfig = plane.kubeconfig_with_token(f"operator-{name}", plane.token(NAMESPACE, ACCOUNT))
 
@@ -102,7 +102,7 @@ def replica_of(plane: ControlPlane, folder: Path, name: str, waypoints: str = ""
             "get", "configmap", TRUST_BUNDLE, "-n", NAMESPACE, "-o", r"jsonpath={.data.root-cert\.pem}"
         ).encode()
 
-    return Replica(folder, kubeconfig, name, roots, waypoints)
+    return Replica(folder, kubeconfig, name, roots, waypoints, authority)
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:

@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from controlplane.ca.authority import make_root
-from controlplane.ca.rotation import RootRecord
 from controlplane.kube import lease_driver
 from controlplane.kube.permissions import TRUST_BUNDLE
-from controlplane.kube.root_secret_format import secret_of
 from controlplane.testing.replica import NAMESPACE, Replica
 from mesh.errors import ConnectFailed
 from mesh.grpc.driver import GrpcError, StatusCode
@@ -210,14 +207,3 @@ async def test_definitions_that_come_later_and_go(plane: ControlPlane, monkeypat
     await client.close()
 
 
-async def test_a_given_root_is_taken(plane: ControlPlane, tmp_path: Path) -> None:
-    certificate, key = make_root("cluster.local")
-    record = RootRecord(certificate=certificate, key=key, sessions=b"s" * 32)
-    secret = secret_of(record, "ambimesh-root-given", NAMESPACE)
-    await trio.to_thread.run_sync(apply, plane, secret)
-    try:
-        replica = replica_of(plane, tmp_path, "given")
-        async with replica.running():
-            await eventually(lambda: certificate.decode() in replica.roots().decode())
-    finally:
-        plane.kubectl("delete", "secret", "ambimesh-root-given", "-n", NAMESPACE)
