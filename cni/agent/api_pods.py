@@ -16,9 +16,13 @@ from cni.agent.object_pods import ObjectPods
 from cni.pod import PodFacts
 from resources.kube.client_driver import MERGE, ApiClient, ApiRefused
 from resources.kube.credentials_driver import ApiSettings
+from resources.kube.event_codec import Notice
+from resources.kube.event_driver import Events
 from resources.kube.kinds import API_KINDS, ApiKind
 from resources.kube.source_driver import ApiSource
+from resources.objects import ObjectKey
 
+_REPORTER = "ambimesh.dev/agent"
 _log = structlog.get_logger("pods")
 
 
@@ -28,6 +32,7 @@ class ApiPods(ObjectPods):
     def __init__(self, settings: ApiSettings, node: str) -> None:
         super().__init__(node)
         self._client = ApiClient(settings)
+        self._events = Events(self._client, _REPORTER, node)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> Never:
         """Keep the view current for ever; started when the first one is there.
@@ -36,7 +41,8 @@ class ApiPods(ObjectPods):
             ConfigurationError: there is no way to an API server.
         """
         try:
-            async with ApiSource(self._client, kinds_of(self._node)).open() as source:
+            async with ApiSource(self._client, kinds_of(self._node)).open() as source, trio.open_nursery() as nursery:
+                nursery.start_soon(self._events.run)
                 while True:
                     objects = await source.wait_change()
                     self._take(objects, complete=not source.problems)
@@ -44,6 +50,19 @@ class ApiPods(ObjectPods):
                     task_status = trio.TASK_STATUS_IGNORED
         finally:
             await self._client.close()
+
+    def tell_failure(self, pod: PodFacts, reason: str) -> None:
+        """An event of the pod."""
+        self._events.tell(
+            Notice(
+                about=ObjectKey("Pod", pod.namespace, pod.name),
+                api_version="v1",
+                uid=pod.uid,
+                reason="EnrolmentFailed",
+                action="Enrol",
+                note=reason,
+            )
+        )
 
     async def annotate(self, pod: PodFacts, annotation: str, value: str | None) -> None:
         """Write an annotation of a pod, or take it away; a pod that is gone, or another of its name, is no error.

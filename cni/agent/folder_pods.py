@@ -39,6 +39,9 @@ class FolderPods(ObjectPods):
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
 
+    def tell_failure(self, pod: PodFacts, reason: str) -> None:
+        """The agent's log has it: files have no events."""
+
     async def annotate(self, pod: PodFacts, annotation: str, value: str | None) -> None:
         """Write an annotation into the pod's file, or take it out; a pod that is gone is no error.
 

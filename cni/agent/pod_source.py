@@ -26,6 +26,9 @@ class PodSource(Protocol):
     async def changed(self, after_serial: int) -> NodeView:
         """Wait until the view is newer than ``after_serial``; any number of tasks may wait."""
 
+    def tell_failure(self, pod: PodFacts, reason: str) -> None:
+        """Let the pod's owner know that it is not as it should be, where there is a way to."""
+
     async def annotate(self, pod: PodFacts, annotation: str, value: str | None) -> None:
         """Set an annotation of a pod, or take it away; a pod that is gone is no error.
 

@@ -31,6 +31,8 @@ _log = structlog.get_logger("reconciler")
 _BACKOFF = Backoff(initial=0.005, maximum=5.0)
 _REPEAT = 30.0
 """Seconds between looks without a cause: what others did to the kernel's state has no event."""
+_PATIENCE = 5.0
+"""Seconds that a pod's work may fail before its owner is told: a ztunnel that restarts is back by then."""
 _CONCURRENT = 8
 _SETTLING = 1.0
 """Seconds that the source is given to show an annotation that was written, before it is written again."""
@@ -60,6 +62,7 @@ class Reconciler:
         self._ended = ended
         self._busy: set[str] = set()
         self._failures: dict[str, int] = {}
+        self._failing_since: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
         self._said: dict[str, str] = {}
         self._annotated: dict[str, tuple[int, float]] = {}
@@ -134,6 +137,7 @@ class Reconciler:
 
     def _calm(self, uid: str) -> None:
         self._failures.pop(uid, None)
+        self._failing_since.pop(uid, None)
         self._not_before.pop(uid, None)
         self._said.pop(uid, None)
         self._annotated.pop(uid, None)
@@ -158,6 +162,9 @@ class Reconciler:
                 pod = str(action.pod.key) if action.pod else ""
                 say = _log.warning if isinstance(error, ZtunnelAway) else _log.error
                 say("pod not as it should be", pod=pod, uid=uid, step=action.step.value, reason=str(error))
+            since = self._failing_since.setdefault(uid, trio.current_time())
+            if action.pod is not None and trio.current_time() - since >= _PATIENCE:
+                self._source.tell_failure(action.pod, f"{action.step.value}: {error}")
         finally:
             self._busy.discard(uid)
             self.wake()

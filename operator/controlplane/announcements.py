@@ -1,16 +1,19 @@
-"""What the operator says to the cluster beside making waypoints: status of objects, and the roots to trust.
+"""What the operator says to the cluster beside making waypoints: status of objects, events, and the roots to trust.
 
-Only where the Kubernetes API is the source, and only by the replica that leads.
+Only where the Kubernetes API is the source, and only by the replica that leads; whom it refuses, every replica says.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import trio
 
+from controlplane.ca.authentication import Caller
 from controlplane.ca.issuer import Issuer
 from controlplane.config import OperatorSettings
+from controlplane.kube.happenings_driver import Happenings
 from controlplane.kube.status_writer_driver import StatusWriter
 from controlplane.kube.trust_bundle import enrolled_namespaces
 from controlplane.kube.trust_bundle_driver import TrustBundles
@@ -34,9 +37,13 @@ class Announcements:
         self._translator = translator
         self._bundles: TrustBundles | None = None
         self._statuses: StatusWriter | None = None
+        self._happenings: Happenings | None = None
         if platform.client is not None:
             self._bundles = TrustBundles(platform.client)
             self._statuses = StatusWriter(platform.client, platform.source, translator)
+            self._happenings = Happenings(
+                platform.client, platform.source, translator, platform.namespace, socket.gethostname()
+            )
 
     @property
     def observers(self) -> tuple[Observer, ...]:
@@ -46,6 +53,8 @@ class Announcements:
             found.append(self._namespaces_changed)
         if self._statuses is not None:
             found.append(self._statuses.update)
+        if self._happenings is not None:
+            found.append(self._happenings.update)
         return tuple(found)
 
     def roots_changed(self) -> None:
@@ -54,17 +63,25 @@ class Announcements:
             wanted = enrolled_namespaces(self._translator.objects, self._namespace, self._classes)
             self._bundles.update(self._issuer.roots, wanted)
 
+    def refused(self, caller: Caller, reason: str) -> None:
+        """A caller got no certificate."""
+        if self._happenings is not None:
+            self._happenings.refused(caller, reason)
+
     async def run(self) -> None:
         """Announce whenever this replica leads; until cancelled."""
-        if self._bundles is None or self._statuses is None:
+        if self._bundles is None or self._statuses is None or self._happenings is None:
             return
-        while True:
-            await self._leadership.wait_until_leads()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._bundles.run)
-                nursery.start_soon(self._statuses.run)
-                await self._leadership.wait_until_follows()
-                nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as telling:
+            telling.start_soon(self._happenings.run_events)
+            while True:
+                await self._leadership.wait_until_leads()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._bundles.run)
+                    nursery.start_soon(self._statuses.run)
+                    nursery.start_soon(self._happenings.run)
+                    await self._leadership.wait_until_follows()
+                    nursery.cancel_scope.cancel()
 
     def _namespaces_changed(self, objects: ObjectSet, delta: Delta) -> None:
         if any(key.kind in ("Namespace", "Gateway") for key in delta.objects):

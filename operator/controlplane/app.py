@@ -80,14 +80,6 @@ async def _run(
     issuer = Issuer(platform.authority, trust_domain, _lifetimes(settings))
     registry = CollectorRegistry()
     placement, store = Placement(), SnapshotStore()
-    certificates = CertificateService(
-        issuer,
-        platform.tokens,
-        placement,
-        trust_domain,
-        frozenset(settings.authentication.trusted_node_accounts),
-        AuthorityMetrics(registry),
-    )
     lifetime = timedelta(seconds=settings.authority.serving_lifetime_seconds)
     serving = ServingCertificate(issuer, settings.grpc.server_name, lifetime)
     discovery = XdsServer(store, authenticate=_named_caller(platform.tokens), sees=visible_to)
@@ -96,6 +88,15 @@ async def _run(
     publisher = Publisher(store, sessions, labels=lambda: translator.labels)
     source = platform.source
     announcements = Announcements(platform, settings, issuer, translator)
+    certificates = CertificateService(
+        issuer,
+        platform.tokens,
+        placement,
+        trust_domain,
+        frozenset(settings.authentication.trusted_node_accounts),
+        AuthorityMetrics(registry),
+        announcements.refused,
+    )
     pipeline = Pipeline(
         source,
         translator,

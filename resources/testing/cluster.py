@@ -15,7 +15,7 @@ Body = dict[str, Any]
 Key = tuple[str, str, str]
 """Collection (``group/plural``), namespace, name."""
 _MORE = {
-    "/secrets": True, "coordination.k8s.io/leases": True, "/events": True,
+    "/secrets": True, "coordination.k8s.io/leases": True, "events.k8s.io/events": True,
 }  # fmt: skip
 _KEYED = {"conditions": "type", "listeners": "name", "ownerReferences": "uid"}
 """Lists that apply merges by a key, as the API's schemas have it."""

@@ -205,3 +205,53 @@ async def test_the_option_overrides_the_file(server: ApiServer, tmp_path: Path) 
         await process.stdout.aclose()
     assert process.returncode == 0
     assert has(server, LEASES, NAMESPACE, LEASE)
+
+
+def told(server: ApiServer) -> dict[tuple[str, str], str]:
+    """The notes of events by their object and reason."""
+    return {
+        (f"{body['regarding']['kind']} {body['regarding']['name']}", body["reason"]): body["note"]
+        for _, body in server.cluster.of("events.k8s.io/events")
+    }
+
+
+async def test_what_users_must_see_is_told_as_events(server: ApiServer, tmp_path: Path) -> None:
+    deployment = {"metadata": {"name": "ambimesh-operator", "namespace": NAMESPACE}, "spec": {}}
+    server.cluster.put("apps/deployments", deployment)
+    server.faults.denied.add("list gateway.networking.k8s.io/httproutes")
+    istio = pod("istio-system", "ztunnel-x", "ztunnel", address="10.0.0.7")
+    istio["metadata"]["labels"] = {"app": "ztunnel"}
+    server.cluster.put("/pods", istio)
+    by_method = {"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}
+    policies = "security.istio.io/authorizationpolicies"
+    for name, spec in (("by-method", by_method), ("typed", {"rules": "all"})):
+        metadata = {"name": name, "namespace": "shop"}
+        policy = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata}
+        server.cluster.put(policies, {**policy, "spec": spec})
+    replica = replica_of(server, tmp_path, "one")
+    async with replica.running():
+        await until(lambda: has(server, CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))
+        with pytest.raises(GrpcError, match="may not act for"):
+            await replica.certificate(SpiffeId("cluster.local", "shop", "other"), "of-web")
+        await until(lambda: len(told(server)) >= 5)
+    notes = told(server)
+    assert "methods" in notes["AuthorizationPolicy by-method", "UnsupportedValue"]
+    assert "$.spec.rules" in notes["AuthorizationPolicy typed", "Invalid"]
+    assert "httproutes may not be read" in notes["Deployment ambimesh-operator", "NotRead"]
+    assert "cannot list" in notes["Deployment ambimesh-operator", "NotRead"]
+    assert "Istio's ztunnel runs in this cluster (in namespace istio-system)" in notes[
+        "Deployment ambimesh-operator", "OtherMesh"
+    ]
+    assert "shop/web may not act for" in notes["Pod web", "CertificateRefused"]
+
+
+async def test_another_mesh_that_comes_later_is_told_then(server: ApiServer, tmp_path: Path) -> None:
+    server.cluster.put("apps/deployments", {"metadata": {"name": "ambimesh-operator", "namespace": NAMESPACE}})
+    replica = replica_of(server, tmp_path, "one")
+    async with replica.running():
+        await until(lambda: has(server, CONFIG_MAPS, NAMESPACE, TRUST_BUNDLE))
+        assert not told(server)
+        second = pod("else", "agent-x", "agent", address="10.0.0.8")
+        second["metadata"]["labels"] = {"app.kubernetes.io/name": "ambimesh-agent"}
+        server.cluster.put("/pods", second)
+        await until(lambda: ("Deployment ambimesh-operator", "OtherMesh") in told(server))

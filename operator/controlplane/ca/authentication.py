@@ -37,6 +37,8 @@ class Caller:
     service_account: str
     node: str
     """The node the token's holder runs on; empty when that is not known."""
+    pod: str = ""
+    """The name of the pod that holds the token; empty when that is not known."""
 
     @property
     def account(self) -> str:

@@ -11,6 +11,7 @@ own request does not already say.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
@@ -52,6 +53,7 @@ class CertificateService:
         trust_domain: str,
         trusted_node_accounts: frozenset[str],
         metrics: AuthorityMetrics,
+        refused: Callable[[Caller, str], None] = lambda caller, reason: None,
     ) -> None:
         """Build the service.
 
@@ -62,6 +64,7 @@ class CertificateService:
             trust_domain: of the identities given to callers for themselves.
             trusted_node_accounts: ``namespace/service account`` of the node proxies.
             metrics: where calls are counted.
+            refused: told whom nothing was signed for, and why.
         """
         self._issuer = issuer
         self._authenticator = authenticator
@@ -69,6 +72,7 @@ class CertificateService:
         self._trust_domain = trust_domain
         self._trusted = trusted_node_accounts
         self._metrics = metrics
+        self._refused = refused
         metrics.root_expiry = issuer.not_after.timestamp()
 
     async def create_certificate(self, context: CallContext, message: bytes) -> bytes:
@@ -93,6 +97,8 @@ class CertificateService:
             raise self._refusal(StatusCode.INVALID_ARGUMENT, error, context, caller) from error
         except CertificateRefused as error:
             self._metrics.refused += 1
+            if caller is not None:
+                self._refused(caller, str(error))
             raise self._refusal(StatusCode.PERMISSION_DENIED, error, context, caller) from error
 
     def _answer(self, caller: Caller, message: bytes) -> bytes:

@@ -32,6 +32,8 @@ def _reading() -> tuple[Rule, ...]:
     return tuple(Rule(group, tuple(sorted(plurals)), _READ) for group, plurals in sorted(groups.items()))
 
 
+_EVENTS = Rule("events.k8s.io", ("events",), ("create", "get", "patch"))
+
 OPERATOR_CLUSTER: tuple[Rule, ...] = (
     *_reading(),
     # What became of objects.
@@ -60,6 +62,8 @@ OPERATOR_CLUSTER: tuple[Rule, ...] = (
     Rule("apps", ("deployments",), ("create", "patch", "delete")),
     Rule("autoscaling", ("horizontalpodautoscalers",), ("create", "patch", "delete")),
     Rule("policy", ("poddisruptionbudgets",), ("create", "patch", "delete")),
+    # What happened to them.
+    _EVENTS,
     # Who calls.
     Rule("authentication.k8s.io", ("tokenreviews",), ("create",)),
     # The root certificates, in every enrolled namespace. Apply creates by patch, which needs both rights.
@@ -80,5 +84,6 @@ OPERATOR_NAMESPACE: tuple[Rule, ...] = (
 AGENT_CLUSTER: tuple[Rule, ...] = (
     Rule("", ("pods", "namespaces"), _READ),
     Rule("", ("pods",), ("patch",)),
+    _EVENTS,
 )
 """Of the node agents (a ClusterRole)."""

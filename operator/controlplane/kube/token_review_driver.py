@@ -106,4 +106,4 @@ class TokenReviews:
             raise CallerUnknown(f"the token of {account} was given to {place}, which has ended")
         if reviewed.node and pod.spec.node_name != reviewed.node:
             raise CallerUnknown(f"the token of {account} is of node {reviewed.node}, {place} of {pod.spec.node_name}")
-        return Caller(reviewed.namespace, reviewed.service_account, pod.spec.node_name)
+        return Caller(reviewed.namespace, reviewed.service_account, pod.spec.node_name, reviewed.pod)

@@ -45,6 +45,7 @@ class PaperNode(PodSource):
 
     def __init__(self) -> None:
         self.acts: list[tuple[Any, ...]] = []
+        self.told: list[tuple[str, str]] = []
         self._view = NodeView(serial=1, complete=True)
         self._newer = trio.Event()
         self.kernel: dict[str, EnrolledPod] = {}
@@ -77,6 +78,9 @@ class PaperNode(PodSource):
         )
         self._newer.set()
         self._newer = trio.Event()
+
+    def tell_failure(self, pod: PodFacts, reason: str) -> None:
+        self.told.append((pod.uid, reason))
 
     async def annotate(self, pod: PodFacts, annotation: str, value: str | None) -> None:
         await trio.lowlevel.checkpoint()

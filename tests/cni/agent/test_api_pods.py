@@ -108,3 +108,19 @@ def test_one_source_is_named() -> None:
         with pytest.raises(ConfigurationError, match="name one of folder and kubernetes"):
             pods_of(settings(wrong))
     assert [kind.name for kind in kinds_of("n")] == ["Pod", "Namespace"]
+
+
+async def test_a_pod_that_cannot_be_captured_has_an_event(server: ApiServer, pods: ApiPods) -> None:
+    facts = pods.view.pods[PodName("shop", "client")]
+    for _ in range(3):
+        pods.tell_failure(facts, "enrol: its network namespace is not to be found")
+    with trio.fail_after(10):
+        while not server.cluster.of("events.k8s.io/events"):  # noqa: ASYNC110 -- of the double's state
+            await trio.sleep(0.01)
+    await trio.sleep(0.05)
+    [(_, event)] = server.cluster.of("events.k8s.io/events")
+    assert event["regarding"] == {
+        "apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "client", "uid": "uid-client",
+    }  # fmt: skip
+    assert (event["type"], event["reason"]) == ("Warning", "EnrolmentFailed")
+    assert event["note"].startswith("enrol: ")

@@ -213,3 +213,19 @@ async def test_an_annotation_that_was_lost_is_written_again_after_a_while(
     async with agent.reconciling():
         await trio.sleep(0.3)
     assert 3 <= len(written) <= 7
+
+
+async def test_what_fails_for_long_is_told_to_the_pods_owner_and_what_passes_is_not(
+    agent: Any, node: Any, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.processes["u1"] = 12
+    node.held[12] = {parse_ip("10.244.1.99")}
+    node.show(kit.a_pod())
+    async with agent.reconciling():
+        await kit.settled(node, lambda: agent.ended.count(("enrol", False)) >= 2)
+        assert node.told == []
+        monkeypatch.setattr(reconciler, "_PATIENCE", 0.0)
+        await kit.settled(node, lambda: bool(node.told))
+    uid, reason = node.told[0]
+    assert uid == "u1"
+    assert reason.startswith("enrol: ")

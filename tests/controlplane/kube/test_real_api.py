@@ -52,6 +52,10 @@ async def test_everything_it_does_is_allowed_and_does_what_it_should(
         path = f'jsonpath={{.status.conditions[?(@.type=="{kind}")].reason}}'
         return plane.kubectl("get", what, name, "-n", "shop", "-o", path)
 
+    def events(where: str) -> str:
+        path = "{range .items[*]}{.type} {.reason} {.regarding.name}{'\\n'}{end}"
+        return plane.kubectl("get", "events.events.k8s.io", "-n", where, "-o", f"jsonpath={path}")
+
     def published(where: str) -> bool:
         return TRUST_BUNDLE in plane.kubectl("get", "configmaps", "-n", where, "-o", "name")
 
@@ -79,6 +83,9 @@ async def test_everything_it_does_is_allowed_and_does_what_it_should(
         await eventually(lambda: condition_of("authorizationpolicy", "by-method", accepted) == "UnsupportedValue")
         await eventually(lambda: condition_of("service", "web", "istio.io/WaypointBound") == "WaypointIsNotReady")
         await eventually(lambda: condition_of("gatewayclass", "ours", "Accepted") == "Accepted")
+        # ... and as events, which the API server checks strictly.
+        await eventually(lambda: "Warning UnsupportedValue by-method" in events("shop"))
+        await eventually(lambda: "Warning CertificateRefused web" in events("shop"))
         # The condition goes with its reason.
         await trio.to_thread.run_sync(
             plane.kubectl, "label", "service", "web", "-n", "shop", "istio.io/use-waypoint-"

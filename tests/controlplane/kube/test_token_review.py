@@ -73,7 +73,7 @@ async def test_a_pod_of_the_node_is_known_and_asked_about_once(server: ApiServer
     server.reviews["good"] = status()
     reviews = TokenReviews(client, AUDIENCES, lambda namespace, name: pod())
     for _ in range(3):
-        assert await reviews.authenticate("good") == Caller("ambimesh-system", "ztunnel", "node1")
+        assert await reviews.authenticate("good") == Caller("ambimesh-system", "ztunnel", "node1", "ztunnel-1")
     assert len(server.requests) == 1
 
 
