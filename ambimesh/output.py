@@ -63,6 +63,36 @@ def print_value(value: Any, output: OutputFormat) -> None:
         console.out(msgspec.json.format(msgspec.json.encode(value), indent=2).decode(), highlight=False)
 
 
+class Deeds:
+    """What a command does: a line for each deed as it is done, or all of them at the end, for a program."""
+
+    def __init__(self, output: OutputFormat) -> None:
+        self._output = output
+        self._done: list[dict[str, Any]] = []
+
+    def done(self, text: str, **facts: Any) -> None:
+        """Something is done: in words, and for a program."""
+        if self._output is OutputFormat.SHORT:
+            say(text)
+        else:
+            self._done.append(facts)
+
+    def close(self) -> None:
+        """No more comes."""
+        if self._output is not OutputFormat.SHORT:
+            print_value(self._done, self._output)
+
+
+@contextmanager
+def deeds(output: OutputFormat) -> Iterator[Deeds]:
+    """What is done within the block; told also when the block fails, as far as it came."""
+    made = Deeds(output)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 class Progress:
     """Long work as it goes: a spinner on a terminal, and in any case one line per finished step with its time."""
 

@@ -15,7 +15,8 @@ MAX_POOL = 1 << 16
 _Value = TypeVar("_Value", bound=Hashable)
 _Member = TypeVar("_Member", bound=Hashable)
 _values: dict[Hashable, Hashable] = {}
-_mappings: dict[tuple[tuple[str, Hashable], ...], Mapping[str, Hashable]] = {}
+_mappings: dict[tuple[Hashable, ...], Mapping[str, Hashable]] = {}
+"""By their keys and values in turn: one tuple instead of one for each pair."""
 
 
 def shared(value: _Value) -> _Value:
@@ -33,4 +34,5 @@ def shared_mapping(value: Mapping[str, _Member]) -> dict[str, _Member]:
     """An equal mapping, the first one there was."""
     if len(_mappings) >= MAX_POOL:
         _mappings.clear()
-    return _mappings.setdefault(tuple(sorted(value.items())), dict(value))  # type: ignore[return-value]
+    flat = tuple(part for pair in sorted(value.items()) for part in pair)
+    return _mappings.setdefault(flat, dict(value))  # type: ignore[return-value]

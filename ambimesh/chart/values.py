@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -10,6 +12,7 @@ from msgspec import Meta, field
 
 from mesh.errors import ConfigurationError
 
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]{1,64})`(?: - at `(?P<path>[^`]*)`)?$")
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 Quantity = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kKMGTPE]i?)?$")]
 """Of processor time or memory, as ``100m`` and ``128Mi``."""
@@ -180,7 +183,31 @@ def decode(given: Mapping[str, Any], place: str) -> Values:
     try:
         return msgspec.convert(given, Values)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{place}: {error}") from error
+        raise ConfigurationError(f"{place}: {error}{_near(str(error))}") from error
+
+
+def _near(complaint: str) -> str:
+    """What may have been meant by a key that does not exist: keys of its group first, then of all."""
+    match = _UNKNOWN.match(complaint)
+    if match is None:
+        return ""
+    paths = list(_paths(Values, ""))
+    group = (match["path"] or "$").removeprefix("$").lstrip(".")
+    here = [path for path in paths if path.rpartition(".")[0] == group]
+    for candidates in (here, paths):
+        close = difflib.get_close_matches(match["key"], {path.rpartition(".")[2] for path in candidates}, n=2)
+        if close:
+            meant = [path for name in close for path in candidates if path.rpartition(".")[2] == name]
+            return f"; did you mean {' or '.join(meant[:3])}?"
+    return f"; there are {', '.join(path.rpartition('.')[2] for path in here)}" if here else ""
+
+
+def _paths(group: type[msgspec.Struct], prefix: str) -> Iterator[str]:
+    for one in msgspec.structs.fields(group):
+        path = f"{prefix}{one.encode_name}"
+        yield path
+        if isinstance(one.type, type) and issubclass(one.type, Group):
+            yield from _paths(one.type, f"{path}.")
 
 
 def plain(values: Values) -> dict[str, Any]:

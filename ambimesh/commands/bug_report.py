@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from ambimesh.cluster.client_driver import Cluster
-from ambimesh.commands.options import Context, MeshNamespace
+from ambimesh.commands.options import Context, MeshNamespace, Output
 from ambimesh.install.reporting_driver import collect, write_archive
-from ambimesh.output import progress, remark, say
+from ambimesh.output import OutputFormat, print_value, progress, remark, say
 
 _DEFAULT = Path("ambimesh-bug-report.tar.gz")
 
@@ -20,6 +20,7 @@ def bug_report(
     lines: Annotated[int, typer.Option(min=1, help="Of each log.")] = 2000,
     namespace: MeshNamespace = "ambimesh-system",
     context: Context = None,
+    out: Output = OutputFormat.SHORT,
 ) -> None:
     """Collect versions, checks, the mesh's objects and policies, logs and what ztunnels know, in one archive.
 
@@ -32,4 +33,8 @@ def bug_report(
     missing = [part for part in parts if part.failed]
     if missing:
         remark("notice", "cyan", f"{len(missing)} of {len(parts)} parts could not be had: errors.txt has the reasons")
-    say(f"✅ {file}: {len(parts) - len(missing)} files; look through it before you hand it on")
+    if out is OutputFormat.SHORT:
+        say(f"✅ {file}: {len(parts) - len(missing)} files; look through it before you hand it on")
+        return
+    names = [part.name for part in parts if not part.failed]
+    print_value({"file": str(file), "parts": names, "missing": [part.name for part in missing]}, out)

@@ -88,6 +88,7 @@ def uninstall(
     timeout: Timeout = _SECONDS,
     namespace: MeshNamespace = "ambimesh-system",
     context: Context = None,
+    out: Output = OutputFormat.SHORT,
 ) -> None:
     """Take the mesh out: traffic becomes plain again, and nothing of the mesh stays on nodes or in the cluster."""
     cluster, chart = Cluster(context), load_chart()
@@ -111,7 +112,11 @@ def uninstall(
                 error.add_note("nothing else was deleted; remedy: see to it and try again, or --skip-nodes")
                 raise
         remove(cluster, namespace, record.objects, timeout, report)
-    say("✅ the mesh is uninstalled")
+    if out is OutputFormat.SHORT:
+        say("✅ the mesh is uninstalled")
+    else:
+        removed = [str(key) for key in record.objects]
+        print_value({"version": record.version, "namespace": namespace, "removed": removed}, out)
 
 
 def _bring(

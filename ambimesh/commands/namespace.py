@@ -10,7 +10,7 @@ from ambimesh.cluster.object_store import ObjectStore
 from ambimesh.commands.options import Context, LabName, Output
 from ambimesh.commands.target import store_of
 from ambimesh.lab.layout import DEFAULT_LAB
-from ambimesh.output import OutputFormat, print_table, print_value, remark, say
+from ambimesh.output import OutputFormat, deeds, print_table, print_value, remark, say
 from mesh.errors import ConfigurationError, ObjectMissing
 from resources.objects import Namespace, Pod
 
@@ -26,30 +26,36 @@ Names = Annotated[list[str], typer.Argument(help="Of the namespaces.")]
 
 
 @app.command()
-def enroll(names: Names, context: Context = None, lab: LabName = DEFAULT_LAB) -> None:
+def enroll(
+    names: Names, context: Context = None, lab: LabName = DEFAULT_LAB, out: Output = OutputFormat.SHORT
+) -> None:
     """Take namespaces into the mesh: new connections of their pods, running ones included, go through it."""
     store = store_of(lab, context)
-    for name in names:
-        if name in _PROTECTED:
-            raise ConfigurationError(f"namespace {name} is Kubernetes' own: the mesh stands on it")
-        space = _require(store, name)
-        if space.metadata.labels.get("istio-injection") == "enabled" or "istio.io/rev" in space.metadata.labels:
-            remark("warning", "yellow", f"namespace {name} has sidecars injected: pods with one are not enrolled")
-        store.patch_metadata(Namespace, "", name, labels={MODE_LABEL: AMBIENT})
-        say(f"✅ namespace {name} is in the mesh")
+    with deeds(out) as told:
+        for name in names:
+            if name in _PROTECTED:
+                raise ConfigurationError(f"namespace {name} is Kubernetes' own: the mesh stands on it")
+            space = _require(store, name)
+            if space.metadata.labels.get("istio-injection") == "enabled" or "istio.io/rev" in space.metadata.labels:
+                remark("warning", "yellow", f"namespace {name} has sidecars injected: pods with one are not enrolled")
+            store.patch_metadata(Namespace, "", name, labels={MODE_LABEL: AMBIENT})
+            told.done(f"✅ namespace {name} is in the mesh", namespace=name, done="enrolled")
 
 
 @app.command()
-def unenroll(names: Names, context: Context = None, lab: LabName = DEFAULT_LAB) -> None:
+def unenroll(
+    names: Names, context: Context = None, lab: LabName = DEFAULT_LAB, out: Output = OutputFormat.SHORT
+) -> None:
     """Take namespaces out of the mesh: new connections of their pods are plain; connections that stand go on."""
     store = store_of(lab, context)
-    for name in names:
-        space = _require(store, name)
-        store.patch_metadata(Namespace, "", name, labels={MODE_LABEL: None})
-        say(f"✅ namespace {name} is out of the mesh")
-        if space.metadata.labels.get(USE_LABEL):
-            text = f"namespace {name} is still labelled {USE_LABEL}: outside of the mesh it means nothing"
-            remark("notice", "cyan", text)
+    with deeds(out) as told:
+        for name in names:
+            space = _require(store, name)
+            store.patch_metadata(Namespace, "", name, labels={MODE_LABEL: None})
+            told.done(f"✅ namespace {name} is out of the mesh", namespace=name, done="unenrolled")
+            if space.metadata.labels.get(USE_LABEL):
+                text = f"namespace {name} is still labelled {USE_LABEL}: outside of the mesh it means nothing"
+                remark("notice", "cyan", text)
 
 
 @app.command(name="list")

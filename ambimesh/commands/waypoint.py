@@ -13,7 +13,7 @@ from ambimesh.commands import route_status
 from ambimesh.commands.options import Context, LabName, Output
 from ambimesh.commands.target import store_of
 from ambimesh.lab.layout import DEFAULT_LAB
-from ambimesh.output import OutputFormat, print_table, print_value, remark, say
+from ambimesh.output import OutputFormat, deeds, print_table, print_value, remark, say
 from controlplane.reconcile.waypoints import GATEWAY_NAME_LABEL, REPLICAS_ANNOTATION, RESTARTED_ANNOTATION
 from controlplane.translate.status import CONTROLLER_NAME
 from mesh.clock import utc_now
@@ -63,9 +63,15 @@ def generate(
     traffic: For = None,
     replicas: Replicas = None,
     revision: Revision = None,
+    context: Context = None,
+    out: Output = OutputFormat.YAML,
 ) -> None:
-    """Print a waypoint's Gateway manifest."""
-    say(to_yaml(make_gateway(name, namespace, traffic, replicas, revision)).rstrip("\n"))
+    """Print a waypoint's Gateway manifest; of no cluster in particular."""
+    gateway = make_gateway(name, namespace, traffic, replicas, revision)
+    if out is OutputFormat.JSON:
+        print_value(to_document(gateway), out)
+    else:
+        say(to_yaml(gateway).rstrip("\n"))
 
 
 @app.command()
@@ -85,6 +91,7 @@ def apply(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for.")] = _DEFAULT_WAIT_SECONDS,
     context: Context = None,
     lab: LabName = DEFAULT_LAB,
+    out: Output = OutputFormat.SHORT,
 ) -> None:
     """Make a waypoint, or change it."""
     store = store_of(lab, context)
@@ -94,18 +101,20 @@ def apply(
         raise ConfigurationError(
             f"namespace {namespace} uses waypoint {used} already; remedy: --overwrite, or leave out --enroll-namespace"
         )
-    _ensure_class(store)
-    store.apply(make_gateway(name, namespace, traffic, replicas, revision))
-    say(f"✅ waypoint {namespace}/{name} applied")
-    if enroll_namespace:
-        if space.metadata.labels.get(MODE_LABEL) != "ambient":
-            text = f"namespace {namespace} is not in the mesh: its traffic does not go to the waypoint"
-            remark("warning", "yellow", f"{text}; remedy: label it {MODE_LABEL}=ambient")
-        store.patch_metadata(Namespace, "", namespace, labels={USE_LABEL: name})
-        say(f'✅ namespace {namespace} labeled with "{USE_LABEL}: {name}"')
-    if wait:
-        _wait_ready(store, namespace, name, timeout)
-        say(f"✅ waypoint {namespace}/{name} is ready!")
+    where = {"namespace": namespace, "waypoint": name}
+    with deeds(out) as told:
+        _ensure_class(store)
+        store.apply(make_gateway(name, namespace, traffic, replicas, revision))
+        told.done(f"✅ waypoint {namespace}/{name} applied", **where, done="applied")
+        if enroll_namespace:
+            if space.metadata.labels.get(MODE_LABEL) != "ambient":
+                text = f"namespace {namespace} is not in the mesh: its traffic does not go to the waypoint"
+                remark("warning", "yellow", f"{text}; remedy: label it {MODE_LABEL}=ambient")
+            store.patch_metadata(Namespace, "", namespace, labels={USE_LABEL: name})
+            told.done(f'✅ namespace {namespace} labeled with "{USE_LABEL}: {name}"', **where, done="labelled")
+        if wait:
+            _wait_ready(store, namespace, name, timeout)
+            told.done(f"✅ waypoint {namespace}/{name} is ready!", **where, done="ready")
 
 
 @app.command(name="list")
@@ -207,6 +216,7 @@ def restart(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for.")] = _DEFAULT_WAIT_SECONDS,
     context: Context = None,
     lab: LabName = DEFAULT_LAB,
+    out: Output = OutputFormat.SHORT,
 ) -> None:
     """Replace the replicas of waypoints: each old one drains once a new one is ready, so no request is lost."""
     store = store_of(lab, context)
@@ -214,17 +224,19 @@ def restart(
     missing = set(names or ()) - {gateway.metadata.name for gateway in found}
     if missing:
         raise ConfigurationError(f"there is no waypoint {namespace}/{min(missing)}")
-    if not found:
+    if not found and out is OutputFormat.SHORT:
         say("No waypoints found.")
     old = {gateway.metadata.name: set(_replicas(store, gateway)) for gateway in found}
-    for gateway in found:
-        moment = utc_now().isoformat(timespec="microseconds")
-        store.patch_metadata(Gateway, namespace, gateway.metadata.name, annotations={RESTARTED_ANNOTATION: moment})
-        say(f"waypoint {namespace}/{gateway.metadata.name} restarted")
-    deadline = time.monotonic() + timeout
-    for gateway in found if wait else ():
-        _wait_replaced(store, gateway, old[gateway.metadata.name], deadline)
-        say(f"✅ waypoint {namespace}/{gateway.metadata.name} is ready!")
+    with deeds(out) as told:
+        for gateway in found:
+            name, moment = gateway.metadata.name, utc_now().isoformat(timespec="microseconds")
+            store.patch_metadata(Gateway, namespace, name, annotations={RESTARTED_ANNOTATION: moment})
+            told.done(f"waypoint {namespace}/{name} restarted", namespace=namespace, waypoint=name, done="restarted")
+        deadline = time.monotonic() + timeout
+        for gateway in found if wait else ():
+            name = gateway.metadata.name
+            _wait_replaced(store, gateway, old[name], deadline)
+            told.done(f"✅ waypoint {namespace}/{name} is ready!", namespace=namespace, waypoint=name, done="ready")
 
 
 @app.command()
@@ -235,6 +247,7 @@ def delete(
     namespace: InNamespace = "default",
     context: Context = None,
     lab: LabName = DEFAULT_LAB,
+    out: Output = OutputFormat.SHORT,
 ) -> None:
     """Remove waypoints: by name, all of a namespace, or those of a revision."""
     if bool(names) + everything + (revision is not None) != 1:
@@ -245,22 +258,23 @@ def delete(
         for gateway in _waypoints(store, namespace)
         if revision in (None, gateway.metadata.labels.get(REVISION_LABEL))
     ]
-    if not wanted:
+    if not wanted and out is OutputFormat.SHORT:
         say("No waypoints found.")
     failed = False
-    for name in wanted:
-        try:
-            gateway = store.get(Gateway, namespace, name)
-        except ObjectMissing:
-            remark("error", "red", f"waypoint {namespace}/{name} not found")
-            failed = True
-            continue
-        if not _is_waypoint(gateway):
-            remark("error", "red", f"Gateway {namespace}/{name} is no waypoint: it is left alone")
-            failed = True
-            continue
-        store.delete(Gateway, namespace, name)
-        say(f"waypoint {namespace}/{name} deleted")
+    with deeds(out) as told:
+        for name in wanted:
+            try:
+                gateway = store.get(Gateway, namespace, name)
+            except ObjectMissing:
+                remark("error", "red", f"waypoint {namespace}/{name} not found")
+                failed = True
+                continue
+            if not _is_waypoint(gateway):
+                remark("error", "red", f"Gateway {namespace}/{name} is no waypoint: it is left alone")
+                failed = True
+                continue
+            store.delete(Gateway, namespace, name)
+            told.done(f"waypoint {namespace}/{name} deleted", namespace=namespace, waypoint=name, done="deleted")
     if failed:
         raise typer.Exit(1)
 

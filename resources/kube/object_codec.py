@@ -23,9 +23,10 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from resources import admission
-from resources.base import Condition, Fields, ObjectMeta, ObjectReference, Raw
+from resources.base import Condition, Fields, ObjectMeta, Raw
 from resources.decode import explained, format_path, with_metadata, with_namespace
 from resources.kube.kinds import ApiKind, Reading
+from resources.kube.lean import lean
 from resources.network import Endpoint
 from resources.objects import (
     ROOTS_KEY,
@@ -152,9 +153,17 @@ def _lean(value: KubernetesObject) -> KubernetesObject:
     if isinstance(value, Pod | EndpointSlice | ServiceAccount):
         # There are many of them, and nobody asks how old they are; without its version, a change of what is left out
         # here is no change.
-        metadata = msgspec.structs.replace(metadata, resource_version="", creation_timestamp=None, generation=None)
-        if not isinstance(value, Pod):
-            metadata = msgspec.structs.replace(metadata, uid="")
+        of_pods = {"uid": metadata.uid, "deletion_timestamp": metadata.deletion_timestamp}
+        metadata = lean(
+            metadata,
+            "name",
+            namespace=sys.intern(metadata.namespace),
+            labels=shared_mapping(metadata.labels),
+            annotations=shared_mapping(annotations),
+            owner_references=shared(metadata.owner_references),
+            **(of_pods if isinstance(value, Pod) else {}),
+        )
+        return with_metadata(value, metadata)
     return with_metadata(
         value,
         msgspec.structs.replace(
@@ -168,20 +177,21 @@ def _lean(value: KubernetesObject) -> KubernetesObject:
 
 
 def _lean_pod_spec(spec: PodSpec) -> PodSpec:
-    return msgspec.structs.replace(
+    return lean(
         spec,
+        "host_network",
         containers=shared(spec.containers),
         node_name=sys.intern(spec.node_name),
         service_account_name=sys.intern(spec.account),
-        service_account="",
     )
 
 
 def _lean_pod_status(status: PodStatus) -> PodStatus:
     ready = tuple(Condition(type=one.type, status=one.status) for one in status.conditions if one.type == "Ready")
     alone = len(status.pod_ips) == 1 and status.pod_ips[0].ip == status.pod_ip
-    return msgspec.structs.replace(
+    return lean(
         status,
+        "pod_ip",
         phase=sys.intern(status.phase),
         conditions=shared(ready),
         # A single address is said twice by the API.
@@ -191,14 +201,14 @@ def _lean_pod_status(status: PodStatus) -> PodStatus:
 
 def _lean_endpoint(endpoint: Endpoint) -> Endpoint:
     target = endpoint.target_ref
-    return msgspec.structs.replace(
+    return lean(
         endpoint,
         # A pod's address is known by the pod.
         addresses=() if target is not None and target.kind == "Pod" else endpoint.addresses,
         conditions=shared(endpoint.conditions),
         node_name=sys.intern(endpoint.node_name),
         zone=sys.intern(endpoint.zone),
-        target_ref=ObjectReference(kind=target.kind, name=target.name) if target is not None else None,
+        target_ref=lean(target, "kind", "name") if target is not None else None,
     )
 
 

@@ -44,22 +44,27 @@ class Tracker:
 
     def take(self, objects: ObjectSet, changes: Changes) -> set[Node]:
         """Take over a new set of objects; the nodes whose translation may differ now."""
+        # Of facets that nobody reads nothing is kept: of a first state these are all there are.
         touched: set[Facet] = set()
         for old in (*changes.removed, *(self.objects.get(value.key) for value in changes.updated)):
             if old is not None:
                 key = old.key
-                touched.add(object_facet(key))
+                self._touch(object_facet(key), touched)
                 for facet in self._facets(old):
-                    touched.add(facet)
+                    self._touch(facet, touched)
                     _discard(self._by_facet, facet, key)
         for value in changes.updated:
             key = value.key
-            touched.add(object_facet(key))
+            self._touch(object_facet(key), touched)
             for facet in self._facets(value):
-                touched.add(facet)
+                self._touch(facet, touched)
                 self._by_facet[facet].add(key)
         self.objects = objects
         return {node for facet in touched for node in self._readers.get(facet, ())}
+
+    def _touch(self, facet: Facet, touched: set[Facet]) -> None:
+        if facet in self._readers:
+            touched.add(facet)
 
     def _facets(self, value: KubernetesObject) -> Iterator[Facet]:
         """Beside its name, by which it is found among the objects."""

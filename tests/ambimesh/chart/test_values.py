@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -41,3 +42,19 @@ def test_layers_are_merged_by_key() -> None:
 def test_what_is_wrong_is_named(given: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         decode(given, "--set")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"ztunnel": {"wrkers": 2}}, "did you mean ztunnel.workers?"),
+        ({"ztunel": {}}, "did you mean ztunnel?"),
+        ({"waypoints": {"autoscaling": {"maxreplicas": 2}}}, "did you mean waypoints.autoscaling.maxReplicas?"),
+        ({"fastPath": {}}, "did you mean ztunnel.fastPath?"),
+        ({"mesh": {"qqqqqq": 1}}, "there are trustDomain, clusterId"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest_ones(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match="unknown field") as refused:
+        decode(given, "--set")
+    assert said in str(refused.value)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
+import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -240,3 +243,36 @@ def test_a_saved_dump_is_shown_and_filtered(tmp_path: Path) -> None:
     assert json.loads(connections) == [inbound]
     cells = run("ztunnel-config", "workload", "-f", str(file))[1].split()[-6:]
     assert cells == ["b", "y", "10.0.0.2", "n2", "None", "TCP"]
+
+
+def _options(command: tuple[str, ...]) -> set[str]:
+    found: Any = typer.main.get_command(app)
+    for name in command:
+        found = found.commands[name]
+    return {option for parameter in found.params for option in parameter.opts}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("install",), ("upgrade",), ("uninstall",), ("check",), ("version",), ("bug-report",),
+        ("namespace", "enroll"), ("namespace", "unenroll"), ("namespace", "list"),
+        ("waypoint", "apply"), ("waypoint", "generate"), ("waypoint", "list"), ("waypoint", "status"),
+        ("waypoint", "delete"), ("waypoint", "restart"), ("waypoint", "routes"),
+        ("ztunnel-config", "workload"), ("ztunnel-config", "service"), ("ztunnel-config", "policy"),
+        ("ztunnel-config", "certificate"), ("ztunnel-config", "connections"), ("ztunnel-config", "all"),
+    ],
+)  # fmt: skip
+def test_every_command_about_a_cluster_takes_its_context_and_prints_for_programs(command: tuple[str, ...]) -> None:
+    assert {"--context", "--output", "-o"} <= _options(command)
+
+
+def test_what_is_done_is_told_line_by_line_or_whole_to_a_program(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in output.OutputFormat:
+        with contextlib.suppress(ConfigurationError), output.deeds(kind) as told:
+            told.done("a is done", name="a", done="applied")
+            raise ConfigurationError("b cannot be")
+    short, machine = capsys.readouterr().out.split("\n", 1)
+    assert short == "a is done"
+    [json_text, yaml_text] = machine.split("]\n", 1)
+    assert json.loads(json_text + "]") == yaml.safe_load(yaml_text) == [{"name": "a", "done": "applied"}]

@@ -77,7 +77,7 @@ def test_a_cluster_that_is_not_fit_is_left_alone(user: ControlPlane) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("install", "--set", "ztunnel.wrkers=2"), "wrkers"),
+        (("install", "--set", "ztunnel.wrkers=2"), "wrkers.*did you mean ztunnel.workers"),
         (("install", "--context", "absent"), "absent"),
         (("upgrade",), "ambimesh install"),
         (("uninstall", "--yes"), "no installation"),
@@ -126,7 +126,8 @@ def test_namespaces_and_waypoints_of_a_cluster(
     gateway_api: ControlPlane, user: ControlPlane, kubernetes_namespace: str
 ) -> None:
     space = kubernetes_namespace
-    _run("namespace", "enroll", space)
+    enrolled = _run("namespace", "enroll", space, "-o", "json").stdout
+    assert json.loads(enrolled) == [{"namespace": space, "done": "enrolled"}]
     assert space in _run("namespace", "list").stdout
     result = _run("waypoint", "apply", "-n", space, "--enroll-namespace", "-r", "canary")
     assert f"waypoint {space}/waypoint applied" in result.stdout
@@ -139,7 +140,8 @@ def test_namespaces_and_waypoints_of_a_cluster(
     # Applied again without the revision it has none: what was ours is ours to take away.
     _run("waypoint", "apply", "-n", space)
     assert _run("waypoint", "list", "-n", space).stdout.split()[-3] == "default"
-    assert "deleted" in _run("waypoint", "delete", "-n", space, "waypoint").stdout
+    deleted = _run("waypoint", "delete", "-n", space, "waypoint", "-o", "yaml").stdout
+    assert yaml.safe_load(deleted) == [{"namespace": space, "waypoint": "waypoint", "done": "deleted"}]
     assert _run("waypoint", "list", "-n", space).stdout == "No waypoints found.\n"
     _run("namespace", "unenroll", space)
     assert space not in _run("namespace", "list").stdout
