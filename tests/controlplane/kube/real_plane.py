@@ -21,7 +21,7 @@ LATER = {"TLSRoute", "TCPRoute"}
 CUSTOM = [kind for kind in API_KINDS.values() if "." in kind.group and kind.group != "discovery.k8s.io"]
 
 
-def role(kind: str, name: str, rules: Iterable[Rule]) -> list[dict[str, Any]]:
+def role(kind: str, name: str, rules: Iterable[Rule], who: str = ACCOUNT) -> list[dict[str, Any]]:
     metadata = {"name": name, **({"namespace": NAMESPACE} if kind == "Role" else {})}
     group = "rbac.authorization.k8s.io"
     listed = [
@@ -33,7 +33,7 @@ def role(kind: str, name: str, rules: Iterable[Rule]) -> list[dict[str, Any]]:
         }
         for rule in rules
     ]
-    subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}
+    subject = {"kind": "ServiceAccount", "name": who, "namespace": NAMESPACE}
     reference = {"apiGroup": group, "kind": kind, "name": name}
     return [
         {"apiVersion": f"{group}/v1", "kind": kind, "metadata": metadata, "rules": listed},
@@ -93,9 +93,11 @@ def prepare(plane: ControlPlane) -> None:
     apply(plane, *role("ClusterRole", ACCOUNT, OPERATOR_CLUSTER), *role("Role", ACCOUNT, OPERATOR_NAMESPACE))
 
 
-def replica_of(plane: ControlPlane, folder: Path, name: str, waypoints: str = "", authority: str = "") -> Replica:
+def replica_of(
+    plane: ControlPlane, folder: Path, name: str, waypoints: str = "", authority: str = "", who: str = ACCOUNT
+) -> Replica:
     """An operator with the rights it has in a cluster; `waypoints` are settings beside the program and its image."""
-    kubeconfig = plane.kubeconfig_with_token(f"operator-{name}", plane.token(NAMESPACE, ACCOUNT))
+    kubeconfig = plane.kubeconfig_with_token(f"operator-{name}", plane.token(NAMESPACE, who))
 
     def roots() -> bytes:
         return plane.kubectl(
