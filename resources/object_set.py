@@ -35,6 +35,8 @@ class Changes:
     """Objects that are new or differ."""
     removed: tuple[KubernetesObject, ...] = ()
     """Objects, as they were, that are no more."""
+    keys: tuple[ObjectKey, ...] = ()
+    """Of ``updated``: those that the set itself keeps, so that whoever keeps them, too, keeps no copies."""
 
     def __bool__(self) -> bool:
         return bool(self.updated or self.removed)
@@ -107,8 +109,9 @@ class ObjectSet(Mapping[ObjectKey, KubernetesObject]):
             before = self._tables.get(kind, _EMPTY)
             gone += [old for key, new in table.items() if new is None and (old := before.get(key)) is not None]
             result._tables[kind] = before.changed(table)
-        present = [value for table in differences.values() for value in table.values() if value is not None]
-        result._before, result._changes = weakref.ref(self), Changes(tuple(present), tuple(gone))
+        present = {key: value for table in differences.values() for key, value in table.items() if value is not None}
+        changes = Changes(tuple(present.values()), tuple(gone), tuple(present))
+        result._before, result._changes = weakref.ref(self), changes
         return result
 
     def changes_since(self, older: ObjectSet) -> Changes:
@@ -117,18 +120,18 @@ class ObjectSet(Mapping[ObjectKey, KubernetesObject]):
             return Changes()
         if self._before is not None and self._before() is older:
             return self._changes
-        updated: list[KubernetesObject] = []
+        updated: dict[ObjectKey, KubernetesObject] = {}
         removed: list[KubernetesObject] = []
         for kind in self._tables.keys() | older._tables.keys():
             now, before = self._tables.get(kind, _EMPTY), older._tables.get(kind, _EMPTY)
             if now is before:
                 continue
-            for value in now.values():
-                old = before.get(value.key)
-                if old is not value and old != value:
-                    updated.append(value)
+            for key in now:
+                value, old = now.get(key), before.get(key)
+                if value is not None and old is not value and old != value:
+                    updated[key] = value
             removed += [value for value in before.values() if value.key not in now]
-        return Changes(tuple(updated), tuple(removed))
+        return Changes(tuple(updated.values()), tuple(removed), tuple(updated))
 
 
 def with_identity(value: KubernetesObject) -> KubernetesObject:

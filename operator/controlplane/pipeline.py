@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from controlplane.ca.placement import Placement
+from controlplane.memory_driver import give_back
 from controlplane.publisher import Publisher
 from controlplane.reconcile.driver import Reconciler
 from controlplane.source import Source
@@ -20,6 +21,8 @@ from resources.object_set import ObjectSet
 _log = structlog.get_logger("controlplane.translate")
 _NOT_RECONCILED = frozenset({"Pod", "Node"})
 """Kinds of which nothing is made and nothing said, and which change most."""
+_LARGE = 1000
+"""Objects of an update after which memory is worth being given back: the first one, or that after a long absence."""
 Observer = Callable[[ObjectSet, Delta], None]
 """Told of every update once it is published; must not wait."""
 
@@ -112,8 +115,11 @@ class Pipeline:
                 observer(objects, delta)
             if not self.ready.is_set() or any(key.kind not in _NOT_RECONCILED for key in delta.objects) or delta.told:
                 self._unreconciled.set()
-            self.ready.set()
+            large = len(delta.objects) >= _LARGE
             del objects, delta  # a wait may be long, and what the first update brought is as large as the cluster
+            if large:
+                give_back()
+            self.ready.set()
 
     async def _reconcile(self, reconciler: Reconciler) -> None:
         """Write what should be there. Apart from following: an API server that is slow to write holds up nobody."""

@@ -53,8 +53,10 @@ class Index:
                 pods = tuple(dict.fromkeys(_pods_named(value)))
                 self._slices_of_service[_service_of(value)][key.name] = pods
                 slices = self._slices_of_pod[key.namespace]
+                alone = (key.name,)  # nearly every pod is in one slice, and those of it can share this
                 for pod in pods:
-                    slices[pod] = (*slices.get(pod, ()), key.name)
+                    before = slices.get(pod)
+                    slices[pod] = (*before, key.name) if before else alone
             case AuthorizationPolicy():
                 self._policies[key.kind, key.namespace][key] = bool(value.spec.selector)
             case PeerAuthentication():

@@ -166,10 +166,11 @@ class Translator:
         for value in changes.updated:
             concerned.update(self._index.concerned_by(value))
         self._objects = objects
-        nodes = self._tracker.take(objects, changes)
+        changed = [*changes.keys, *(value.key for value in changes.removed)]
+        # First those with names that the set of objects keeps anyway: of equal nodes the first one stays.
+        nodes = {Node(task, key) for key in changed for task in _TASKS.get(key.kind, (ADVICE,))}
+        nodes |= self._tracker.take(objects, changes)
         nodes.update(Node(OWN, key) for key in concerned)
-        changed = [value.key for value in (*changes.updated, *changes.removed)]
-        nodes.update(Node(task, key) for key in changed for task in _TASKS.get(key.kind, (ADVICE,)))
         # What an object is itself comes first, and brings along whatever else is done for it: so the others need be
         # remembered as readers only of what it does not read (``Tracker.finish``).
         for key in [node.object for node in nodes if node.task == OWN]:
