@@ -1,10 +1,13 @@
-"""Builds the images' file systems without a container engine: ``python scripts/image.py context|build [NAME ...]``.
+"""Builds the images without a container engine: ``python scripts/image.py context|build|containerfile [NAME ...]``.
 
 ``context`` makes the folder that a Containerfile is built in: ``.build/images/NAME/context``. ``build`` makes the same
 file system from that very context with debootstrap, as root: the base once, then for each component a copy of it, in
 which ``deploy/images/install.sh`` runs. It then tries the result in a chroot (every module is imported, the program
 starts, the compiled modules are used, bcc compiles) and writes a bill of materials and an archive that ``ctr images
 import`` and ``podman load`` take.
+
+``containerfile`` builds the Containerfiles themselves, with buildah on a base of debootstrap's, and tries the results
+the same way.
 
 Packages come from wherever this machine's apt and pip are told to look; no address stands here.
 """
@@ -30,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts.image_compiled import copy_compiled  # noqa: E402 -- found by the line above
+from scripts.image_containerfile import Buildah, differences  # noqa: E402
 from scripts.image_requirements import needed  # noqa: E402
-from scripts.image_sbom import bill  # noqa: E402
 
 IMAGES = ROOT / "deploy" / "images"
 FOLDER = ROOT / ".build" / "images"
@@ -101,6 +104,8 @@ def make_context(name: str, folder: Path) -> Path:
     packages = [package for each in component["packages"] for package in package_list(each)]
     (context / "packages.txt").write_text("".join(f"{package}\n" for package in packages))
     shutil.copy(IMAGES / "install.sh", context)
+    shutil.copy(ROOT / "scripts" / "image_sbom.py", context)
+    (context / "image.txt").write_text(f"ambimesh-{name} {version()}\n")
     return context
 
 
@@ -134,12 +139,18 @@ def make_base(folder: Path) -> Path:
     return base
 
 
-def make_root(name: str, folder: Path) -> Path:
-    """A component's file system; returns its root."""
-    context, base = make_context(name, folder), make_base(folder)
+def make_whole_context(name: str, folder: Path) -> Path:
+    """A component's context with its Python packages, for where nobody else fetches them; returns its folder."""
+    context = make_context(name, folder)
     requirements = context / "requirements.txt"
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--require-hashes"]
     _run([*pip, "--only-binary", ":all:", "-d", str(context / "wheels"), "-r", str(requirements)])
+    return context
+
+
+def make_root(name: str, folder: Path) -> Path:
+    """A component's file system; returns its root."""
+    context, base = make_whole_context(name, folder), make_base(folder)
     root = folder / name / "root"
     shutil.rmtree(root, ignore_errors=True)
     _run(["cp", "-a", str(base), str(root)])
@@ -148,9 +159,7 @@ def make_root(name: str, folder: Path) -> Path:
     with _as_this_machine(root):
         _run(["chroot", str(root), "sh", "/context/install.sh"], log=folder / name / "install.log")
     shutil.rmtree(root / "context")
-    document = json.dumps(bill(root, f"ambimesh-{name}", version()), indent=1) + "\n"
-    (folder / name / "sbom.cdx.json").write_text(document)
-    (root / HOME / "sbom.cdx.json").write_text(document)
+    shutil.copy(root / HOME / "sbom.cdx.json", folder / name)
     return root
 
 
@@ -200,6 +209,7 @@ def try_root(name: str, root: Path) -> list[str]:
     enter = f"{mounts} && exec chroot --userspec={user}:{user} {root} "
     versions = ["python", "-c", "from importlib.metadata import version; print(version('ambimesh'))"]
     commands = {"version": versions, "imports": ["python", "-c", _IMPORTS, *tops]}
+    commands["bill of materials"] = ["python", "-c", _BILL]
     commands["starts"] = ["python", "-m", module, "--help"]
     commands["refuses a wrong file"] = ["sh", "-c", f"! python -m {module} --config /etc/hostname 2>&1"]
     if component.get("compiled"):
@@ -231,6 +241,17 @@ used = [name for name, module in sys.modules.items() if str(getattr(module, '__f
 print(form.name, len(used), 'modules of', form.detail)
 assert any(name.startswith(sys.argv[1] + '.') for name in used)
 """
+_BILL = """
+import json, sys
+from importlib.metadata import distributions
+listed = {each['name'] for each in json.load(open('/opt/ambimesh/sbom.cdx.json'))['components']}
+site = [place for place in sys.path if place.startswith(sys.prefix) and place.endswith('site-packages')]
+there = {each.metadata['Name'].lower().replace('_', '-') for each in distributions(path=site)}
+assert there and there <= listed, there - listed
+packages = {line[9:].strip() for line in open('/var/lib/dpkg/status') if line.startswith('Package: ')}
+assert 'dpkg' in packages & listed, 'no Debian packages'
+print(len(listed), 'components,', len(there), 'of Python')
+"""
 _COMPILE = """
 import os
 os.environ['BCC_KERNEL_SOURCE'] = '/opt/ambimesh/kernel-headers'
@@ -245,8 +266,21 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def write_archive(name: str, root: Path, target: Path) -> str:
-    """A component's file system as an image archive; returns its name with tag."""
+def build_containerfile(name: str, folder: Path, builder: Buildah) -> list[str]:
+    """Build a component's Containerfile and try it; what was seen.
+
+    Raises:
+        SystemExit: it cannot be built, does not work, or says otherwise how it is run than the archive does.
+    """
+    tag = f"localhost/ambimesh-{name}:{version()}"
+    builder.build(IMAGES / f"{name}.Containerfile", make_whole_context(name, folder), tag)
+    if wrong := differences(builder.settings(tag), settings_of(name)):
+        sys.exit(f"image: {name}.Containerfile: {'; '.join(wrong)}")
+    return try_root(name, builder.mounted(tag))
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """How a component's image is run."""
     component = components()[name]
     variables = [f"PATH={_PATH}", "PYTHONPATH=/opt/ambimesh:/opt/ambimesh/operator", "PYTHONDONTWRITEBYTECODE=1"]
     if component.get("compiled"):
@@ -254,9 +288,13 @@ def write_archive(name: str, root: Path, target: Path) -> str:
     if component.get("headers"):
         variables.append("BCC_KERNEL_SOURCE=/opt/ambimesh/kernel-headers")
     entry = ["python", "-m", component["module"]]
-    settings = {"Env": variables, "Entrypoint": entry, "User": f"{component['user']}:{component['user']}"}
+    return {"Env": variables, "Entrypoint": entry, "User": f"{component['user']}:{component['user']}"}
+
+
+def write_archive(name: str, root: Path, target: Path) -> str:
+    """A component's file system as an image archive; returns its name with tag."""
     tag = f"localhost/ambimesh-{name}:{version()}"
-    pack(root, tag, settings, target)
+    pack(root, tag, settings_of(name), target)
     return tag
 
 
@@ -301,13 +339,21 @@ def _run(command: Sequence[str], log: Path | None = None) -> None:
 def main() -> int:
     """Make contexts or images; returns the exit status."""
     parser = argparse.ArgumentParser(description="Build the images' file systems without a container engine.")
-    parser.add_argument("action", choices=["context", "build"])
+    parser.add_argument("action", choices=["context", "build", "containerfile"])
     parser.add_argument("names", nargs="*", metavar="COMPONENT", help="all when left out")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="default %(default)s")
     options = parser.parse_args()
     unknown = set(options.names) - set(components())
     if unknown:
         parser.error(f"no such component: {', '.join(sorted(unknown))}; there are {', '.join(components())}")
+    if options.action == "containerfile":
+        builder = Buildah(options.folder)
+        builder.base(make_base(options.folder), [Path("/etc/resolv.conf"), *_apt_files()])
+        for name in options.names or components():
+            for line in build_containerfile(name, options.folder, builder):
+                _say(f"image: {name}.Containerfile: {line}")
+        builder.forget()
+        return 0
     for name in options.names or components():
         if options.action == "context":
             _say(str(make_context(name, options.folder)))

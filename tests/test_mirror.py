@@ -42,6 +42,7 @@ WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
     "cni/__main__.py": Elsewhere(_COMMAND_LINE, "cni/agent/test_agent_process.py"),
     "operator/controlplane/__main__.py": Elsewhere(_COMMAND_LINE, "controlplane/test_app.py"),
     "operator/controlplane/announcements.py": Elsewhere("what a whole operator writes", _OPERATOR_IN_KUBERNETES),
+    "operator/controlplane/kube/happenings_driver.py": Elsewhere("a whole operator tells", _OPERATOR_IN_KUBERNETES),
     "operator/controlplane/source.py": Elsewhere("a protocol, without code", _OPERATOR_IN_KUBERNETES),
     "resources/kube/list_watch_driver.py": Elsewhere("every kind's", "resources/kube/test_source_driver.py"),
     "ztunnel/__main__.py": Elsewhere(_COMMAND_LINE, "ztunnel/test_main.py"),

@@ -40,4 +40,7 @@ apt-get autoremove -y -qq --purge
 "$home/venv/bin/python" -m compileall -q "$home" || true
 useradd --uid 1337 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ambimesh
 mkdir -p /etc/ambimesh /run/ambimesh
+# What lies here now; the name and version of the image stand in one line.
+# shellcheck disable=SC2046 -- two words
+"$home/venv/bin/python" "$context/image_sbom.py" / $(cat "$context/image.txt") >"$home/sbom.cdx.json"
 rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* /tmp/* /var/cache/ldconfig

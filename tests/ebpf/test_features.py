@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def test_a_cgroup_folder_is_version_2_or_holds_its_mount(mounts: str, told: str,
 def test_a_folder_without_version_2_is_refused_with_a_remedy(told: str) -> None:
     with pytest.raises(EnvironmentLacks, match=rf"{told} or below it; remedy: .*agent\.cgroup"):
         cgroup_folder(Path(told), HYBRID)
+
+
+@pytest.mark.root
+def test_mounted_into_a_container_as_the_nodes_whole_folder_it_is_found(tmp_path: Path) -> None:
+    """As the chart's DaemonSet mounts it: the folder that has, or is, all of the node's hierarchies."""
+    script = (
+        "mount --rbind /sys/fs/cgroup $0 && cat /proc/self/mountinfo && echo && "
+        "find $0 -maxdepth 2 -name cgroup.subtree_control"
+    )
+    enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(tmp_path)]
+    mounts, _, files = subprocess.run(enter, check=True, capture_output=True, text=True).stdout.partition("\n\n")
+    # A file that only version 2 has, and all of whose folders have.
+    tops = {Path(file).parent for file in files.split()}
+    assert cgroup_folder(tmp_path, mounts) == min(tops, key=lambda folder: len(folder.parts))
 
 
 def test_what_is_mounted_over_another_counts() -> None:
