@@ -15,11 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from controlplane.ca.chain import is_issued_by
 from mesh.clock import utc_now
 from mesh.errors import ConfigurationError, EnvironmentLacks
 
@@ -107,15 +107,6 @@ def make_root(trust_domain: str) -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _self_signed(key, trust_domain)
     return certificate.public_bytes(serialization.Encoding.PEM), _key_pem(key)
-
-
-def is_issued_by(child: x509.Certificate, parent: x509.Certificate) -> bool:
-    """Whether a certificate was signed by another one's key."""
-    try:
-        child.verify_directly_issued_by(parent)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from controlplane.ca.authority import is_issued_by
+from controlplane.ca.chain import is_issued_by
 from controlplane.ca.rotation import Pace
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
