@@ -87,7 +87,7 @@ images: setup ## Build the images without a container engine, and try each in a 
 	@$(PYTHON) scripts/image.py build
 
 containerfiles: setup ## Build the Containerfiles without a registry, and try each in a chroot (root; debootstrap, buildah)
-	@$(PYTHON) scripts/image.py containerfile
+	@$(PYTHON) scripts/image.py containerfile $(COMPONENTS)
 
 vagrant-files: setup kubernetes ## Make what the Vagrant lab is provisioned from (root; debootstrap)
 	@$(PYTHON) scripts/vagrant_files.py
