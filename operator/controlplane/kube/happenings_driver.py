@@ -44,8 +44,8 @@ class Happenings:
         self._events = Events(client, REPORTER, instance)
         self._leads = False
         self._seen_problems: tuple[Problem, ...] = ()
-        self._others: dict[str, ObjectKey] = {}
-        """What is there of other meshes, and a pod of each."""
+        self._others: dict[str, set[ObjectKey]] = {}
+        """What is there of other meshes, and the pods of each."""
 
     def update(self, objects: ObjectSet, delta: Delta) -> None:
         """Take notice of an update."""
@@ -82,8 +82,8 @@ class Happenings:
                     if finding.object.kind in API_KINDS:
                         self._events.tell(of_finding(finding, objects.get(finding.object)))
                 self._tell_problems(objects)
-                for what, where in self._others.items():
-                    self._events.tell(of_other_mesh(what, where, self._namespace))
+                for what, pods in self._others.items():
+                    self._events.tell(of_other_mesh(what, min(pods), self._namespace))
                 await trio.sleep(AGAIN_SECONDS + _BEHIND_SECONDS)
         finally:
             self._leads = False
@@ -94,12 +94,13 @@ class Happenings:
             self._events.tell(of_problem(problem, value, self._namespace))
 
     def _look_at(self, key: ObjectKey, pod: Pod | None) -> None:
-        what = other_mesh(pod, self._namespace) if pod is not None else None
-        if what is None:
-            for known, where in list(self._others.items()):
-                if where == key:
-                    del self._others[known]
-        elif what not in self._others:
-            self._others[what] = key
+        for what, pods in list(self._others.items()):
+            pods.discard(key)
+            if not pods:
+                del self._others[what]
+        found = other_mesh(pod, self._namespace) if pod is not None else None
+        if found is not None:
+            pods = self._others.setdefault(found, set())
+            pods.add(key)
             if self._leads:
-                self._events.tell(of_other_mesh(what, key, self._namespace))
+                self._events.tell(of_other_mesh(found, min(pods), self._namespace))
