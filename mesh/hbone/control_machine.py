@@ -116,7 +116,9 @@ class ControlFrames:
             stream.owner.stream_reset(int.from_bytes(payload, "big"))
 
     def _on_priority(self, stream_id: int, _flags: int, payload: bytes) -> None:
-        """Priorities are deprecated and count for nothing (RFC 9113 section 5.3.2); its form does."""
+        """Priorities are deprecated and count for nothing (RFC 9113 section 5.3.2); its form does, and that no stream
+        depends on itself (RFC 7540 section 5.3.1).
+        """
         if not stream_id:
             raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "PRIORITY without a stream")
         self._spend(1)
@@ -125,6 +127,8 @@ class ControlFrames:
             if stream is None:
                 raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a PRIORITY frame of the wrong size")
             self._fail_stream(stream, ErrorCode.FRAME_SIZE_ERROR)
+        elif int.from_bytes(payload[:4], "big") & MAX_STREAM_ID == stream_id:
+            raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
 
     def _on_settings(self, stream_id: int, flags: int, payload: bytes) -> None:
         if stream_id:

@@ -12,7 +12,7 @@ from hpack import Decoder
 from hpack.exceptions import HPACKError
 
 from mesh.hbone.codec import PADDED, PRIORITY_FLAG, ErrorCode
-from mesh.hbone.contract import Http2Violation
+from mesh.hbone.contract import MAX_STREAM_ID, Http2Violation
 
 _CONTINUATIONS: Final = 16
 
@@ -85,6 +85,8 @@ class HeaderAssembler:
         if flags & PRIORITY_FLAG:
             if len(payload) < 5:
                 raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a HEADERS frame too short for its priority")
+            if int.from_bytes(payload[:4], "big") & MAX_STREAM_ID == stream_id:
+                raise Http2Violation(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
             payload = payload[5:]
         self.stream_id = stream_id
         self.flags = flags

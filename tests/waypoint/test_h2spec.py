@@ -24,25 +24,11 @@ from mesh.tls.context import client_context
 
 TOOL = Path(__file__).parents[2] / ".build" / "bin" / "h2spec"
 Dial = Callable[[], Awaitable[trio.abc.HalfCloseableStream]]
-_CLOSED = "RFC 9113 section 5.1: MAY be an error; what was on its way when we closed the stream must be borne"
-_PRIORITY = "RFC 9113 section 5.3.2: priorities are deprecated, what they say is not read"
 INSIDE = {
     "http2/3.5 Sends invalid connection preface": "what is not the preface is HTTP/1.1 there, and answered 400",
-    "http2/4.2 Sends a DATA frame with 2^14 octets in length": (
-        "the tool sends as much as our SETTINGS_MAX_FRAME_SIZE says, 1 MiB, and does not heed the window of 256 KiB"
-    ),
     "http2/4.2 Sends a large size HEADERS frame that exceeds the SETTINGS_MAX_FRAME_SIZE": (
         "20,000 bytes exceed 16,384, and not what our SETTINGS admit"
     ),
-    "http2/5.1 closed: Sends a DATA frame after sending RST_STREAM frame": _CLOSED,
-    "http2/5.1 closed: Sends a HEADERS frame after sending RST_STREAM frame": _CLOSED,
-    "http2/5.1 closed: Sends a DATA frame": _CLOSED,
-    "http2/5.1 closed: Sends a HEADERS frame": _CLOSED,
-    "http2/5.1.1 Sends stream identifier that is numerically smaller than previous": (
-        "it opens nothing; without a memory of closed streams it is like trailers that were on their way"
-    ),
-    "http2/5.3.1 Sends HEADERS frame that depend on itself": _PRIORITY,
-    "http2/5.3.1 Sends PRIORITY frame that depend on itself": _PRIORITY,
 }
 """Cases that do not pass in a tunnel, and why that is right."""
 OF_TUNNELS = (

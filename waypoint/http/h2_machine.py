@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from mesh.hbone.codec import END_HEADERS, END_STREAM, ErrorCode, FrameType, pack_frame_header
-from mesh.hbone.contract import MAX_STREAM_ID, ConnectionOwner, HboneSettings, HboneStream, Role
+from mesh.hbone.codec import END_HEADERS, END_STREAM, ErrorCode, FrameType, frame, pack_frame_header
+from mesh.hbone.contract import MAX_STREAM_ID, ConnectionOwner, HboneSettings, HboneStream, Http2Violation, Role
 from mesh.hbone.machine import HboneMachine
 from waypoint.http.h2_header_codec import BlockReader
+from waypoint.http.h2_past_streams import Past, PastStreams
 from waypoint.http.limits import HttpLimits
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
 _HEADERS: Final = int(FrameType.HEADERS)
 _CONTINUATION: Final = int(FrameType.CONTINUATION)
+_MAX_FRAME: Final = HboneSettings().initial_stream_window
+"""No larger than what a stream's first window lets a peer send."""
 _RESET_COST: Final = 12
 """Of the budget of 4000 per second (``mesh.hbone.control_machine``), on top of its own 4: a request that is reset at
 once has cost a request to an endpoint (CVE-2023-44487)."""
@@ -64,7 +67,11 @@ class Http2Owner(ConnectionOwner, Protocol):
 
 def settings_of(limits: HttpLimits) -> HboneSettings:
     """What a connection allows its peer."""
-    return HboneSettings(max_header_list=limits.head_bytes, max_streams=limits.streams)
+    return HboneSettings(
+        max_frame=_MAX_FRAME,
+        max_header_list=limits.head_bytes,
+        max_streams=limits.streams,
+    )
 
 
 class Http2Machine(HboneMachine):
@@ -75,6 +82,7 @@ class Http2Machine(HboneMachine):
         self._http_owner = owner
         self._blocks = BlockReader(limits.head_bytes)
         self._headers = self._blocks
+        self._past = PastStreams()
         if role is Role.CLIENT:
             # Until the peer's settings say otherwise; RFC 9113 section 6.5.2 advises at least 100.
             self.peer_max_streams = 100
@@ -124,6 +132,12 @@ class Http2Machine(HboneMachine):
         self.outgoing += pack_frame_header(0, END_STREAM, stream.id)
         self._local_end(stream)
 
+    def reset_stream(self, stream: HboneStream, code: ErrorCode) -> None:
+        """Give the stream up; what the peer has sent on it by now will be borne."""
+        if stream.id in self.streams:
+            self._past.reset(stream.id)
+        super().reset_stream(stream, code)
+
     # -- events ------------------------------------------------------------------------------------------------------
 
     def _on_reset(self, stream_id: int, flags: int, payload: bytes) -> None:
@@ -145,7 +159,22 @@ class Http2Machine(HboneMachine):
             self._check_known(stream_id, "HEADERS")
             self._spend(4)
 
+    def _check_known(self, stream_id: int, what: str) -> None:
+        super()._check_known(stream_id, what)
+        if self.role is not Role.SERVER or what not in ("HEADERS", "DATA"):
+            return
+        past = self._past.look_up(stream_id)
+        if past is Past.BORNE:
+            return
+        if past is Past.SKIPPED or what == "HEADERS":
+            code = ErrorCode.PROTOCOL_ERROR if past is Past.SKIPPED else ErrorCode.STREAM_CLOSED
+            raise Http2Violation(code, f"{what} for stream {stream_id}: {past.value}")
+        self._spend(4)
+        self.outgoing += frame(FrameType.RST_STREAM, 0, stream_id, int(ErrorCode.STREAM_CLOSED).to_bytes(4, "big"))
+
     def _new_request(self, stream_id: int, fields: Fields, *, end: bool) -> None:
+        if stream_id - self._last_peer_id > 2:
+            self._past.skip(self._last_peer_id + 1, stream_id - 1)
         self._last_peer_id = stream_id
         stream = HboneStream(stream_id, None, self._peer_initial_window, self.settings.initial_stream_window)
         if self.draining or len(self.streams) >= self.settings.max_streams:
