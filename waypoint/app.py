@@ -47,6 +47,8 @@ from waypoint.wire.timers_driver import run_timers
 
 _log = structlog.get_logger("waypoint")
 
+_FAREWELL_SECONDS = 0.5
+"""For what is cut off to be told to its clients."""
 _SPANS_SECONDS = 2.0
 """How long spans of the last requests may take on their way, when all else is over."""
 
@@ -206,6 +208,10 @@ class _Waypoint:
         with trio.move_on_after(self.settings.drain_seconds):
             while not serving.idle:  # noqa: ASYNC110 -- counts of the relay's side have no event
                 await trio.sleep(0.05)
+        if not serving.idle:
+            _log.warning("the time to drain is up", connections=serving.connections)
+            serving.cut_off(Draining("this waypoint has shut down"))
+            await trio.sleep(_FAREWELL_SECONDS)
         with trio.move_on_after(_SPANS_SECONDS):
             await serving.spans.finish()
 

@@ -99,6 +99,7 @@ class WaypointSettings(Settings, frozen=True, kw_only=True):
     rate_limit_store: RateLimitStoreGroup | None = None
     """Left out: each replica counts shared limits for itself."""
     drain_seconds: Seconds = 25.0
-    """After SIGTERM: how long requests may go on. Kubernetes' grace period less five seconds."""
+    """After SIGTERM, and two seconds in which peers hear of it: how long requests may go on. Kubernetes' grace period
+    less five seconds."""
     certificate_lifetime_seconds: int = 24 * 3600
     """What is asked for; renewed at half of what is given."""

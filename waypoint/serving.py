@@ -152,6 +152,13 @@ class Serving:
         for connection in list(self._connections):
             connection.drain()
 
+    def cut_off(self, error: MeshError) -> None:
+        """The time to drain is up: end what is under way, each in the way that its client understands best."""
+        for connection in list(self._connections):
+            connection.cut_off()
+        for server in list(self.stream_servers):
+            server.cut_off(error)
+
     def describe(self) -> object:
         """For the admin port."""
         return {"connections": self.connections, "endpoints": self.services.describe()}

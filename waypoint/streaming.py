@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from mesh.errors import MeshError, PolicyDenied
+from mesh.errors import Draining, MeshError, PolicyDenied
 from mesh.model.upstream_policy import UpstreamPolicy
 from mesh.model.waypoint import Destination
 from waypoint.client import Client
@@ -16,6 +16,7 @@ from waypoint.routing.port import PortRoutes
 from waypoint.security.subject import Peer
 from waypoint.telemetry.flags import (
     DOWNSTREAM_CONNECTION_TERMINATION,
+    LOCAL_RESET,
     UPSTREAM_CONNECTION_FAILURE,
     UPSTREAM_CONNECTION_TERMINATION,
     flag_bits,
@@ -114,6 +115,11 @@ class StreamServer:
         notes.over(self.clock(), len(start), 0, flag=flag_bits(flag), reason=reason, error=error)
         wire.reset()
 
+    def cut_off(self, error: MeshError) -> None:
+        """End all connections now."""
+        for stream in list(self.alive):
+            stream.cut(error)
+
     def tick(self) -> None:
         """Once per second: count what has passed."""
         for stream in self.alive:
@@ -201,6 +207,8 @@ class Stream:
         pipe, flag, reason = self._pipe, 0, ""
         if isinstance(error, PolicyDenied):
             reason = str(error)
+        elif isinstance(error, Draining):
+            flag = LOCAL_RESET
         elif pipe is None:
             flag = UPSTREAM_CONNECTION_FAILURE
         elif pipe.lost_by_client:

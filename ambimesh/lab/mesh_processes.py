@@ -46,7 +46,8 @@ _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 _PLUGIN = "ambimesh-cni"
 _DRAIN_SECONDS = 4.0
 """Less than ``lab down`` waits before it kills."""
-_WAYPOINT_GRACE_SECONDS = 6
+_WAYPOINT_GRACE_SECONDS = 9
+"""Five more than a waypoint drains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def operator_process(lab: Lab, callers: list[dict[str, str]]) -> Planned:
         grpc=operator.GrpcGroup(port=OPERATOR_PORT, server_name=OPERATOR_SERVER_NAME),
         waypoints=operator.WaypointGroup(
             command=[sys.executable, "-m", "waypoint", "--config", str(waypoint_configuration(lab))],
+            environment={"DRAIN_SECONDS": str(_DRAIN_SECONDS)},
             grace_seconds=_WAYPOINT_GRACE_SECONDS,
         ),
         tracing=operator.TracingGroup(
@@ -114,7 +116,10 @@ def waypoint_configuration(lab: Lab) -> Path:
     )
     file = lab.layout.config / "waypoint.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump({**_plain(settings), **lab.record.settings.waypoint}, sort_keys=False))
+    varying = {"drain_seconds": "${DRAIN_SECONDS}"}
+    file.write_text(
+        yaml.safe_dump({**_plain(settings), **varying, **lab.record.settings.waypoint}, sort_keys=False)
+    )
     return file
 
 

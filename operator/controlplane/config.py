@@ -212,7 +212,7 @@ class WaypointGroup(Settings, frozen=True, kw_only=True):
     environment: dict[str, str] = msgspec.field(default_factory=dict)
     """Further variables of its environment."""
     grace_seconds: int = 30
-    """How long a replica may drain."""
+    """How long a replica may take to end, where its Gateway does not say how long it may drain."""
     cluster: ClusterPodsGroup | None = None
     """How they run in a Kubernetes cluster; left out, they are processes of a lab."""
 

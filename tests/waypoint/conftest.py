@@ -46,9 +46,8 @@ from waypoint import app
 from waypoint.config import GatewayGroup, ListenGroup, LogGroup, WaypointSettings
 from waypoint.host import OwnNamespace, WaypointHost
 from waypoint.listening import open_listeners
-from waypoint.testing.applications import Application
+from waypoint.testing.applications import Application, applications
 from waypoint.testing.redis_servers import Redis
-from waypoint.testing.web import Web
 from waypoint.wire.contract import Buffer, WireOwner
 from waypoint.wire.stream_wire import StreamWire
 
@@ -105,6 +104,8 @@ class Mesh:
         """The waypoint's metrics."""
         self.output: Any
         """Where its logs go."""
+        self.stop: Callable[[], None]
+        """Ends the waypoint, as SIGTERM does."""
         (folder / "roots.pem").write_bytes(self.authority.roots)
         (folder / "token").write_text("secret")
         for kind in (AUTHORIZATION_TYPE, ADDRESS_TYPE, LABELS_TYPE, DESTINATION_TYPE):
@@ -127,6 +128,7 @@ class Mesh:
     ) -> None:
         """A service at an address, with one endpoint that is not in the mesh; a destination if ports are given."""
         name = key.partition("/")[2].partition(".")[0]
+        application.authority = f"{vip}:80"
         port = 80 if ports is not None else 4318
         self.offer(
             make_service(name, vip, ports={port: application.port}, namespace="demo"),
@@ -267,12 +269,12 @@ async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
             ),
             listen=ListenGroup(hbone_port=0, admin_port=0, metrics_port=0, readiness_port=0),
             log=LogGroup(level="warning"),
-            drain_seconds=2.0,
-            **settings,
+            **{"drain_seconds": 2.0, **settings},
         )
         waypoint = app._Waypoint(configuration)
         mesh.registry = waypoint.registry
         mesh.output = waypoint.output
+        mesh.stop = waypoint.stopping.set
         nursery.start_soon(waypoint.run)
         nursery.start_soon(mesh.engine.run)
         with trio.fail_after(10):
@@ -291,28 +293,25 @@ async def mesh_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
 
 
 @pytest.fixture
-async def web(own_mesh: Mesh) -> AsyncIterator[Web]:
-    made = Web()
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.2")
-    port = listener.socket.getsockname()[1]
-    service = make_service("web", "10.96.0.1", namespace="demo")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, made.serve, [listener])
+async def web(own_mesh: Mesh) -> AsyncIterator[Application]:
+    async with applications("web") as (made,):
+        made.body = b"answer"
+        service = make_service("web", "10.96.0.1", namespace="demo")
         own_mesh.offer(
-            replace(service, ports=(ServicePort(80, port, app_protocol=AppProtocol.HTTP11),)),
+            replace(service, ports=(ServicePort(80, made.port, app_protocol=AppProtocol.HTTP11),)),
             make_workload(
                 "web-1",
                 "127.0.0.2",
                 namespace="demo",
-                services={made.key: {80: port}},
+                services={made.key: {80: made.port}},
                 tunnel_protocol=TunnelProtocol.NONE,
             ),
             Destination(key=made.key, waypoint=KEY, ports=(DestinationPort(number=80, protocol=AppProtocol.HTTP11),)),
         )
+        made.authority = "10.96.0.1:80"
         await own_mesh.reached(made.authority)
-        made.seen.clear()
+        made.requests.clear()
         yield made
-        nursery.cancel_scope.cancel()
 
 
 class ClientContexts:

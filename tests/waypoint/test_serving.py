@@ -15,6 +15,7 @@ from mesh.model.request_policy import Attribute, Condition, RequestAction, Reque
 from mesh.model.waypoint import Destination, DestinationPort
 from mesh.model.workload import AppProtocol, TunnelProtocol
 from mesh.testing.model import make_service, make_workload
+from waypoint.testing.applications import applications
 
 WEB = "demo/web.demo.svc.cluster.local"
 REQUEST = b"GET / HTTP/1.1\r\nhost: web\r\n\r\n"
@@ -152,3 +153,29 @@ async def test_a_workload_is_served_on_any_port(own_mesh: Any) -> None:
         own_mesh.offer(Destination(key=workload.uid, waypoint="demo/waypoint", any_port=True, policies=(NOBODY,)))
         await kept.asks_until(b" 403 ")
         nursery.cancel_scope.cancel()
+
+
+async def test_what_is_under_way_when_the_time_to_drain_is_up(replicas: Any) -> None:
+    """An answer over HTTP, a status over gRPC; a connection of bytes is reset."""
+    async with replicas(1, drain_seconds=0.2) as (mesh,), applications("web") as (web,):
+        web.pause = 60.0
+        mesh.offer_application(
+            web,
+            WEB,
+            "10.96.0.1",
+            "127.0.0.2",
+            (DestinationPort(number=80), DestinationPort(number=81, protocol=AppProtocol.TCP)),
+        )
+        await mesh.served("10.96.0.1:80")
+        waiting, answer = await mesh.connect("10.96.0.1:80")
+        waiting.write(REQUEST)
+        raw, bytes_back = await mesh.connect("10.96.0.1:81")
+        raw.write(b"hello")
+        with trio.fail_after(5):
+            while not web.requests:  # noqa: ASYNC110 -- the application tells nobody
+                await trio.sleep(0.01)
+        mesh.stop()
+        data = await answer.until(lambda each: each.ended or each.lost)
+        assert data.startswith(b"HTTP/1.1 503 ")
+        assert data.endswith(b"this waypoint shuts down")
+        await bytes_back.until(lambda each: each.lost)

@@ -177,6 +177,12 @@ class ClientConnection:
         else:
             self._context.timers.after(self._limits.farewell_seconds, self._leave_unused)
 
+    def cut_off(self) -> None:
+        """The time to drain is up: end what is under way."""
+        if self.machine is not None:
+            for sink in self.machine.under_way():
+                sink.cut_off()
+
     def _leave_unused(self) -> None:
         if self._timer is not None and not self._start:
             self._leave()

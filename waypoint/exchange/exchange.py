@@ -15,6 +15,8 @@ client's stream in a way that it sees.
 
 from __future__ import annotations
 
+from typing import Final
+
 import structlog
 
 from waypoint.client import Client
@@ -27,6 +29,8 @@ from waypoint.http.contract import Responder
 from waypoint.http.message import Headers, RequestHead, ResponseHead
 
 _log = structlog.get_logger("waypoint")
+
+SHUTDOWN: Final = b"this waypoint shuts down"
 
 
 class Exchange(Attempts):
@@ -200,6 +204,24 @@ class Exchange(Attempts):
             self._abort("SI", "nothing has moved for too long")
         else:
             self._answer(504 if self._request_ended else 408, [], b"nothing has moved for too long", "SI", "stalled")
+
+    def cut_off(self) -> None:
+        """See :class:`RequestSink`: an answer, or the end of gRPC's, where one is possible; else a reset."""
+        if self._over:
+            return
+        self._drop_call()
+        if not self._answered:
+            self._answer(503, [], SHUTDOWN, "LR", "drain_time_up")
+        elif self.grpc is not None and self.version == "2" and not self._tunnel:
+            self.add_flag("LR")
+            self.details = "drain_time_up"
+            self.response_trailers = [(b"grpc-status", b"14"), (b"grpc-message", SHUTDOWN)]
+            self._response_ended = True
+            responder = self._responder
+            self._finish()
+            responder.finish(self.response_trailers)
+        else:
+            self._abort("LR", "drain_time_up")
 
     # -- ends --------------------------------------------------------------------------------------------------------
 

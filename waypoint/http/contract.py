@@ -116,6 +116,10 @@ class RequestSink(Protocol):
         """The client has taken what was sent."""
         ...
 
+    def cut_off(self) -> None:
+        """This process ends: end the request now, in a way that the client understands."""
+        ...
+
     def stalled(self) -> None:
         """Nothing has moved in either direction for the longest time allowed."""
         ...

@@ -64,6 +64,10 @@ class H1ServerMachine:
         self._head_timer: Timer | None = None
         self._timer = timers.after(min(limits.idle_seconds, limits.stall_seconds), self._look)
 
+    def under_way(self) -> list[RequestSink]:
+        """The request under way, if there is one."""
+        return [] if self._sink is None else [self._sink]
+
     def drain(self) -> None:
         """End the connection with the answer that says so, or once no request has come for a while."""
         self._draining = True

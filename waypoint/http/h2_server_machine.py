@@ -305,6 +305,11 @@ class H2ServerMachine(H2Link):
 
     # -- deadlines and the end ---------------------------------------------------------------------------------------
 
+    def under_way(self) -> list[RequestSink]:
+        """The requests under way."""
+        parties = [stream.owner for stream in self.machine.streams.values()]
+        return [party.sink for party in parties if isinstance(party, H2Responder) and party.sink is not None]
+
     def drain(self) -> None:
         """Take no new requests, after a moment in which those that are on their way are still taken."""
         if self._draining or self._over:

@@ -38,6 +38,8 @@ GATEWAY_CLASS_LABEL = "gateway.networking.k8s.io/gateway-class-name"
 MODE_LABEL = "istio.io/dataplane-mode"
 TUNNEL_LABEL = "networking.istio.io/tunnel"
 REPLICAS_ANNOTATION = "ambimesh.dev/replicas"
+DRAIN_ANNOTATION = "ambimesh.dev/drain-seconds"
+"""Of a Gateway: how long requests may go on when a replica ends; whole seconds, at most a day."""
 MANAGED_LABEL = "ambimesh.dev/managed"
 MANAGED = "waypoint"
 """On everything that is made here: what an uninstallation takes away."""
@@ -46,6 +48,9 @@ RESTARTED_ANNOTATION = "ambimesh.dev/restarted-at"
 READINESS_PORT = 15021
 METRICS_PORT = 15020
 _MOST_REPLICAS = 64
+_MOST_DRAIN = 24 * 3600
+_BESIDE_DRAIN = 5
+"""Seconds of the grace period in which peers hear of the end, and what is cut off is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +65,7 @@ class WaypointSettings:
     environment: dict[str, str] = field(default_factory=dict)
     """Beside what every replica is told of itself."""
     grace_seconds: int = 30
-    """How long a replica may drain."""
+    """How long a replica may take to end, where its Gateway does not say how long it may drain."""
     cluster: ClusterPods | None = None
     """How they run in a Kubernetes cluster; None in a lab."""
 
@@ -150,9 +155,10 @@ def parts_of(gateway: Gateway, settings: WaypointSettings) -> tuple[ServiceAccou
             ),
         ),
     )
+    drain = drain_seconds_of(gateway)
     spec = PodSpec(
         service_account_name=name,
-        termination_grace_period_seconds=settings.grace_seconds,
+        termination_grace_period_seconds=settings.grace_seconds if drain is None else drain + _BESIDE_DRAIN,
         containers=(_container(gateway, settings),),
     )
     if settings.cluster is not None:
@@ -186,6 +192,12 @@ def replicas_of(gateway: Gateway) -> int:
     return min(int(text), _MOST_REPLICAS) if text.isascii() and text.isdigit() and len(text) < 6 else 1
 
 
+def drain_seconds_of(gateway: Gateway) -> int | None:
+    """How long the Gateway's replicas may drain; None if it does not say, or not in a number of seconds."""
+    text = gateway.metadata.annotations.get(DRAIN_ANNOTATION, "")
+    return min(int(text), _MOST_DRAIN) if text.isascii() and text.isdigit() and len(text) < 9 else None
+
+
 def _metadata(gateway: Gateway, labels: dict[str, str]) -> ObjectMeta:
     owner = OwnerReference(
         api_version=gateway.api_version,
@@ -207,13 +219,17 @@ def _container(gateway: Gateway, settings: WaypointSettings) -> Container:
         "NODE_NAME": "spec.nodeName",
         "SERVICE_ACCOUNT": "spec.serviceAccountName",
     }
+    shared = dict(settings.environment)
+    drain = drain_seconds_of(gateway)
+    if drain is not None:
+        shared["DRAIN_SECONDS"] = str(drain)
     environment = [
         *(
             EnvironmentVariable(name=name, value_from={"fieldRef": {"fieldPath": path}})
             for name, path in facts.items()
         ),
         EnvironmentVariable(name="GATEWAY_NAME", value=gateway.metadata.name),
-        *(EnvironmentVariable(name=name, value=value) for name, value in sorted(settings.environment.items())),
+        *(EnvironmentVariable(name=name, value=value) for name, value in sorted(shared.items())),
     ]
     ready = HttpGetAction(port=READINESS_PORT, path="/healthz/ready")
     return Container(

@@ -10,6 +10,7 @@ from controlplane.reconcile.difference import same_owner, says
 from controlplane.reconcile.driver import FolderWriter, Reconciler, StatusWriter
 from controlplane.reconcile.status import gateway_statuses
 from controlplane.reconcile.waypoints import (
+    DRAIN_ANNOTATION,
     REPLICAS_ANNOTATION,
     RESTARTED_ANNOTATION,
     WaypointSettings,
@@ -147,6 +148,18 @@ def test_gateways_of_other_classes_are_not_ours() -> None:
 @pytest.mark.parametrize(("text", "replicas"), [("", 1), ("3", 3), ("many", 1), ("-1", 1), ("99999", 64), ("0", 0)])
 def test_replicas(text: str, replicas: int) -> None:
     assert replicas_of(gateway(annotations={REPLICAS_ANNOTATION: text})) == replicas
+
+
+@pytest.mark.parametrize(
+    ("text", "drain", "grace"),
+    [("600", "600", 605), ("0", "0", 5), ("999999", "86400", 86405), ("long", "25", 30), ("-1", "25", 30)],
+)
+def test_a_gateway_says_how_long_its_replicas_may_drain(text: str, drain: str, grace: int) -> None:
+    settings = WaypointSettings(command=("waypoint",), environment={"DRAIN_SECONDS": "25"})
+    deployment = parts_of(gateway(annotations={DRAIN_ANNOTATION: text}), settings)[2]
+    pod = deployment.spec.template.spec
+    assert pod.termination_grace_period_seconds == grace
+    assert [one.value for one in pod.containers[0].env if one.name == "DRAIN_SECONDS"] == [drain]
 
 
 def test_an_object_is_right_when_everything_wished_stands_in_it() -> None:
