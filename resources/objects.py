@@ -46,6 +46,11 @@ class ObjectKey(NamedTuple):
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
 
 
+_Networking = Literal["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"]
+_Gateway = Literal["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"]
+_GatewayBeta = Literal["gateway.networking.k8s.io/v1beta1", "gateway.networking.k8s.io/v1"]
+
+
 class _Object(Fields, frozen=True):
     metadata: ObjectMeta
 
@@ -104,6 +109,20 @@ class ConfigMap(_Object, frozen=True):
     data: dict[str, str] = field(default_factory=dict)
     binary_data: Raw = None
     immutable: bool | None = None
+
+
+class Secret(_Object, frozen=True):
+    """Confidential texts. The mesh reads certificates and keys in those that a DestinationRule names."""
+
+    api_version: Literal["v1"] = "v1"
+    kind: Literal["Secret"] = "Secret"
+    type: str = ""
+    data: dict[str, str] = field(default_factory=dict)  # in base64
+    string_data: dict[str, str] = field(default_factory=dict)
+    immutable: bool | None = None
+
+    def __repr__(self) -> str:  # without what it keeps
+        return f"Secret({self.metadata.namespace}/{self.metadata.name})"
 
 
 class Pod(_Object, frozen=True):
@@ -192,9 +211,7 @@ class GatewayClass(_Object, frozen=True):
     """A kind of gateway, and who runs it."""
 
     spec: GatewayClassSpec
-    api_version: Literal[
-        "gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"
-    ] = "gateway.networking.k8s.io/v1"
+    api_version: _Gateway = "gateway.networking.k8s.io/v1"
     kind: Literal["GatewayClass"] = "GatewayClass"
     status: GatewayClassStatus | None = None
 
@@ -203,9 +220,7 @@ class Gateway(_Object, frozen=True):
     """A gateway; one of the waypoint class is a waypoint."""
 
     spec: GatewaySpec
-    api_version: Literal[
-        "gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"
-    ] = "gateway.networking.k8s.io/v1"
+    api_version: _Gateway = "gateway.networking.k8s.io/v1"
     kind: Literal["Gateway"] = "Gateway"
     status: GatewayStatus | None = None
 
@@ -213,9 +228,7 @@ class Gateway(_Object, frozen=True):
 class HTTPRoute(_Object, frozen=True):
     """Routes of HTTP requests."""
 
-    api_version: Literal[
-        "gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"
-    ] = "gateway.networking.k8s.io/v1"
+    api_version: _Gateway = "gateway.networking.k8s.io/v1"
     kind: Literal["HTTPRoute"] = "HTTPRoute"
     spec: HttpRouteSpec = HttpRouteSpec()
     status: RouteStatus | None = None
@@ -234,9 +247,9 @@ class TCPRoute(_Object, frozen=True):
     """Routes of TCP connections."""
 
     spec: TcpRouteSpec
-    api_version: Literal[
-        "gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"
-    ] = "gateway.networking.k8s.io/v1"
+    api_version: Literal["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"] = (
+        "gateway.networking.k8s.io/v1"
+    )
     kind: Literal["TCPRoute"] = "TCPRoute"
     status: RouteStatus | None = None
 
@@ -256,9 +269,7 @@ class ReferenceGrant(_Object, frozen=True):
     """That objects of other namespaces may refer to some of this one."""
 
     spec: ReferenceGrantSpec
-    api_version: Literal[
-        "gateway.networking.k8s.io/v1beta1", "gateway.networking.k8s.io/v1"
-    ] = "gateway.networking.k8s.io/v1beta1"
+    api_version: _GatewayBeta = "gateway.networking.k8s.io/v1beta1"
     kind: Literal["ReferenceGrant"] = "ReferenceGrant"
 
 
@@ -277,9 +288,7 @@ class VirtualService(_Object, frozen=True):
     """Istio's routes."""
 
     spec: VirtualServiceSpec
-    api_version: Literal[
-        "networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"
-    ] = "networking.istio.io/v1"
+    api_version: _Networking = "networking.istio.io/v1"
     kind: Literal["VirtualService"] = "VirtualService"
     status: NetworkingStatus | None = None
 
@@ -288,9 +297,7 @@ class DestinationRule(_Object, frozen=True):
     """How a service is treated as a destination."""
 
     spec: DestinationRuleSpec
-    api_version: Literal[
-        "networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"
-    ] = "networking.istio.io/v1"
+    api_version: _Networking = "networking.istio.io/v1"
     kind: Literal["DestinationRule"] = "DestinationRule"
     status: NetworkingStatus | None = None
 
@@ -299,9 +306,7 @@ class ServiceEntry(_Object, frozen=True):
     """A service that Kubernetes does not know."""
 
     spec: ServiceEntrySpec
-    api_version: Literal[
-        "networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"
-    ] = "networking.istio.io/v1"
+    api_version: _Networking = "networking.istio.io/v1"
     kind: Literal["ServiceEntry"] = "ServiceEntry"
     status: ServiceEntryStatus | None = None
 
@@ -310,9 +315,7 @@ class WorkloadEntry(_Object, frozen=True):
     """An endpoint that is no pod."""
 
     spec: WorkloadEntrySpec
-    api_version: Literal[
-        "networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"
-    ] = "networking.istio.io/v1"
+    api_version: _Networking = "networking.istio.io/v1"
     kind: Literal["WorkloadEntry"] = "WorkloadEntry"
     status: NetworkingStatus | None = None
 
@@ -331,6 +334,7 @@ KubernetesObject: TypeAlias = (
     | Node
     | ServiceAccount
     | ConfigMap
+    | Secret
     | Pod
     | Deployment
     | HorizontalPodAutoscaler
@@ -361,6 +365,7 @@ KINDS: Mapping[str, type[KubernetesObject]] = MappingProxyType(
         "Node": Node,
         "ServiceAccount": ServiceAccount,
         "ConfigMap": ConfigMap,
+        "Secret": Secret,
         "Pod": Pod,
         "Deployment": Deployment,
         "HorizontalPodAutoscaler": HorizontalPodAutoscaler,
@@ -388,6 +393,8 @@ KINDS: Mapping[str, type[KubernetesObject]] = MappingProxyType(
 """Every kind that is read, by name."""
 
 ROOTS_KEY = "ca.crt"
-"""Where a ConfigMap has the root certificates that a BackendTLSPolicy refers to."""
+"""Where a ConfigMap or a Secret has root certificates."""
+CREDENTIAL_KEYS = frozenset({ROOTS_KEY, "tls.crt", "tls.key", "cacert", "cert", "key"})
+"""Where a Secret has what a DestinationRule's ``credentialName`` refers to."""
 CLUSTER_SCOPED = frozenset({"Namespace", "Node", "GatewayClass"})
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"

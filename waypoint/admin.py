@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -21,6 +21,8 @@ GET  /logging              log level
 POST /logging?level=LEVEL  set the level of the process log
 POST /quitquitquit         drain and stop
 """
+
+_SECRETS: Final = frozenset({"private_key", "session_key"})
 
 
 class Describes(Protocol):
@@ -65,7 +67,9 @@ def dump(
 ) -> object:
     """Everything this replica works from."""
     return {
-        "destinations": [msgspec.to_builtins(value, enc_hook=str) for value in destinations.models()],
+        "destinations": [
+            without_secrets(msgspec.to_builtins(value, enc_hook=str)) for value in destinations.models()
+        ],
         "serving": serving.describe(),
         "certificates": [
             {
@@ -79,6 +83,18 @@ def dump(
         "workloads": len(state.workloads.by_uid),
         "services": len(state.services.views),
     }
+
+
+def without_secrets(value: Any) -> Any:
+    """A dump in which private keys, and the secret of session tokens, are only said to be there."""
+    if isinstance(value, dict):
+        return {
+            key: "(not shown)" if key in _SECRETS and inner else without_secrets(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [without_secrets(inner) for inner in value]
+    return value
 
 
 def set_levels(level: str | None, _access: str | None) -> None:

@@ -152,6 +152,8 @@ class Waypoints(Group, frozen=True, kw_only=True):
 
     istio_class: bool = False
     """Run Gateways of class ``istio-waypoint`` too."""
+    credentials: bool = False
+    """DestinationRules may name certificates and keys in a Secret; for that the operator may read all Secrets."""
     autoscaling: Autoscaling = Autoscaling()
     drain_seconds: Annotated[int, Meta(ge=1, le=3600)] = 25
     resources: Resources = Resources(requests={"cpu": "100m", "memory": "96Mi"}, limits={"memory": "1Gi"})

@@ -4,7 +4,7 @@ like."""
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class Algorithm(enum.StrEnum):
@@ -122,6 +122,16 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientCertificate:
+    """What a waypoint shows of itself to an application."""
+
+    chain: str
+    """PEM, the leaf first."""
+    private_key: str = field(repr=False)
+    """The leaf's, PEM. In no log and no dump."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamTls:
     """TLS that the waypoint speaks with the application, inside the tunnel."""
 
@@ -129,6 +139,7 @@ class UpstreamTls:
     subject_alt_names: tuple[str, ...] = ()
     ca_certificates: str | None = None
     """PEM; None: the system's roots; empty: nobody is trusted, because what was to be trusted could not be found."""
+    shown: ClientCertificate | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

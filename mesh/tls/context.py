@@ -87,7 +87,18 @@ def _load_chain(context: ssl.SSLContext, chain: Sequence[bytes], key: ec.Ellipti
     key_pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    with _memory_file(key_pem + b"\n" + b"\n".join(chain)) as path:
+    load_pem_chain(context, b"\n".join(chain), key_pem)
+
+
+def load_pem_chain(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
+    """Have a context show a certificate. Raises as ``client_context``.
+
+    Args:
+        context: to be changed.
+        chain: PEM, the leaf first.
+        key: the leaf's, PEM.
+    """
+    with _memory_file(key + b"\n" + chain) as path:
         try:
             context.load_cert_chain(path)
         except ssl.SSLError as error:

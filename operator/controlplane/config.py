@@ -29,6 +29,8 @@ class KubernetesGroup(Settings, frozen=True, kw_only=True):
     """The operator's own, of its Secrets and its Lease; empty: that of the pod we run in, else ``ambimesh-system``."""
     identity: str = ""
     """Of this replica, unlike all others; empty: the host's name and a random part."""
+    read_secrets: bool = False
+    """Take certificates and keys from the Secrets that DestinationRules name; needs the right to read all Secrets."""
 
 
 class SourceGroup(Settings, frozen=True, kw_only=True):

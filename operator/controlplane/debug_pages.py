@@ -18,6 +18,7 @@ from controlplane.translate.translator import Translator
 from mesh.addresses import Cidr, IpBytes, format_ip
 from mesh.identity import SpiffeId
 from mesh.model.service import Service
+from mesh.model.upstream_policy import ClientCertificate
 from mesh.model.workload import Workload
 from mesh.telemetry.exposition import CONTENT_TYPE, render
 from mesh.telemetry.http_endpoint import Handler, HttpRequest, HttpResponse, json_response, text_response
@@ -117,6 +118,10 @@ def _resources(translator: Translator) -> list[Translated]:
     return [*translator.addresses, *translator.policies, *translator.destinations]
 
 
+NOT_SHOWN = "(not shown)"
+"""In the place of what must not get about."""
+
+
 def plain(value: object) -> Any:
     """A value of the model as JSON takes it; fields at their default are left out, addresses are text."""
     match value:
@@ -124,6 +129,8 @@ def plain(value: object) -> Any:
             return format_ip(IpBytes(value))
         case enum.Enum():
             return value.name
+        case ClientCertificate():
+            return {"chain": value.chain, "private_key": NOT_SHOWN}
         case Cidr() | SpiffeId():
             return str(value)
         case Mapping():

@@ -33,6 +33,7 @@ from resources.folder_source import FolderSource
 from resources.folder_store import FolderStore
 from resources.kube.client_driver import ApiClient
 from resources.kube.credentials_driver import ApiSettings
+from resources.kube.kinds import API_KINDS, CREDENTIALS
 from resources.kube.source_driver import ApiSource
 from resources.objects import Pod
 
@@ -107,7 +108,8 @@ async def _of_kubernetes(
     settings: OperatorSettings, group: KubernetesGroup, client: ApiClient, nursery: trio.Nursery
 ) -> Platform:
     namespace = group.namespace or await trio.to_thread.run_sync(_own_namespace)
-    source = ApiSource(client)
+    kinds = [kind for kind in API_KINDS.values() if group.read_secrets or kind.name != CREDENTIALS]
+    source = ApiSource(client, kinds)
     tokens: TokenAuthenticator
     if settings.authentication.tokens is not None:
         tokens = StaticTokens(settings.authentication.tokens)

@@ -94,6 +94,19 @@ def _versions(kind: str) -> tuple[str, ...]:
 
 _OURS = "gateway.networking.k8s.io/gateway-name"
 
+_NO_CREDENTIALS = ",".join(
+    f"type!={kind}"
+    for kind in (
+        "bootstrap.kubernetes.io/token",
+        "helm.sh/release.v1",
+        "kubernetes.io/dockerconfigjson",
+        "kubernetes.io/service-account-token",
+    )
+)
+"""Secrets that are for others are not even sent."""
+CREDENTIALS = "Secret"
+"""The kind that is read only where an operator is told to: who may read it may read all of them."""
+
 API_KINDS: Mapping[str, ApiKind] = MappingProxyType(
     {
         kind.name: kind
@@ -102,6 +115,7 @@ API_KINDS: Mapping[str, ApiKind] = MappingProxyType(
             _core("Node", "nodes", Need.OPTIONAL),
             _core("ServiceAccount", "serviceaccounts", Need.OPTIONAL),
             _core("ConfigMap", "configmaps", Need.OPTIONAL),
+            _core("Secret", "secrets", Need.OPTIONAL, field_selector=_NO_CREDENTIALS),
             _core("Pod", "pods"),
             _core("Service", "services"),
             _core("EndpointSlice", "endpointslices", group="discovery.k8s.io"),

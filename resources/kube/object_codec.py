@@ -29,6 +29,7 @@ from resources.kube.kinds import ApiKind, Reading
 from resources.kube.lean import lean
 from resources.network import Endpoint
 from resources.objects import (
+    CREDENTIAL_KEYS,
     ROOTS_KEY,
     ConfigMap,
     Deployment,
@@ -37,6 +38,7 @@ from resources.objects import (
     Node,
     ObjectKey,
     Pod,
+    Secret,
     ServiceAccount,
 )
 from resources.pod import Container, ContainerPort, PodSpec, PodStatus
@@ -61,6 +63,7 @@ _KEPT: dict[type, frozenset[str]] = {
     Endpoint: frozenset({"addresses", "conditions", "target_ref", "node_name", "zone"}),
     Node: frozenset({"metadata"}),
     ConfigMap: frozenset({"metadata", "data"}),
+    Secret: frozenset({"metadata", "data"}),
 }  # fmt: skip
 """Of these structures, what anybody looks at."""
 
@@ -138,6 +141,10 @@ def _lean(value: KubernetesObject) -> KubernetesObject:
         roots = {key: text for key, text in value.data.items() if key == ROOTS_KEY}
         bare = ObjectMeta(name=metadata.name, namespace=sys.intern(metadata.namespace))
         return ConfigMap(metadata=bare, data=shared_mapping(roots))
+    if isinstance(value, Secret):
+        credentials = {key: text for key, text in value.data.items() if key in CREDENTIAL_KEYS}
+        bare = ObjectMeta(name=metadata.name, namespace=sys.intern(metadata.namespace))
+        return Secret(metadata=bare, data=credentials)
     annotations = metadata.annotations
     if isinstance(value, Pod):
         annotations = {

@@ -15,11 +15,13 @@ import trio
 from cryptography.hazmat.primitives import serialization
 
 from controlplane.testing.routes import V1, destination, route, translated
+from mesh.identity import SpiffeId
 from mesh.model.upstream_policy import HealthCheck, TrafficPolicy, UpstreamPolicy, UpstreamTls
 from mesh.model.waypoint import Destination, DestinationPort
 from mesh.model.workload import TunnelProtocol
 from mesh.testing.ca import TestAuthority
 from mesh.testing.model import make_service, make_workload
+from waypoint.admin import without_secrets
 
 WEB = "demo/web.demo.svc.cluster.local"
 AUTHORITY = TestAuthority()
@@ -30,7 +32,7 @@ BODY = bytes(range(256)) * 400
 class Application:
     """An HTTPS server; what is no TLS it only counts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, mutual: bool = False) -> None:
         issued = AUTHORITY.issue_server("web.example")
         key = issued.key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -39,6 +41,11 @@ class Application:
         file.write_bytes(key + b"".join(issued.certificate_chain))
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(file)
+        if mutual:
+            self.context.verify_mode = ssl.CERT_REQUIRED
+            self.context.load_verify_locations(cadata=ROOTS)
+        self.clients: list[Any] = []
+        """The certificates that clients have shown."""
         self.port = 0
         self.names: list[str | None] = []
         self.context.sni_callback = lambda _session, name, _context: self.names.append(name)
@@ -55,6 +62,7 @@ class Application:
                     return
                 head += more
             self.requests.append(head)
+            self.clients.append(secure.getpeercert())
             await secure.send_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + BODY)
             if b"/cut" in head:
                 await stream.aclose()
@@ -66,9 +74,9 @@ class Application:
 
 @asynccontextmanager
 async def secured(
-    mesh: Any, folder: Path, tls: UpstreamTls, check: HealthCheck | None = None
+    mesh: Any, folder: Path, tls: UpstreamTls, check: HealthCheck | None = None, *, mutual: bool = False
 ) -> AsyncIterator[Application]:
-    application = Application(folder)
+    application = Application(folder, mutual=mutual)
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.2")
         application.port = listener.socket.getsockname()[1]
@@ -189,3 +197,51 @@ async def test_nobody_else_is_trusted_in_its_place(
     async with secured(own_mesh, tmp_path, as_translated(roots)) as web:
         assert (await own_mesh.get("10.96.0.1:80"))[0] == 503
         assert web.requests == []
+
+
+def from_a_secret(mode: str) -> UpstreamTls:
+    """What the operator makes of a DestinationRule and a Secret."""
+    issued = AUTHORITY.issue(SpiffeId("cluster.local", "shop", "waypoint"))
+    key = issued.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "certificates", "namespace": "shop"},
+        "stringData": {"ca.crt": ROOTS, "tls.crt": b"".join(issued.certificate_chain).decode(), "tls.key": key},
+    }
+    rule = f"""
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: tls, namespace: shop}}
+spec:
+  host: v1
+  trafficPolicy: {{tls: {{mode: {mode}, credentialName: certificates, sni: web.example}}}}
+"""
+    objects = route(f"[{{{V1}}}]") + rule + f"---\n{msgspec.json.encode(secret).decode()}\n"
+    [upstream] = destination(translated(objects)).upstreams
+    assert upstream.policy.tls is not None
+    return upstream.policy.tls
+
+
+async def test_a_client_certificate_of_a_secret_is_shown(own_mesh: Any, tmp_path: Path) -> None:
+    async with secured(own_mesh, tmp_path, from_a_secret("MUTUAL"), mutual=True) as web:
+        status, answer = await own_mesh.get("10.96.0.1:80")
+        assert (status, body_of(answer)) == (200, BODY)
+        assert web.clients[0]["subjectAltName"] == (("URI", "spiffe://cluster.local/ns/shop/sa/waypoint"),)
+
+
+async def test_without_one_an_application_that_demands_it_refuses(own_mesh: Any, tmp_path: Path) -> None:
+    async with secured(own_mesh, tmp_path, from_a_secret("SIMPLE"), mutual=True) as web:
+        assert (await own_mesh.get("10.96.0.1:80"))[0] == 503
+        assert web.requests == []
+
+
+def test_the_key_is_not_dumped() -> None:
+    tls = from_a_secret("MUTUAL")
+    assert tls.shown is not None
+    shown = without_secrets(msgspec.to_builtins(UpstreamPolicy(service=WEB, policy=TrafficPolicy(tls=tls))))
+    assert shown["policy"]["tls"]["shown"] == {"chain": tls.shown.chain, "private_key": "(not shown)"}
+    assert "PRIVATE" not in repr(shown)

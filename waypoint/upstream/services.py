@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final
 
 from mesh.addresses import is_ipv4, parse_ip, to_sockaddr
-from mesh.errors import ConfigurationError
+from mesh.errors import ConfigurationError, EnvironmentLacks
 from mesh.hbone.codec import Baggage
 from mesh.model.service import LoadBalancing
 from mesh.model.upstream_policy import Subset, TrafficPolicy, UpstreamPolicy
@@ -131,7 +131,7 @@ class Services:
         if backend is None:
             try:
                 connector = self._connector_by(policy, http2=http2)
-            except ConfigurationError as error:
+            except (ConfigurationError, EnvironmentLacks) as error:
                 return Unavailable("NC", f"TLS to service {service}: {error}")
             cluster = self._clusters.get(place)
             known = cluster is not None

@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from mesh.errors import ConfigurationError, ConnectionLost, MeshError, TlsFailure
 from mesh.model.upstream_policy import UpstreamTls
+from mesh.tls.context import load_pem_chain
 from mesh.tls.failures import translate_ssl_error
 from waypoint.wire.contract import NOBODY, Buffer, Flushable, Wire, WireOwner
 from waypoint.wire.dialling import Connector, Dial
@@ -39,7 +40,8 @@ class TlsTerms:
             http2: HTTP/2 must be agreed on; otherwise nothing is offered, which is HTTP/1.1 where it is HTTP.
 
         Raises:
-            ConfigurationError: the roots are no certificates.
+            ConfigurationError: the roots are no certificates, or what is to be shown is no certificate with its key.
+            EnvironmentLacks: no anonymous memory files, or /proc is not mounted.
         """
         self.server_name = tls.server_name
         self.names = frozenset(tls.subject_alt_names)
@@ -57,6 +59,8 @@ class TlsTerms:
                 context.load_verify_locations(cadata=tls.ca_certificates)
             except (ssl.SSLError, ValueError) as error:
                 raise ConfigurationError(f"the roots for {tls.server_name} hold no readable certificate") from error
+        if tls.shown is not None:
+            load_pem_chain(context, tls.shown.chain.encode(), tls.shown.private_key.encode())
 
     def check(self, session: ssl.SSLObject) -> None:
         """Look at a finished handshake.

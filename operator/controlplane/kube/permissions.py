@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resources.kube.kinds import API_KINDS
+from resources.kube.kinds import API_KINDS, CREDENTIALS
 
 ROOT_SECRET = "ambimesh-root"  # noqa: S105 -- an object's name
 GIVEN_ROOT_SECRET = "ambimesh-root-given"  # noqa: S105
@@ -28,6 +28,8 @@ class Rule:
 def _reading() -> tuple[Rule, ...]:
     groups: dict[str, list[str]] = {}
     for kind in API_KINDS.values():
+        if kind.name == CREDENTIALS:
+            continue
         groups.setdefault(kind.group, []).append(kind.plural)
     return tuple(Rule(group, tuple(sorted(plurals)), _READ) for group, plurals in sorted(groups.items()))
 
@@ -71,6 +73,9 @@ OPERATOR_CLUSTER: tuple[Rule, ...] = (
     Rule("", ("configmaps",), ("get", "patch", "delete"), (TRUST_BUNDLE,)),
 )  # fmt: skip
 """Of the operator, everywhere (a ClusterRole)."""
+
+OPERATOR_CREDENTIALS: tuple[Rule, ...] = (Rule("", (API_KINDS[CREDENTIALS].plural,), _READ),)
+"""Of an operator that is to read Secrets which DestinationRules name (``read_secrets``), everywhere."""
 
 OPERATOR_NAMESPACE: tuple[Rule, ...] = (
     Rule("", ("secrets",), ("create",)),

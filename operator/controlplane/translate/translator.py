@@ -85,6 +85,7 @@ _TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "AuthorizationPolicy": (OWN, ADVICE),
         "ServiceAccount": (),
         "ConfigMap": (),
+        "Secret": (),
     }
 )
 """What is done for an object of each kind; for all others, advice only."""

@@ -13,6 +13,7 @@ import yaml
 from ambimesh.chart.loading_driver import PLACES, Chart, load_chart, render
 from cni.agent.configuration import AgentSettings
 from controlplane.config import OperatorSettings, WaypointGroup
+from controlplane.kube.permissions import OPERATOR_CREDENTIALS
 from controlplane.reconcile.waypoints import parts_of
 from mesh.config import decode, load
 from mesh.errors import ConfigurationError, EnvironmentLacks
@@ -269,6 +270,15 @@ def test_nobody_may_read_all_secrets() -> None:
             if "secrets" in rule["resources"]:
                 assert kind == "Role"
                 assert rule["verbs"] == ["create"] or rule["resourceNames"]
+
+
+def test_secrets_may_be_read_where_it_is_asked_for() -> None:
+    asked = {"waypoints": {"credentials": True}}
+    role = _rendered(asked)[("ClusterRole", "", "ambimesh-operator")]
+    found = [rule for rule in role["rules"] if rule["resources"] == ["secrets"]]
+    assert found == [{"apiGroups": [""], "resources": ["secrets"], "verbs": list(OPERATOR_CREDENTIALS[0].verbs)}]
+    assert _settings("ambimesh-operator", **asked)["source"] == {"kubernetes": {"read_secrets": True}}
+    assert _settings("ambimesh-operator")["source"] == {"kubernetes": {"read_secrets": False}}
 
 
 def test_a_chart_that_is_not_there_or_none_is_told() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from resources.base import Condition, ObjectMeta
 from resources.kube.kinds import API_KINDS, Reading
 from resources.kube.object_codec import MAX_OBJECT, decode_object, named
-from resources.objects import AuthorizationPolicy, ConfigMap, EndpointSlice, HTTPRoute, Node, ObjectKey, Pod
+from resources.objects import AuthorizationPolicy, ConfigMap, EndpointSlice, HTTPRoute, Node, ObjectKey, Pod, Secret
 from resources.problem import Problem
 
 POD: dict[str, Any] = {
@@ -57,6 +57,16 @@ def test_of_a_config_map_only_roots_are_kept() -> None:
     assert found == ConfigMap(metadata=ObjectMeta(name="c", namespace="n"), data={"ca.crt": "x"})
     assert decode("ConfigMap", {"metadata": {**metadata, "resourceVersion": "2"}, "data": {"ca.crt": "x"}}) == found
     assert decode("ConfigMap", {"metadata": metadata, "data": None}).data == {}
+
+
+def test_of_a_secret_only_certificates_and_keys_are_kept() -> None:
+    metadata = {"name": "s", "namespace": "n", "annotations": {"a": "b"}}
+    found = decode("Secret", {"metadata": metadata, "type": "Opaque", "data": {"tls.key": "eA==", "password": "eQ=="}})
+    assert found == Secret(metadata=ObjectMeta(name="s", namespace="n"), data={"tls.key": "eA=="})
+    assert "eA" not in f"{found} {found!r}"
+    problem = decode("Secret", {"metadata": metadata, "data": {"tls.key": ["a-key"]}})
+    assert isinstance(problem, Problem)
+    assert "a-key" not in str(problem)
 
 
 def test_nulls_are_absent_fields() -> None:

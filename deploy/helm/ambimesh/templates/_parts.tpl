@@ -39,7 +39,8 @@ imagePullSecrets:
 
 {{- define "ambimesh.operatorSettings" -}}
 source:
-  kubernetes: {}
+  kubernetes:
+    read_secrets: {{ .Values.waypoints.credentials }}
 mesh:
   trust_domain: {{ .Values.mesh.trustDomain | quote }}
   cluster_id: {{ .Values.mesh.clusterId | quote }}

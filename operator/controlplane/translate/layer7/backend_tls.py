@@ -147,12 +147,12 @@ def _roots_in(view: View, namespace: str, reference: LocalReference) -> tuple[st
         return "", f"it has no key {ROOTS_KEY}"
     if len(text) > MAX_ROOTS:
         return "", f"its {ROOTS_KEY} is larger than {MAX_ROOTS} characters"
-    found = _certificates(text)
+    found = certificates_of(text)
     return found, "" if found else f"its {ROOTS_KEY} holds no certificates in PEM, or a broken one"
 
 
 @lru_cache(maxsize=256)
-def _certificates(text: str) -> str:
+def certificates_of(text: str) -> str:
     """The certificates of a PEM text and nothing else of it; empty if there is none or one is broken."""
     try:
         found = x509.load_pem_x509_certificates(text.encode())

@@ -63,7 +63,7 @@ def _service(view: View, value: Service | ServiceEntry, target: Target, waypoint
         key=target.key,
         hosts=target.hosts,
         ports=ports,
-        upstreams=tuple(_upstreams(view, target, ports, common.authorizers)),
+        upstreams=tuple(_upstreams(view, target, ports, common.authorizers, waypoint)),
     )
 
 
@@ -185,7 +185,11 @@ def _names_host(hostnames: tuple[str, ...], target: Target) -> bool:
 
 
 def _upstreams(
-    view: View, target: Target, ports: tuple[DestinationPort, ...], authorizers: tuple[ExternalAuthorizer, ...]
+    view: View,
+    target: Target,
+    ports: tuple[DestinationPort, ...],
+    authorizers: tuple[ExternalAuthorizer, ...],
+    waypoint: Waypoint,
 ) -> Iterator[UpstreamPolicy]:
     keys = {target.key, *(one.service for one in authorizers)}
     for port in ports:
@@ -198,7 +202,7 @@ def _upstreams(
     for key in sorted(keys):
         namespace, _, host = key.partition("/")
         found = find_host(view, host, namespace)
-        policy = upstream_policy(view, found) if found is not None and found.key == key else None
+        policy = upstream_policy(view, found, waypoint.namespace) if found is not None and found.key == key else None
         if policy is not None:
             yield policy
 

@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import msgspec
 
+from controlplane.translate.binding import bind
 from controlplane.translate.facets import WILDCARD, full_host, host_facet
 from controlplane.translate.finding import Finding
-from controlplane.translate.layer7.backend_tls import NOBODY_IS_TRUSTED, backend_tls
+from controlplane.translate.layer7.backend_tls import backend_tls
+from controlplane.translate.layer7.client_tls import Keeper, client_tls
 from controlplane.translate.layer7.durations import seconds
 from controlplane.translate.layer7.notes import Notes
 from controlplane.translate.targets import Target, find_host
@@ -47,20 +49,21 @@ _ALGORITHMS = {
 _NO_POLICY = fields.TrafficPolicy()
 
 
-def upstream_policy(view: View, target: Target) -> UpstreamPolicy | None:
-    """All that is said about a service; None if nothing is."""
+def upstream_policy(view: View, target: Target, namespace: str) -> UpstreamPolicy | None:
+    """All that is said about a service; None if nothing is. ``namespace`` is the waypoint's, whom it is for."""
     rules = _rules_of(view, target)
+    keeper = Keeper(view, rules[0].metadata.namespace if rules else namespace, namespace)
     first = next((rule for rule in rules if rule.spec.traffic_policy is not None), None)
     base = first.spec.traffic_policy if first and first.spec.traffic_policy else _NO_POLICY
     notes = Notes(target.object)
     subsets: dict[str, Subset] = {}
     for rule in rules:
         for subset in rule.spec.subsets:
-            subsets.setdefault(subset.name, _subset(notes, subset, base, target.hostname))
+            subsets.setdefault(subset.name, _subset(notes, keeper, subset, base, target.hostname))
     whole_tls, port_tls = backend_tls(view, target)
-    policy = _with_tls(traffic_policy(notes, base, target.hostname, "trafficPolicy"), whole_tls)
+    policy = _with_tls(traffic_policy(notes, keeper, base, target.hostname, "trafficPolicy"), whole_tls)
     ports = {
-        one.port.number: traffic_policy(notes, _of_port(one), target.hostname, "portLevelSettings")
+        one.port.number: traffic_policy(notes, keeper, _of_port(one), target.hostname, "portLevelSettings")
         for one in base.port_level_settings
         if one.port is not None and one.port.number is not None
     }
@@ -86,6 +89,7 @@ def destination_rule_findings(view: View, value: DestinationRule) -> tuple[Findi
     notes = Notes(value.key)
     spec, namespace = value.spec, value.metadata.namespace
     host = full_host(spec.host, namespace, view.settings)
+    keeper = Keeper(view, namespace, namespace)
     if spec.workload_selector is not None:
         notes.not_applied("workloadSelector is sidecars': a waypoint's rule has none")
     if not host.startswith("*"):
@@ -96,19 +100,24 @@ def destination_rule_findings(view: View, value: DestinationRule) -> tuple[Findi
             notes.not_applied(f"{host} is of the namespace {target.namespace}: only rules there count")
         elif value not in _rules_of(view, target) and spec.workload_selector is None:
             notes.not_applied(f"rules for {host} in its own namespace count instead")
+        if target is not None:
+            bound = bind(view, target.metadata, "service").waypoints
+            keeper = Keeper(view, namespace, bound[0].namespace if bound else namespace)
     if spec.traffic_policy is not None:
-        traffic_policy(notes, spec.traffic_policy, host, "trafficPolicy")
+        traffic_policy(notes, keeper, spec.traffic_policy, host, "trafficPolicy")
         for index, port in enumerate(spec.traffic_policy.port_level_settings):
-            traffic_policy(notes, _of_port(port), host, f"trafficPolicy.portLevelSettings[{index}]")
+            traffic_policy(notes, keeper, _of_port(port), host, f"trafficPolicy.portLevelSettings[{index}]")
     for index, subset in enumerate(spec.subsets):
         if subset.traffic_policy is not None:
-            traffic_policy(notes, subset.traffic_policy, host, f"subsets[{index}].trafficPolicy")
+            traffic_policy(notes, keeper, subset.traffic_policy, host, f"subsets[{index}].trafficPolicy")
             if subset.traffic_policy.port_level_settings:
                 notes.unsupported(f"subsets[{index}].trafficPolicy.portLevelSettings has no effect")
     return tuple(notes.findings)
 
 
-def traffic_policy(notes: Notes, policy: fields.TrafficPolicy, host: str, place: str) -> TrafficPolicy:
+def traffic_policy(
+    notes: Notes, keeper: Keeper, policy: fields.TrafficPolicy, host: str, place: str
+) -> TrafficPolicy:
     """One trafficPolicy, or the settings of a port."""
     for name, given in (
         ("tunnel", policy.tunnel),
@@ -121,7 +130,7 @@ def traffic_policy(notes: Notes, policy: fields.TrafficPolicy, host: str, place:
         balancing=_balancing(notes, policy.load_balancer, f"{place}.loadBalancer"),
         pool=_pool(notes, policy.connection_pool, f"{place}.connectionPool"),
         outlier=_outlier(policy.outlier_detection) if policy.outlier_detection else None,
-        tls=_tls(notes, policy.tls, host, f"{place}.tls") if policy.tls else None,
+        tls=client_tls(notes, keeper, policy.tls, host, f"{place}.tls") if policy.tls else None,
     )
 
 
@@ -143,14 +152,16 @@ def _rules_of(view: View, target: Target) -> list[DestinationRule]:
     return []
 
 
-def _subset(notes: Notes, subset: fields.DestinationSubset, base: fields.TrafficPolicy, host: str) -> Subset:
+def _subset(
+    notes: Notes, keeper: Keeper, subset: fields.DestinationSubset, base: fields.TrafficPolicy, host: str
+) -> Subset:
     """A subset's own policy, with what it does not say taken from the rule's."""
     policy = None
     if subset.traffic_policy is not None:
         own = subset.traffic_policy
         names = ("load_balancer", "connection_pool", "outlier_detection", "tls")
         merged = msgspec.structs.replace(own, **{name: getattr(own, name) or getattr(base, name) for name in names})
-        policy = traffic_policy(notes, merged, host, subset.name)
+        policy = traffic_policy(notes, keeper, merged, host, subset.name)
     return Subset(name=subset.name, labels=tuple(sorted(subset.labels.items())), policy=policy)
 
 
@@ -256,24 +267,6 @@ def _outlier(detection: fields.OutlierDetection) -> OutlierDetection:
         max_ejection_percent=detection.max_ejection_percent or default.max_ejection_percent,
         min_health_percent=max(0, detection.min_health_percent),
     )
-
-
-def _tls(notes: Notes, tls: fields.ClientTls, host: str, place: str) -> UpstreamTls | None:
-    """TLS to the application. What of it cannot be done makes handshakes fail, it never takes TLS away."""
-    if tls.mode in ("DISABLE", "ISTIO_MUTUAL"):
-        if tls.mode == "ISTIO_MUTUAL":
-            notes.unsupported(f"{place}.mode: the mesh's tunnels are mutual TLS anyhow; ISTIO_MUTUAL changes nothing")
-        return None
-    if tls.mode == "MUTUAL":
-        notes.unsupported(f"{place}.mode: client certificates are not supported; a server that demands one refuses")
-    if tls.insecure_skip_verify:
-        notes.unsupported(f"{place}.insecureSkipVerify has no effect: certificates are always verified")
-    trusted: str | None = None
-    if tls.ca_certificates not in ("", "system") or tls.credential_name:
-        notes.unsupported(f"{place}: certificates are not read from files or Secrets; nobody is trusted")
-        trusted = NOBODY_IS_TRUSTED
-    name = tls.sni or host
-    return UpstreamTls(server_name=name, subject_alt_names=tls.subject_alt_names, ca_certificates=trusted)
 
 
 def _health_check(target: Target) -> HealthCheck | None:
