@@ -199,6 +199,44 @@ async def test_floods_of_http2_end_their_connection_and_nothing_else(own_mesh: A
     assert sum(path != b"/good" for path in web.seen) < 1000, "most requests that are given up reach nobody"
 
 
+def literal(name: bytes, value: bytes) -> bytes:
+    """A field of a block, in plain letters."""
+    return bytes((0, len(name))) + name + bytes((len(value),)) + value
+
+
+ABUSED: dict[str, bytes] = {
+    "a path twice": REQUEST + literal(b":path", b"/admin"),
+    "a method twice": REQUEST + literal(b":method", b"GET"),
+    "an authority twice": REQUEST + literal(b":authority", b"other"),
+    "a host that is another one": REQUEST + literal(b"host", b"other"),
+    "one behind a header": b"\x83\x86\x41\x03web" + literal(b"a", b"b") + b"\x84",
+    "one that is unknown": REQUEST + literal(b":protocol", b"websocket"),
+    "one of answers": REQUEST + literal(b":status", b"200"),
+    "no path": b"\x83\x86\x41\x03web",
+    "an empty path": b"\x83\x86\x41\x03web" + literal(b":path", b""),
+    "a path with a line's end": b"\x83\x86\x41\x03web" + literal(b":path", b"/a HTTP/1.1\r\nHost: b"),
+    "an authority with a line's end": b"\x83\x86\x84" + literal(b":authority", b"web\r\nx: y"),
+    "capitals": REQUEST + literal(b"Transfer-Encoding", b"chunked"),
+    "a coding": REQUEST + literal(b"transfer-encoding", b"chunked"),
+    "a header of connections": REQUEST + literal(b"connection", b"close"),
+    "a value with a line's end": REQUEST + literal(b"x", b"a\r\nHost: b"),
+    "a value with NUL": REQUEST + literal(b"x", b"a\0b"),
+}
+
+
+@pytest.mark.parametrize("case", ABUSED)
+async def test_a_malformed_head_of_http2_is_reset_and_the_next_request_served(
+    own_mesh: Any, web: Any, case: str
+) -> None:
+    bad = frame(HEADERS, END_HEADERS | END_STREAM, 1, ABUSED[case])
+    good = frame(HEADERS, END_HEADERS | END_STREAM, 3, REQUEST)
+    async with bystander(own_mesh, web):
+        answer = await answer_to(own_mesh, web, PREFACE + frame(SETTINGS), bad, good + frame(GOAWAY, 0, 0, bytes(8)))
+    assert frame(RESET, 0, 1, b"\0\0\0\1") in answer
+    assert answer.endswith(b"answer" + frame(DATA, END_STREAM, 3)), "the next request has been answered"
+    assert web.seen.count(b"/") == 1
+
+
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A waypoint whose clients have little time."""
