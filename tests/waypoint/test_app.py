@@ -24,16 +24,14 @@ from mesh.model.http_route import (
 )
 from mesh.model.request_policy import (
     Attribute,
-    Condition,
     JwtRule,
     RequestAction,
     RequestAuthentication,
-    RequestClause,
     RequestPolicy,
-    RequestRule,
 )
 from mesh.model.waypoint import Destination, DestinationPort
 from waypoint.testing.applications import applications
+from waypoint.testing.policies import condition, policy_of
 
 WEB = "demo/web.demo.svc.cluster.local"
 CANARY = "demo/canary.demo.svc.cluster.local"
@@ -136,11 +134,7 @@ async def _asked_for_ever(mesh: Any) -> None:
 
 
 def allow(*values: str, action: RequestAction = RequestAction.ALLOW) -> RequestPolicy:
-    condition = Condition(
-        attribute=Attribute.METHOD, values=tuple(TextMatch(TextMatchKind.EXACT, value) for value in values)
-    )
-    rule = RequestRule(((RequestClause(conditions=(condition,)),),))
-    return RequestPolicy(key="demo/p", action=action, rules=(rule,))
+    return policy_of(action, condition(Attribute.METHOD, *values))
 
 
 @pytest.mark.parametrize(

@@ -23,22 +23,19 @@ from mesh.model.http_route import (
     PathMatch,
     PathMatchKind,
     RequestMatch,
-    TextMatch,
     TextMatchKind,
 )
 from mesh.model.request_policy import (
     Attribute,
-    Condition,
     JwtRule,
     RequestAction,
     RequestAuthentication,
-    RequestClause,
     RequestPolicy,
-    RequestRule,
 )
 from mesh.model.waypoint import Destination, DestinationPort, LogFormat, Telemetry
 from mesh.testing.model import make_service
 from waypoint.security.key_set_codec import MAX_DOCUMENT_BYTES
+from waypoint.testing.policies import condition, policy_of
 
 WEB = "demo/web.demo.svc.cluster.local"
 GOOD, OTHER, BAD = "https://good.example", "https://other.example", "https://bad.example"
@@ -251,12 +248,7 @@ async def test_a_key_that_is_not_known_yet_is_fetched_but_not_again_and_again(ow
 
 
 async def test_the_principal_of_a_token_decides_and_is_logged(own_mesh: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    allowed = Condition(
-        attribute=Attribute.REQUEST_PRINCIPAL, values=(TextMatch(TextMatchKind.EXACT, f"{GOOD}/alice"),)
-    )
-    policy = RequestPolicy(
-        key="demo/p", action=RequestAction.ALLOW, rules=(RequestRule(((RequestClause(conditions=(allowed,)),),)),)
-    )
+    policy = policy_of(RequestAction.ALLOW, condition(Attribute.REQUEST_PRINCIPAL, f"{GOOD}/alice"))
     template = "%RESPONSE_CODE% %DYNAMIC_METADATA(istio_authn:request.auth.principal)% logged"
     telemetry = Telemetry(log_format=LogFormat.TEMPLATE, log_template=template)
     rules = [JwtRule(issuer=issuer, jwks=key_set(issuer).decode()) for issuer in (GOOD, OTHER)]
@@ -281,12 +273,8 @@ async def test_expressions_that_blow_up_elsewhere_cost_nothing_here(own_mesh: An
         direct_response=DirectResponse(status=200, body=""),
     )
     other = HttpRoute(name="all", direct_response=DirectResponse(status=204, body=""))
-    denied = Condition(
-        attribute=Attribute.HEADER, name="x-a", values=(TextMatch(TextMatchKind.REGEX, f"{expression}"),)
-    )
-    policy = RequestPolicy(
-        key="demo/p", action=RequestAction.DENY, rules=(RequestRule(((RequestClause(conditions=(denied,)),),)),)
-    )
+    denied = condition(Attribute.HEADER, expression, kind=TextMatchKind.REGEX, name="x-a")
+    policy = policy_of(RequestAction.DENY, denied)
     ports = (DestinationPort(number=80, routes=(matching, other)),)
     await guarded(own_mesh, policies=(policy,), ports=ports)
     with trio.fail_after(20):

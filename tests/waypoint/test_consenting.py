@@ -15,10 +15,9 @@ import h11
 import pytest
 import trio
 
-from mesh.model.http_route import Backend, HeaderChange, HttpRoute, TextMatch, TextMatchKind
+from mesh.model.http_route import Backend, HeaderChange, HttpRoute
 from mesh.model.request_policy import (
     Attribute,
-    Condition,
     ExternalAuthorizer,
     RequestAction,
     RequestClause,
@@ -30,6 +29,7 @@ from mesh.model.workload import TunnelProtocol
 from mesh.testing.model import make_service, make_workload
 from mesh.wire import external_authorization_pb2 as authorization
 from waypoint.consenting import ConsentWait
+from waypoint.testing.policies import condition, policy_of
 
 WEB = "demo/web.demo.svc.cluster.local"
 JUDGE = "demo/judge.demo.svc.cluster.local"
@@ -206,11 +206,7 @@ async def test_policies_see_what_the_authorizer_has_made_of_a_request(own_mesh: 
         response.ok_response.headers.append(option("x-user", "banned"))
         return response
 
-    condition = Condition(
-        attribute=Attribute.HEADER, name="x-user", values=(TextMatch(TextMatchKind.EXACT, "banned"),)
-    )
-    rule = RequestRule(((RequestClause(conditions=(condition,)),),))
-    banned = RequestPolicy(key="demo/banned", action=RequestAction.DENY, rules=(rule,))
+    banned = policy_of(RequestAction.DENY, condition(Attribute.HEADER, "banned", name="x-user"), key="demo/banned")
     async with asked(own_mesh, GRPC, grpc_authorizer(judge), policies=(banned,)) as web:
         assert (await own_mesh.get("10.96.0.1:80"))[0] == 403
         assert web.requests == []

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mesh.model.http_route import TextMatch, TextMatchKind
 from mesh.model.request_policy import (
     Attribute,
-    Condition,
     ExternalAuthorizer,
     JwtRule,
     RequestAction,
     RequestAuthentication,
     RequestClause,
-    RequestPolicy,
     RequestRule,
 )
 from mesh.model.waypoint import Destination
@@ -25,6 +22,7 @@ from waypoint.http.message import RequestHead
 from waypoint.security.key_store_driver import KeyStore
 from waypoint.security.subject import Peer
 from waypoint.testing.exchanges import CLIENT, FixedBackend
+from waypoint.testing.policies import condition, policy_of
 
 PASSED = Forward(FixedBackend())
 
@@ -51,15 +49,6 @@ def check(guarding: Guard, method: bytes = b"GET", *headers: tuple[bytes, bytes]
     return guarding.check(head, Peer(CLIENT), Facts(head, CLIENT, "1.1", 0.0), lambda: PASSED)
 
 
-def condition(attribute: Attribute, value: str) -> Condition:
-    return Condition(attribute=attribute, values=(TextMatch(TextMatchKind.EXACT, value),))
-
-
-def policy(action: RequestAction, *conditions: Condition, **fields: Any) -> RequestPolicy:
-    rule = RequestRule(((RequestClause(conditions=conditions),),))
-    return RequestPolicy(key="demo/p", action=action, rules=(rule,), **fields)
-
-
 GET = condition(Attribute.METHOD, "GET")
 
 
@@ -70,16 +59,16 @@ def status_of(decision: Decision) -> int:
 
 async def test_policies_are_asked_per_request() -> None:
     assert guard().open
-    only_get = guard(policies=(policy(RequestAction.ALLOW, GET),))
+    only_get = guard(policies=(policy_of(RequestAction.ALLOW, GET),))
     assert not only_get.open
     assert check(only_get) is PASSED
     assert status_of(check(only_get, b"POST")) == 403
-    assert status_of(check(guard(policies=(policy(RequestAction.DENY, GET),)))) == 403
+    assert status_of(check(guard(policies=(policy_of(RequestAction.DENY, GET),)))) == 403
 
 
 async def test_who_is_to_be_asked_is_waited_for() -> None:
     authorizer = ExternalAuthorizer(name="a", service="demo/a", port=9000, grpc=True, max_body_bytes=7)
-    custom = policy(RequestAction.CUSTOM, GET, authorizer="a")
+    custom = policy_of(RequestAction.CUSTOM, GET, authorizer="a")
     guarding = guard(policies=(custom,), authorizers=(authorizer,))
     decision = check(guarding)
     assert isinstance(decision, ConsentWait)
@@ -119,11 +108,11 @@ async def test_tokens_are_judged_and_missing_keys_waited_for() -> None:
 
 async def test_connections_without_requests_are_judged_by_what_is_known_of_them() -> None:
     namespace = condition(Attribute.NAMESPACE, "demo")
-    allow, deny = policy(RequestAction.ALLOW, GET, namespace), policy(RequestAction.DENY, GET, namespace)
+    allow, deny = policy_of(RequestAction.ALLOW, GET, namespace), policy_of(RequestAction.DENY, GET, namespace)
     assert for_streams(allow).rules == ()
     assert for_streams(deny).rules == (RequestRule(((RequestClause(conditions=(namespace,)),),)),)
     peer = Peer(CLIENT)
     assert guard().refuses_stream(peer) is None
-    assert guard(policies=(policy(RequestAction.ALLOW, GET),)).refuses_stream(peer) is not None
-    assert guard(policies=(policy(RequestAction.DENY, GET),)).refuses_stream(peer) is not None
-    assert guard(policies=(policy(RequestAction.DENY, namespace),)).refuses_stream(peer) is None
+    assert guard(policies=(policy_of(RequestAction.ALLOW, GET),)).refuses_stream(peer) is not None
+    assert guard(policies=(policy_of(RequestAction.DENY, GET),)).refuses_stream(peer) is not None
+    assert guard(policies=(policy_of(RequestAction.DENY, namespace),)).refuses_stream(peer) is None

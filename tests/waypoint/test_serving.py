@@ -10,21 +10,17 @@ import pytest
 import trio
 
 from mesh.errors import TunnelRefused
-from mesh.model.http_route import DirectResponse, HttpRoute, TextMatch, TextMatchKind
-from mesh.model.request_policy import Attribute, Condition, RequestAction, RequestClause, RequestPolicy, RequestRule
+from mesh.model.http_route import DirectResponse, HttpRoute
+from mesh.model.request_policy import Attribute, RequestAction
 from mesh.model.waypoint import Destination, DestinationPort
 from mesh.model.workload import AppProtocol, TunnelProtocol
 from mesh.testing.model import make_service, make_workload
 from waypoint.testing.applications import applications
+from waypoint.testing.policies import condition, policy_of
 
 WEB = "demo/web.demo.svc.cluster.local"
 REQUEST = b"GET / HTTP/1.1\r\nhost: web\r\n\r\n"
-_FROM_DEMO = Condition(attribute=Attribute.NAMESPACE, values=(TextMatch(TextMatchKind.EXACT, "demo"),))
-NOBODY = RequestPolicy(
-    key="demo/nobody",
-    action=RequestAction.DENY,
-    rules=(RequestRule(((RequestClause(conditions=(_FROM_DEMO,)),),)),),
-)
+NOBODY = policy_of(RequestAction.DENY, condition(Attribute.NAMESPACE, "demo"), key="demo/nobody")
 
 
 def told(text: str, *numbers: int) -> Destination:

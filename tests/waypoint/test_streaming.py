@@ -8,23 +8,20 @@ import pytest
 import trio
 
 from mesh.errors import TunnelRefused
-from mesh.model.http_route import TextMatch, TextMatchKind
-from mesh.model.request_policy import Attribute, Condition, RequestAction, RequestClause, RequestPolicy, RequestRule
+from mesh.model.request_policy import Attribute, RequestAction
 from mesh.model.waypoint import Destination, DestinationPort
 from mesh.model.workload import AppProtocol, TunnelProtocol
 from mesh.testing.model import make_service, make_workload
 from mesh.xds.codec import ADDRESS_TYPE
 from waypoint.testing.applications import applications
+from waypoint.testing.policies import condition, policy_of
 
 WEB = "demo/web.demo.svc.cluster.local"
 
 
 @pytest.mark.parametrize("namespace", ["demo", "elsewhere"])
 async def test_bytes_pass_as_they_are_or_not_at_all(own_mesh: Any, namespace: str) -> None:
-    denied = Condition(attribute=Attribute.NAMESPACE, values=(TextMatch(TextMatchKind.EXACT, namespace),))
-    policy = RequestPolicy(
-        key="demo/p", action=RequestAction.DENY, rules=(RequestRule(((RequestClause(conditions=(denied,)),),)),)
-    )
+    policy = policy_of(RequestAction.DENY, condition(Attribute.NAMESPACE, namespace))
     async with applications("web") as (web,):
         ports = (DestinationPort(number=80), DestinationPort(number=81, protocol=AppProtocol.TCP))
         own_mesh.offer(

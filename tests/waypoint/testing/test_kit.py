@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from mesh.model.request_policy import Attribute, RequestAction
 from waypoint.testing.exchanges import Stage
+from waypoint.testing.policies import condition, policy_of
 from waypoint.testing.wires import ManualClock, MemoryWire
 from waypoint.wire.contract import NOBODY
 
@@ -45,3 +47,11 @@ def test_a_manual_clock_fires_each_timer_at_its_time() -> None:
     clock.advance(10)
     assert [round(at, 1) for at in told] == [1.5, 2.0]
     assert clock.now == start + 10
+
+
+def test_a_policy_of_the_kit_wants_all_of_its_conditions() -> None:
+    either = condition(Attribute.METHOD, "GET", "HEAD")
+    here = condition(Attribute.HEADER, "b", name="x-a")
+    [rule] = policy_of(RequestAction.DENY, either, here).rules
+    assert [clause.conditions for group in rule.parts for clause in group] == [(either, here)]
+    assert [value.value for value in either.values] == ["GET", "HEAD"]
