@@ -103,6 +103,8 @@ class Telemetry:
     log_format: LogFormat = LogFormat.TEXT
     log_template: str = ""
     log_failures_only: bool = False
+    log_codes: tuple[tuple[int, int], ...] | None = None
+    """Ranges of first and last code of the answers that are logged; None: all."""
     collector: SpanCollector | None = None
     """Where spans go; None: none are made, and the trace headers of clients pass as they are."""
     sampling_percent: float = 0.0

@@ -31,7 +31,7 @@ _encode = msgspec.json.Encoder().encode
 class RequestLog:
     """The access log of one destination."""
 
-    __slots__ = ("_failures_only", "_line", "_output", "off")
+    __slots__ = ("_codes", "_failures_only", "_line", "_output", "off")
 
     def __init__(self, telemetry: Telemetry, output: LineOutput) -> None:
         """Compile.
@@ -45,6 +45,9 @@ class RequestLog:
         """
         self._output = output
         self._failures_only = telemetry.log_failures_only
+        self._codes: frozenset[int] | None = None
+        if telemetry.log_codes is not None:
+            self._codes = frozenset(code for first, last in telemetry.log_codes for code in range(first, last + 1))
         self.off = telemetry.log_format is LogFormat.OFF
         """Nothing is written; callers need not call."""
         self._line: Callable[[RequestRecord], bytes] = _line(telemetry)
@@ -52,6 +55,8 @@ class RequestLog:
     def write(self, record: RequestRecord) -> None:
         """A request is over."""
         if self.off or (self._failures_only and _went_well(record)):
+            return
+        if self._codes is not None and record.status not in self._codes and record.version is not HttpVersion.NONE:
             return
         self._output.write(self._line(record))
 

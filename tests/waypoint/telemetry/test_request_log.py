@@ -110,6 +110,14 @@ def test_off_and_failures_only(finished: Make, written: Callable[..., str]) -> N
     assert written(finished(flags=flags.RATE_LIMITED), log_failures_only=True)
 
 
+def test_codes_that_are_logged(finished: Make, written: Callable[..., str]) -> None:
+    codes = ((404, 404), (500, 599))
+    for status, told in ((200, False), (404, True), (403, False), (503, True), (0, False)):
+        assert bool(written(finished(status=status), log_codes=codes)) is told
+    assert written(finished(status=0), log_codes=((0, 0),))
+    assert written(finished(), log_codes=()) == ""
+
+
 @given(st.binary(max_size=60))
 def test_no_peer_ends_a_line_or_a_field(value: bytes) -> None:
     text = escaped(value)

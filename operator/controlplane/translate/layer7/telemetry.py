@@ -15,6 +15,7 @@ from controlplane.translate.binding import Waypoint
 from controlplane.translate.facets import namespace_facet
 from controlplane.translate.finding import Finding
 from controlplane.translate.layer7.attached import attached, attachment_notes
+from controlplane.translate.layer7.log_filter import codes_of
 from controlplane.translate.layer7.notes import Notes
 from controlplane.translate.tracking import View
 from mesh.model.waypoint import LogFormat, Metric, SpanCollector, SpanTag, TagSource, Telemetry
@@ -131,13 +132,18 @@ def _log(base: Telemetry, logging: fields.AccessLogging, value: objects.Telemetr
         wanted = LogFormat.TEXT
     expression = logging.filter.expression if logging.filter else ""
     failures = bool(_FAILURES.fullmatch(expression))
-    if expression and not failures:
-        notes.unsupported("accessLogging.filter: only 'response.code >= 400' is known: everything is logged")
+    codes = None if failures or not expression else codes_of(expression)
+    if expression and not failures and codes is None:
+        notes.unsupported(
+            "accessLogging.filter: only comparisons of response.code with numbers, joined by &&, ||, ! and parentheses, "
+            "are read: everything is logged"
+        )
     return replace(
         base,
         log_format=wanted,
         log_template=template if wanted is LogFormat.TEMPLATE else "",
         log_failures_only=failures,
+        log_codes=codes,
     )
 
 

@@ -246,6 +246,8 @@ def test_telemetry_is_laid_over() -> None:
         metrics_off=tuple(sorted(Metric)),
         tags=(SpanTag(name="a", value="m"),),
     )
+    codes = own.replace("response.code >= 400", "response.code >= 500 || response.code == 429")
+    assert destination(translated(mesh + codes)).telemetry.log_codes == ((429, 429), (500, 599))
     off = policy("accessLogging: [{disabled: true}], tracing: [{disableSpanReporting: true}]", kind="Telemetry")
     told = destination(translated(mesh + off)).telemetry
     assert told.log_format is LogFormat.OFF
