@@ -47,6 +47,7 @@ from mesh.model.request_policy import (
 from mesh.model.upstream_policy import (
     Algorithm,
     Balancing,
+    ClientCertificate,
     HashKey,
     HashKind,
     HealthCheck,
@@ -151,7 +152,7 @@ FULL = Destination(
                 ),
                 outlier=OutlierDetection(),
                 health_check=HealthCheck(path="/healthz"),
-                tls=UpstreamTls(server_name="x"),
+                tls=UpstreamTls(server_name="x", shown=ClientCertificate(chain="c", private_key="k")),
             ),
             ports=((80, TrafficPolicy()),),
             subsets=(Subset(name="v2", labels=(("version", "v2"),)),),

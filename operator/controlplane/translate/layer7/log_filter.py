@@ -28,7 +28,7 @@ _COMPARISONS: Final[dict[str, Callable[[int, int], bool]]] = {
 }
 
 
-class _NotRead(Exception):  # noqa: N818 -- not an error: the answer is that nothing is read
+class _NotRead(Exception):
     """The expression is of another kind."""
 
 
@@ -96,21 +96,17 @@ class _Reader:
         return lambda code: all(part(code) for part in parts)
 
     def _one(self) -> Predicate:
-        token = self._next()
-        if token not in ("!", "("):
-            return self._comparison(token)
+        first = self._next()
+        if first not in ("!", "("):
+            return self._comparison(first)
         self._depth += 1
         if self._depth > _MOST_DEPTH:
             raise _NotRead
-        if token == "!":
-            inner = self._one()
-            found: Predicate = lambda code: not inner(code)  # noqa: E731
-        else:
-            found = self._any()
-            if self._next() != ")":
-                raise _NotRead
+        inner = self._one() if first == "!" else self._any()
+        if first == "(" and self._next() != ")":
+            raise _NotRead
         self._depth -= 1
-        return found
+        return inner if first == "(" else lambda code: not inner(code)
 
     def _comparison(self, left: str) -> Predicate:
         compare = _COMPARISONS.get(self._next())

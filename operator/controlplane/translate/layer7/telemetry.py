@@ -135,8 +135,8 @@ def _log(base: Telemetry, logging: fields.AccessLogging, value: objects.Telemetr
     codes = None if failures or not expression else codes_of(expression)
     if expression and not failures and codes is None:
         notes.unsupported(
-            "accessLogging.filter: only comparisons of response.code with numbers, joined by &&, ||, ! and parentheses, "
-            "are read: everything is logged"
+            "accessLogging.filter: only comparisons of response.code with numbers, joined by &&, ||, ! and "
+            "parentheses, are read: everything is logged"
         )
     return replace(
         base,
