@@ -138,6 +138,22 @@ class Http2Machine(HboneMachine):
             self._past.reset(stream.id)
         super().reset_stream(stream, code)
 
+    def _local_end(self, stream: HboneStream) -> None:
+        super()._local_end(stream)
+        if stream.remote_ended:
+            self._let_go(stream)
+
+    def _remote_end(self, stream: HboneStream) -> None:
+        super()._remote_end(stream)
+        if stream.local_ended:
+            self._let_go(stream)
+
+    def _let_go(self, stream: HboneStream) -> None:
+        """Nothing more comes of it. It and its party refer to each other: a circle for each request would be left to the
+        collector, which then takes milliseconds at a time, and the slowest requests are those that meet it.
+        """
+        stream.owner = None
+
     # -- events ------------------------------------------------------------------------------------------------------
 
     def _on_reset(self, stream_id: int, flags: int, payload: bytes) -> None:
