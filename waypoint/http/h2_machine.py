@@ -149,8 +149,8 @@ class Http2Machine(HboneMachine):
             self._let_go(stream)
 
     def _let_go(self, stream: HboneStream) -> None:
-        """Nothing more comes of it. It and its party refer to each other: a circle for each request would be left to the
-        collector, which then takes milliseconds at a time, and the slowest requests are those that meet it.
+        """Nothing more comes of it. It and its party refer to each other: a circle for each request would be left to
+        the collector, which then takes milliseconds at a time, and the slowest requests are those that meet it.
         """
         stream.owner = None
 
