@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -103,3 +104,45 @@ async def test_a_grpc_client_is_told_that_nobody_is_there(proxying: Proxy) -> No
             assert failed.value.details() == "no healthy upstream"
 
         await trio.to_thread.run_sync(ask)
+
+
+async def test_a_grpc_stream_that_outlives_the_drain_ends_unavailable(proxying: Proxy) -> None:
+    """What grpcio's client makes of it: first it is to open no more streams there, then the stream has a status."""
+    heard, over = threading.Event(), threading.Event()
+
+    def messages() -> Iterator[bytes]:
+        yield b"a"
+        over.wait(10)
+
+    def talk_on(port: int) -> grpc.RpcError:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            answers = channel.stream_stream("/test/Stream")(messages(), timeout=20)
+            assert next(answers) == b"A"
+            heard.set()
+            with pytest.raises(grpc.RpcError) as failed:
+                next(answers)
+            over.set()
+            return failed.value
+
+    with grpc_server() as port:
+        async with proxying() as waypoint:
+            pool = H2Pool("e", SocketConnector(waypoint.engine, ("127.0.0.1", port)), waypoint.timers, PoolLimits())
+            waypoint.listen(FixedDecider(Forward(FixedBackend(pool))))
+            found: list[grpc.RpcError] = []
+
+            async def client() -> None:
+                found.append(await trio.to_thread.run_sync(talk_on, waypoint.port))
+
+            with trio.fail_after(15):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(client)
+                    await trio.to_thread.run_sync(heard.wait)
+                    (connection,) = waypoint.connections
+                    connection.drain()
+                    await trio.sleep(1.2)  # until the last request that is taken has been named
+                    assert not found
+                    connection.cut_off()
+            assert found[0].code() is grpc.StatusCode.UNAVAILABLE
+            assert found[0].details() == "this waypoint shuts down"
+            assert [facts.flags for facts in waypoint.observer.facts] == ["LR"]
+            pool.drain()
