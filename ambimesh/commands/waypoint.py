@@ -31,6 +31,7 @@ WAYPOINT_CLASSES = (WAYPOINT_CLASS, "istio-waypoint")
 TRAFFIC_LABEL = "istio.io/waypoint-for"
 REVISION_LABEL = "istio.io/rev"
 USE_LABEL = "istio.io/use-waypoint"
+USE_NAMESPACE_LABEL = "istio.io/use-waypoint-namespace"
 MODE_LABEL = "istio.io/dataplane-mode"
 HBONE_PORT = 15008
 RESERVED_NAME = "none"
@@ -275,6 +276,10 @@ def delete(
                 continue
             store.delete(Gateway, namespace, name)
             told.done(f"waypoint {namespace}/{name} deleted", namespace=namespace, waypoint=name, done="deleted")
+            if _asks_for(store, namespace, name):
+                text = f"namespace {namespace} still asks for it, so calls to its services fail"
+                remedy = f"take its label {USE_LABEL} away, or make the waypoint again"
+                remark("warning", "yellow", f"{text}; remedy: {remedy}")
     if failed:
         raise typer.Exit(1)
 
@@ -311,6 +316,15 @@ def _namespace(store: ObjectStore, name: str) -> Namespace:
         return store.get(Namespace, "", name)
     except ObjectMissing as error:
         raise ConfigurationError(f"there is no namespace {name}") from error
+
+
+def _asks_for(store: ObjectStore, namespace: str, waypoint: str) -> bool:
+    """Whether a namespace's label sends its traffic to this waypoint of its own."""
+    try:
+        labels = store.get(Namespace, "", namespace).metadata.labels
+    except ObjectMissing:
+        return False
+    return labels.get(USE_LABEL) == waypoint and labels.get(USE_NAMESPACE_LABEL, namespace) == namespace
 
 
 def _ensure_class(store: ObjectStore) -> None:

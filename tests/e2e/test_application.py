@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from tests.e2e.kit.application import load, server
+from tests.e2e.kit.application import ask, load, server
 from tests.e2e.kit.ports import free_ports
 
 STATUSES = [200, 200, 503, 200, 0, 200]
@@ -66,14 +66,22 @@ def test_a_load_counts_who_cannot_be_reached() -> None:
     assert (asking.requests, asking.failed, asking.answered_by) == (1, 1, {})
 
 
+def test_a_client_tells_of_each_request_what_came_back(peer: str) -> None:
+    found = [ask.ask(peer, {"x-a": "b"}) for _ in STATUSES]
+    assert [each["status"] for each in found] == STATUSES
+    assert found[0] == {"status": 200, "body": {"pod": "one"}, "error": ""}
+    assert found[4]["error"].startswith("RemoteDisconnected")
+
+
 def test_a_server_that_ends_is_not_ready_but_alive() -> None:
     state = server.State()
     assert server.answer(state, "/ready", ("10.0.0.1", 1))[0] == 200
     state.ready = False
     assert server.answer(state, "/ready", ("10.0.0.1", 1))[0] == 503
     assert server.answer(state, "/alive", ("10.0.0.1", 1))[0] == 200
-    status, body = server.answer(state, "/else", ("10.0.0.1", 1))
-    assert (status, json.loads(body)["peer"], json.loads(body)["path"]) == (200, "10.0.0.1", "/else")
+    status, body = server.answer(state, "/else", ("10.0.0.1", 1), [(b"x-a", b"b")])
+    said = json.loads(body)
+    assert (status, said["peer"], said["path"], said["headers"]) == (200, "10.0.0.1", "/else", {"x-a": "b"})
 
 
 @pytest.mark.parametrize("ready", [True, False])

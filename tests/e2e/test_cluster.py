@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.client
 import json
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from tests.e2e.kit import build, mesh_images
 from tests.e2e.kit.cluster import Cluster
 from tests.e2e.kit.control_plane import KubectlFailed
 from tests.e2e.kit.waiting import eventually
-from tests.e2e.kit.workloads import SERVER, Client, apply, pod, start_web, wait_ready, web_pods
+from tests.e2e.kit.workloads import PROBES, Client, apply, job, pod, probed, start_web, stateful, wait_ready, web_pods
 
 pytestmark = pytest.mark.e2e
 
@@ -41,21 +40,6 @@ def test_a_service_is_known_by_its_name(cluster: Cluster, client: Client) -> Non
     names = ("web", f"web.{client.namespace}", f"web.{client.namespace}.svc.cluster.local")
     answered = {client.get(f"http://{names[turn % 3]}/")["pod"] for turn in range(24)}
     assert answered == pods
-
-
-PROBES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "http": ({"httpGet": {"path": "/ready", "port": 8080}}, {"httpGet": {"path": "/ready", "port": 1}}),
-    "tcp": ({"tcpSocket": {"port": 9000}}, {"tcpSocket": {"port": 1}}),
-    "grpc": ({"grpc": {"port": 9090}}, {"grpc": {"port": 9000}}),
-    "exec": ({"exec": {"command": ["true"]}}, {"exec": {"command": ["false"]}}),
-}
-"""By kind one that succeeds and one that fails."""
-
-
-def probed(name: str, probe: dict[str, Any]) -> dict[str, Any]:
-    made = pod(name, SERVER)
-    made["spec"]["containers"][0]["readinessProbe"] = {**probe, "periodSeconds": 1, "failureThreshold": 1}
-    return made
 
 
 def test_probes_of_every_kind_tell_ready_from_not(cluster: Cluster, client: Client) -> None:
@@ -129,13 +113,7 @@ def test_a_port_is_forwarded(cluster: Cluster, client: Client) -> None:
 
 def test_a_job_ends(cluster: Cluster, client: Client) -> None:
     namespace = f"--namespace={client.namespace}"
-    asking = pod("asking", client.asking("http://web/job"))["spec"] | {"restartPolicy": "Never"}
-    spec = {"backoffLimit": 0, "completions": 2, "parallelism": 2, "template": {"spec": asking}}
-    apply(
-        cluster,
-        client.namespace,
-        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "asking"}, "spec": spec},
-    )
+    apply(cluster, client.namespace, job("asking", client.asking("http://web/job")))
     cluster.kubectl("wait", namespace, "--for=condition=Complete", "job/asking", "--timeout=100s")
     said = cluster.kubectl("logs", namespace, "--selector=job-name=asking")
     assert said.count('"path": "/job"') == 2
@@ -143,22 +121,7 @@ def test_a_job_ends(cluster: Cluster, client: Client) -> None:
 
 def test_pods_of_a_stateful_set_are_known_by_name(cluster: Cluster, client: Client) -> None:
     namespace = f"--namespace={client.namespace}"
-    template = probed("store", {"grpc": {"port": 9090}})
-    labels = template["metadata"]["labels"]
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "store"},
-        "spec": {"clusterIP": "None", "selector": labels, "ports": [{"name": "http", "port": 8080}]},
-    }
-    spec = {
-        "serviceName": "store",
-        "replicas": 2,
-        "selector": {"matchLabels": labels},
-        "template": {"metadata": {"labels": labels}, "spec": template["spec"]},
-    }
-    stateful = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "store"}, "spec": spec}
-    apply(cluster, client.namespace, service, stateful)
+    apply(cluster, client.namespace, *stateful("store"))
     cluster.rolled_out("statefulset/store", namespace)
 
     def answers(name: str) -> None:

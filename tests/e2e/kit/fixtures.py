@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.kit import mesh_images
 from tests.e2e.kit.cluster import Cluster, running_cluster
 from tests.e2e.kit.control_plane import ControlPlane, Wish, running_control_plane
+from tests.e2e.kit.mesh import Mesh
 from tests.e2e.kit.traces import Traces
 from tests.e2e.kit.waiting import eventually
 
@@ -51,6 +52,18 @@ def cluster() -> Iterator[Cluster]:
 
     # The kernel takes a moment to bury what was killed.
     eventually(nothing_is_left)
+
+
+@pytest.fixture(scope="session")
+def mesh(cluster: Cluster) -> Iterator[Mesh]:
+    """The mesh in the cluster, installed once for all tests; the last of them takes it out, or else this does."""
+    made = Mesh(cluster)
+    made.install()
+    made.define()
+    yield made
+    if cluster.objects("namespaces", "--selector=app.kubernetes.io/part-of=ambimesh"):
+        made.uninstall()
+    made.forget_definitions()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ambimesh.cluster import ztunnels
+from ambimesh.cluster.client_driver import Cluster as Api
 from resources.kube.kinds import API_KINDS
 from tests.e2e.kit.cgroups import find_hierarchies
 from tests.e2e.kit.cluster import Cluster
@@ -19,6 +21,7 @@ NAMESPACE = "ambimesh-system"
 PARTS = ("deployment/ambimesh-operator", "daemonset/ambimesh-agent", "daemonset/ambimesh-ztunnel")
 AMBIENT = "istio.io/dataplane-mode=ambient"
 _POLICIES = ("PeerAuthentication", "AuthorizationPolicy")
+_GATEWAYS = ("GatewayClass", "Gateway", "HTTPRoute")
 _SECONDS = 240.0
 _FIELD = re.compile(r'([a-z_.]+)="?([^" ]*)"?')
 
@@ -37,7 +40,7 @@ class Mesh:
             AssertionError: it did not become ready; the message holds what the command and the parts said.
         """
         (unified,) = (each.mounted for each in find_hierarchies() if each.kind == "cgroup2")
-        self._run("install", "--set", "images.pullPolicy=Never", "--set", f"agent.cgroup={unified}", "--timeout", "120")
+        self.run("install", "--set", "images.pullPolicy=Never", "--set", f"agent.cgroup={unified}", "--timeout", "120")
 
     def uninstall(self) -> None:
         """Take it out.
@@ -45,7 +48,7 @@ class Mesh:
         Raises:
             AssertionError: something stayed.
         """
-        self._run("uninstall", "--yes", "--timeout", "120")
+        self.run("uninstall", "--yes", "--timeout", "120")
 
     def logs(self, component: str) -> str:
         """What a component's processes have logged, of all nodes."""
@@ -57,40 +60,68 @@ class Mesh:
         lines = (line for line in self.logs("ztunnel").splitlines() if " connection complete " in line)
         return [dict(_FIELD.findall(line)) for line in lines]
 
+    def dumps(self) -> dict[str, dict[str, Any]]:
+        """By node, what its ztunnel works from."""
+        with self.cluster.network.entered():
+            api = Api(kubeconfig=str(self.cluster.plane.kubeconfig))
+            return {on: ztunnels.fetch(api, NAMESPACE, name) for on, name in ztunnels.pods(api, NAMESPACE).items()}
+
+    def served(self, namespace: str) -> set[str]:
+        """Names of a namespace's pods that the nodes' ztunnels serve."""
+        pods = (pod.get("name", "").partition("/") for dump in self.dumps().values() for pod in dump["pods"])
+        return {name for space, _, name in pods if space == namespace}
+
     def captured(self, namespace: str) -> dict[str, bool]:
         """The pods of a namespace, and whether the agent calls each captured."""
         pods = self.cluster.objects("pods", f"--namespace={namespace}")
         found = {pod["metadata"]["name"]: pod["metadata"].get("annotations", {}) for pod in pods}
         return {name: each.get("ambient.istio.io/redirection") == "enabled" for name, each in found.items()}
 
-    def define_policies(self) -> None:
-        """Have the API server know the kinds of policies."""
-        for name in _POLICIES:
+    def define(self, *kinds: str) -> None:
+        """Have the API server know these kinds; of policies when none is named."""
+        for name in kinds or _POLICIES:
             kind = API_KINDS[name]
             self.kubectl("apply", "-f", "-", manifest=json.dumps(definition(kind)))
             place = f"customresourcedefinition/{kind.plural}.{kind.group}"
             self.kubectl("wait", "--for=condition=Established", place, "--timeout=60s")
 
-    def forget_policies(self) -> None:
-        """Take those kinds, with all policies, away."""
-        places = (f"customresourcedefinition/{API_KINDS[name].plural}.{API_KINDS[name].group}" for name in _POLICIES)
+    def define_gateways(self) -> None:
+        """Have the API server know the Gateway API, as far as waypoints need it."""
+        self.define(*_GATEWAYS)
+
+    def forget_definitions(self) -> None:
+        """Take all those kinds, with all their objects, away."""
+        kinds = (API_KINDS[name] for name in (*_POLICIES, *_GATEWAYS))
+        places = (f"customresourcedefinition/{kind.plural}.{kind.group}" for kind in kinds)
         self.kubectl("delete", *places, "--ignore-not-found")
 
     def apply_policy(self, namespace: str, kind: str, name: str, spec: dict[str, Any]) -> None:
-        """Make a policy."""
+        """Make a policy, or another object of those kinds."""
         version = f"{API_KINDS[kind].group}/{API_KINDS[kind].versions[0]}"
         apply(self.cluster, namespace, {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec})
 
-    def _run(self, *command: str) -> None:
+    def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run the command ``ambimesh`` as administrator of the cluster, however it ends."""
         program = Path(sys.executable).with_name("ambimesh")
-        done = subprocess.run(
+        return subprocess.run(
             self.cluster.command(program, *command),
             capture_output=True,
             text=True,
             check=False,
             timeout=_SECONDS * 2,
-            env=self.cluster.plane.environment(),
+            # A lab that runs on this machine is not meant.
+            env={**self.cluster.plane.environment(), "AMBIMESH_LAB": "none-of-these"},
         )
+
+    def run(self, *command: str) -> str:
+        """Run it and return what it printed.
+
+        Raises:
+            AssertionError: it failed; the message holds what the command and the parts said.
+        """
+        done = self.attempt(*command)
         if done.returncode:
             parts = "\n".join(self.logs(part)[-3000:] for part in ("operator", "agent", "ztunnel"))
-            raise AssertionError(f"{command[0]}: {done.stdout}{done.stderr}\n{parts}\n{self.cluster.trouble()}")
+            said = f"{' '.join(command)}: {done.stdout}{done.stderr}"
+            raise AssertionError(f"{said}\n{parts}\n{self.cluster.trouble()}")
+        return done.stdout

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import h11
@@ -35,13 +35,21 @@ class State:
     ready: bool = True
 
 
-def answer(state: State, path: str, peer: tuple[str, int]) -> tuple[int, bytes]:
-    """The status and body for a path."""
+def answer(
+    state: State, path: str, peer: tuple[str, int], headers: Sequence[tuple[bytes, bytes]] = ()
+) -> tuple[int, bytes]:
+    """The status and body for a request."""
     if path == "/ready":
         return (200, b"ready\n") if state.ready else (503, b"ending\n")
     if path == "/alive":
         return 200, b"alive\n"
-    body = {"pod": socket.gethostname(), "version": os.environ.get("VERSION", ""), "peer": peer[0], "path": path}
+    body = {
+        "pod": socket.gethostname(),
+        "version": os.environ.get("VERSION", ""),
+        "peer": peer[0],
+        "path": path,
+        "headers": {name.decode("latin-1"): value.decode("latin-1") for name, value in headers},
+    }
     return 200, json.dumps(body).encode() + b"\n"
 
 
@@ -55,9 +63,9 @@ async def http(state: State, stream: trio.SocketStream) -> None:
             if event is h11.NEED_DATA:
                 connection.receive_data(await stream.receive_some(_CHUNK))
             elif isinstance(event, h11.Request):
-                path = event.target.decode()
+                path, asked = event.target.decode(), list(event.headers)
             elif isinstance(event, h11.EndOfMessage):
-                status, body = answer(state, path, (peer[0], peer[1]))
+                status, body = answer(state, path, (peer[0], peer[1]), asked)
                 headers = [("content-length", str(len(body))), ("content-type", "application/json")]
                 # Once ending, each client is told to go elsewhere with its next request.
                 headers += [] if state.ready else [("connection", "close")]
