@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import structlog
 import trio
 
 from mesh.errors import ConfigurationError
-from mesh.telemetry import log
 from mesh.telemetry.http_endpoint import (
     Handler,
     HttpRequest,
@@ -48,7 +47,7 @@ class AdminPorts(Protocol):
 def admin_routes(
     help_text: str,
     dump: Callable[[], Awaitable[object]],
-    set_levels: Callable[[str | None, str | None], None],
+    set_levels: Callable[[str | None, str | None], Mapping[str, str]],
     quit_now: Callable[[], None],
 ) -> Routes:
     """The admin port.
@@ -56,8 +55,8 @@ def admin_routes(
     Args:
         help_text: what ``GET /`` shows.
         dump: everything the process works from, as JSON can hold it.
-        set_levels: sets the level of the process log and of the access log, None leaves one as it is; raises
-            ConfigurationError for one that there is not.
+        set_levels: sets the level of the process log and of the access log, None leaves one as it is, and returns what
+            is in force, by name; raises ConfigurationError for one that there is not, and changes nothing then.
         quit_now: has the process drain and stop.
     """
 
@@ -68,12 +67,12 @@ def admin_routes(
         return json_response(await dump())
 
     async def logging(request: HttpRequest) -> HttpResponse:
-        if request.method == "POST":
-            try:
-                set_levels(request.query.get("level"), request.query.get("access"))
-            except ConfigurationError as error:
-                return text_response(str(error), 400)
-        return text_response(f"level: {log.current_level()}")
+        wanted = request.query if request.method == "POST" else {}
+        try:
+            in_force = set_levels(wanted.get("level"), wanted.get("access"))
+        except ConfigurationError as error:
+            return text_response(str(error), 400)
+        return text_response("\n".join(f"{name}: {level}" for name, level in in_force.items()))
 
     async def stop(_request: HttpRequest) -> HttpResponse:
         quit_now()

@@ -17,15 +17,17 @@ from mesh import compiled
 from mesh.testing.leftovers import Inventory, children, take_inventory
 from tests.e2e.kit.fixtures import (
     cluster,
+    cluster_mesh,
     cluster_namespace,
     kubernetes_api,
     kubernetes_controllers,
     kubernetes_namespace,
-    mesh,
 )
 
 # Here rather than where they are used: a session has one API server and one cluster, whoever asks for it.
-__all__ = ["cluster", "cluster_namespace", "kubernetes_api", "kubernetes_controllers", "kubernetes_namespace", "mesh"]
+__all__ = [
+    "cluster", "cluster_mesh", "cluster_namespace", "kubernetes_api", "kubernetes_controllers", "kubernetes_namespace",
+]  # fmt: skip
 
 REQUIRE_ALL = os.environ.get("CI") == "true" or os.environ.get("AMBIMESH_REQUIRE_ALL") == "1"
 # Sweeps say what is right, not how fast it is: a busy machine must fail none. Where everything must run they take the

@@ -97,11 +97,12 @@ def without_secrets(value: Any) -> Any:
     return value
 
 
-def set_levels(level: str | None, _access: str | None) -> None:
-    """Log from now on as this says; what is logged of requests is said by Telemetry resources.
+def set_levels(level: str | None, _access: str | None) -> dict[str, str]:
+    """Log from now on as this says and return what is in force; what is logged of requests is said by Telemetries.
 
     Raises:
         ConfigurationError: no such level.
     """
     if level is not None:
         log.set_level(level)
+    return {"level": log.current_level()}

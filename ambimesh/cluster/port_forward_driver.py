@@ -25,8 +25,10 @@ class _Connection(http.client.HTTPConnection):
         """Nothing to do."""
 
 
-def get(cluster: Cluster, namespace: str, pod: str, port: int, path: str) -> tuple[int, bytes]:
-    """GET ``path`` of a pod's port; status and body.
+def get(
+    cluster: Cluster, namespace: str, pod: str, port: int, path: str, *, method: str = "GET"
+) -> tuple[int, bytes]:
+    """GET ``path`` of a pod's port, or another method without a body; status and body.
 
     Raises:
         ConnectFailed: the pod, the port or the API server does not answer.
@@ -39,7 +41,7 @@ def get(cluster: Cluster, namespace: str, pod: str, port: int, path: str) -> tup
             stream = forward.socket(port)
             stream.settimeout(_SECONDS)
             connection = _Connection(stream)
-            connection.request("GET", path, headers={"Connection": "close"})
+            connection.request(method, path, headers={"Connection": "close"})
             answer = connection.getresponse()
             body = answer.read()
         finally:

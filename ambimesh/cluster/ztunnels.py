@@ -34,6 +34,19 @@ def pods(cluster: Cluster, namespace: str, node: str = "") -> dict[str, str]:
     return {on: name for on, (_, name) in found.items()}
 
 
+def ask(cluster: Cluster, namespace: str, pod: str, path: str, method: str = "GET") -> bytes:
+    """What a ztunnel's admin port answers.
+
+    Raises:
+        ConnectFailed: it cannot be reached.
+        InvalidMessage: it refuses; the message holds why.
+    """
+    status, body = port_forward_driver.get(cluster, namespace, pod, ADMIN_PORT, path, method=method)
+    if status != 200:
+        raise InvalidMessage(f"{pod} answered {status} to {method} {path}: {body[:200].decode(errors='replace')}")
+    return body
+
+
 def fetch(cluster: Cluster, namespace: str, pod: str) -> dict[str, Any]:
     """The ``/config_dump`` of a ztunnel.
 
@@ -41,11 +54,11 @@ def fetch(cluster: Cluster, namespace: str, pod: str) -> dict[str, Any]:
         ConnectFailed: it cannot be reached.
         InvalidMessage: its answer is no dump.
     """
-    status, body = port_forward_driver.get(cluster, namespace, pod, ADMIN_PORT, "/config_dump")
+    body = ask(cluster, namespace, pod, "/config_dump")
     try:
         dump = msgspec.json.decode(body)
     except msgspec.DecodeError as error:
-        raise InvalidMessage(f"{pod} answered {status} and no JSON: {body[:100]!r}") from error
-    if status != 200 or not isinstance(dump, dict):
-        raise InvalidMessage(f"{pod} answered {status} to /config_dump")
+        raise InvalidMessage(f"{pod} answered 200 and no JSON: {body[:100]!r}") from error
+    if not isinstance(dump, dict):
+        raise InvalidMessage(f"{pod} answered to /config_dump what is no object: {body[:100]!r}")
     return dump

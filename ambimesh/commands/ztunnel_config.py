@@ -1,4 +1,4 @@
-"""``ambimesh ztunnel-config``: what a node's ztunnel works from, out of its ``/config_dump``.
+"""``ambimesh ztunnel-config``: what a node's ztunnel works from, out of its ``/config_dump``, and how much it logs.
 
 The columns are those ambient users know from istioctl.
 """
@@ -8,25 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import msgspec
-import trio
 import typer
 
 from ambimesh import output
-from ambimesh.cluster import ztunnels
-from ambimesh.commands.options import Context, LabName, MeshNamespace, Output
-from ambimesh.commands.target import cluster_of
-from ambimesh.lab import record
-from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
-from ambimesh.lab.ztunnel_admin import Dump, fetch
+from ambimesh.commands.ztunnel_options import Ztunnels, about_ztunnels
+from ambimesh.lab.ztunnel_admin import Dump
 from ambimesh.output import OutputFormat, console
 from mesh.errors import ConfigurationError, InvalidMessage
+from mesh.telemetry.log import LEVELS, level_named
 
 app = typer.Typer(no_args_is_help=True, help="Show what a node's ztunnel works from.")
 
 Item = dict[str, Any]
-NodeName = Annotated[str, typer.Option("--node", help="Whose ztunnel; every node's when left out.")]
+_LEVELS = ", ".join(LEVELS)
 DumpFile = Annotated[Path | None, typer.Option("--file", "-f", help="A saved /config_dump, instead of a ztunnel.")]
 
 
@@ -126,16 +123,13 @@ SECTIONS = (WORKLOADS, SERVICES, POLICIES, CERTIFICATES, CONNECTIONS)
 
 
 @app.command()
+@about_ztunnels
 def workload(
-    out: Output = OutputFormat.SHORT,
-    node: NodeName = "",
+    asked: Ztunnels,
     file: DumpFile = None,
     address: Annotated[str, typer.Option("--address", help="Only workloads with this address.")] = "",
     namespace: Annotated[str, typer.Option("--workload-namespace", help="Only workloads of this namespace.")] = "",
     on_node: Annotated[str, typer.Option("--workload-node", help="Only workloads on this node.")] = "",
-    context: Context = None,
-    mesh_namespace: MeshNamespace = "ambimesh-system",
-    lab: LabName = DEFAULT_LAB,
 ) -> None:
     """Show the workloads it knows."""
 
@@ -146,90 +140,82 @@ def workload(
             and (not on_node or one.get("node") == on_node)
         )
 
-    _show([WORKLOADS], out, _dumps(node, file, context, mesh_namespace, lab), wanted)
+    _show([WORKLOADS], asked, file, wanted)
 
 
 @app.command()
-def service(
-    out: Output = OutputFormat.SHORT,
-    node: NodeName = "",
-    file: DumpFile = None,
-    context: Context = None,
-    mesh_namespace: MeshNamespace = "ambimesh-system",
-    lab: LabName = DEFAULT_LAB,
-) -> None:
+@about_ztunnels
+def service(asked: Ztunnels, file: DumpFile = None) -> None:
     """Show the Services it knows, with healthy and all endpoints."""
-    _show([SERVICES], out, _dumps(node, file, context, mesh_namespace, lab))
+    _show([SERVICES], asked, file)
 
 
 @app.command()
-def policy(
-    out: Output = OutputFormat.SHORT,
-    node: NodeName = "",
-    file: DumpFile = None,
-    context: Context = None,
-    mesh_namespace: MeshNamespace = "ambimesh-system",
-    lab: LabName = DEFAULT_LAB,
-) -> None:
+@about_ztunnels
+def policy(asked: Ztunnels, file: DumpFile = None) -> None:
     """Show the authorization policies it enforces."""
-    _show([POLICIES], out, _dumps(node, file, context, mesh_namespace, lab))
+    _show([POLICIES], asked, file)
 
 
 @app.command()
-def certificate(
-    out: Output = OutputFormat.SHORT,
-    node: NodeName = "",
-    file: DumpFile = None,
-    context: Context = None,
-    mesh_namespace: MeshNamespace = "ambimesh-system",
-    lab: LabName = DEFAULT_LAB,
-) -> None:
+@about_ztunnels
+def certificate(asked: Ztunnels, file: DumpFile = None) -> None:
     """Show the certificates of the identities on its node."""
-    _show([CERTIFICATES], out, _dumps(node, file, context, mesh_namespace, lab))
+    _show([CERTIFICATES], asked, file)
 
 
 @app.command()
+@about_ztunnels
 def connections(
-    out: Output = OutputFormat.SHORT,
-    node: NodeName = "",
+    asked: Ztunnels,
     file: DumpFile = None,
     direction: Annotated[str, typer.Option("--direction", help="Only inbound or outbound ones.")] = "",
-    context: Context = None,
-    mesh_namespace: MeshNamespace = "ambimesh-system",
-    lab: LabName = DEFAULT_LAB,
 ) -> None:
     """Show the connections it carries now."""
 
     def wanted(one: Item) -> bool:
         return not direction or one.get("direction") == direction
 
-    _show([CONNECTIONS], out, _dumps(node, file, context, mesh_namespace, lab), wanted)
+    _show([CONNECTIONS], asked, file, wanted)
 
 
 @app.command("all")
-def everything(
-    out: Output = OutputFormat.SHORT,
-    node: NodeName = "",
-    file: DumpFile = None,
-    context: Context = None,
-    mesh_namespace: MeshNamespace = "ambimesh-system",
-    lab: LabName = DEFAULT_LAB,
-) -> None:
+@about_ztunnels
+def everything(asked: Ztunnels, file: DumpFile = None) -> None:
     """Show all of the above."""
-    _show(SECTIONS, out, _dumps(node, file, context, mesh_namespace, lab))
+    _show(SECTIONS, asked, file)
 
 
-def _dumps(node: str, file: Path | None, context: str | None, namespace: str, lab: str) -> dict[str, Dump]:
-    """What is to be shown, by node."""
-    if file is not None:
-        return {node or file.name: _read(file)}
-    cluster = cluster_of(lab, context)
-    if cluster is not None:
-        pods = ztunnels.pods(cluster, namespace, node)
-        return {name: ztunnels.fetch(cluster, namespace, pod) for name, pod in sorted(pods.items())}
-    found = record.require(LabLayout.named(lab))
-    names = [found.node(node).name] if node else [one.name for one in found.nodes]
-    return {name: trio.run(fetch, found, name) for name in names}
+@app.command("log")
+@about_ztunnels
+def log_(
+    asked: Ztunnels,
+    level: Annotated[str, typer.Option("--level", metavar="LEVEL", help=f"Of the process log: {_LEVELS}.")] = "",
+    access: Annotated[
+        str, typer.Option("--access-level", metavar="LEVEL", help="Of the access log: warning for failures only.")
+    ] = "",
+) -> None:
+    """Show how much it logs, or have it log more or less until it is restarted."""
+    wish = {name: level_named(text) for name, text in (("level", level), ("access", access)) if text}
+    # Both at once, so that a ztunnel that cannot do one does neither.
+    path, method = ("/logging?" + urlencode(wish), "POST") if wish else ("/logging", "GET")
+    found = {node: _levels(node, said) for node, said in asked.ask(path, method).items()}
+    if asked.out is not OutputFormat.SHORT:
+        output.print_value(next(iter(found.values())) if len(found) == 1 else found, asked.out)
+        return
+    output.print_table(
+        ["NODE", "LEVEL", "ACCESS LEVEL"],
+        [[node, text_of(one, "level"), text_of(one, "access", "unknown")] for node, one in found.items()],
+    )
+
+
+def _levels(node: str, said: bytes) -> Item:
+    """Lines of ``name: level``; other names than ours are kept."""
+    pairs = [line.partition(":") for line in said.decode(errors="replace").splitlines() if line]
+    levels = {name.strip(): value.strip() for name, _, value in pairs}
+    if not levels.get("level"):
+        raise InvalidMessage(f"the ztunnel of {node} tells no log level: is it another version? {said[:100]!r}")
+    return levels
 
 
 def _read(file: Path) -> Dump:
@@ -246,16 +232,17 @@ def _read(file: Path) -> Dump:
 
 def _show(
     sections: Sequence[Section],
-    out: OutputFormat,
-    dumps: dict[str, Dump],
+    asked: Ztunnels,
+    file: Path | None,
     wanted: Callable[[Item], bool] = lambda _one: True,
 ) -> None:
+    dumps = asked.dumps() if file is None else {asked.node or file.name: _read(file)}
     dumps = {
         name: {**dump, **{each.key: [one for one in each.items(dump) if wanted(one)] for each in sections}}
         for name, dump in dumps.items()
     }
-    if out is not OutputFormat.SHORT:
-        output.print_value(plain(sections, dumps), out)
+    if asked.out is not OutputFormat.SHORT:
+        output.print_value(plain(sections, dumps), asked.out)
         return
     for name, dump in dumps.items():
         for section in sections:

@@ -25,8 +25,10 @@ class Answer:
     body: bytes
 
 
-async def get(netns: Path, port: int, path: str, *, timeout: float = 5.0, body_limit: int = 64 << 20) -> Answer:
-    """GET from a process that listens on loopback of a network namespace.
+async def get(
+    netns: Path, port: int, path: str, *, method: str = "GET", timeout: float = 5.0, body_limit: int = 64 << 20
+) -> Answer:
+    """GET from a process that listens on loopback of a network namespace; or another method, without a body.
 
     Raises:
         ConnectFailed: nobody listens there, or there is no answer within ``timeout`` seconds.
@@ -45,7 +47,8 @@ async def get(netns: Path, port: int, path: str, *, timeout: float = 5.0, body_l
                 raise ConnectFailed(f"{place}: {error.strerror}") from error
             stream = trio.SocketStream(connected)
             try:
-                return await exchange(stream, path, [("Host", f"127.0.0.1:{port}")], body_limit=body_limit)
+                host = ("Host", f"127.0.0.1:{port}")
+                return await exchange(stream, path, [host], method=method, body_limit=body_limit)
             finally:
                 await trio.aclose_forcefully(stream)
     except trio.TooSlowError as error:
@@ -53,9 +56,9 @@ async def get(netns: Path, port: int, path: str, *, timeout: float = 5.0, body_l
 
 
 async def exchange(
-    stream: trio.abc.Stream, path: str, headers: Sequence[tuple[str, str]], *, body_limit: int
+    stream: trio.abc.Stream, path: str, headers: Sequence[tuple[str, str]], *, method: str = "GET", body_limit: int
 ) -> Answer:
-    """Send one GET and read its answer; the stream is left to the caller to close.
+    """Send one request without a body and read its answer; the stream is left to the caller to close.
 
     Args:
         body_limit: bytes of body after which the rest is not read: an error, or with 0 the body does not matter.
@@ -64,7 +67,7 @@ async def exchange(
         ConnectionLost: it broke off, was not HTTP, or was too long.
     """
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEADER)
-    request = h11.Request(method="GET", target=path, headers=[*headers, ("Connection", "close")])
+    request = h11.Request(method=method, target=path, headers=[*headers, ("Connection", "close")])
     status = 0
     body = bytearray()
     try:
@@ -80,10 +83,10 @@ async def exchange(
             elif isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > body_limit:
-                    raise ConnectionLost(f"the answer to GET {path} is longer than {body_limit} bytes")
+                    raise ConnectionLost(f"the answer to {method} {path} is longer than {body_limit} bytes")
             elif isinstance(event, h11.EndOfMessage):
                 return Answer(status, bytes(body))
             elif not isinstance(event, h11.InformationalResponse):
-                raise ConnectionLost(f"the connection was closed without an answer to GET {path}")
+                raise ConnectionLost(f"the connection was closed without an answer to {method} {path}")
     except (trio.BrokenResourceError, h11.RemoteProtocolError) as error:
-        raise ConnectionLost(f"GET {path}: {error}") from error
+        raise ConnectionLost(f"{method} {path}: {error}") from error

@@ -15,22 +15,35 @@ Dump = dict[str, Any]
 """``/config_dump``: lists of flat objects by section."""
 
 
-async def fetch(lab: Lab, node: str) -> Dump:
-    """The ``/config_dump`` of a node's ztunnel.
+async def ask(lab: Lab, node: str, path: str, method: str = "GET") -> bytes:
+    """What the admin port of a node's ztunnel answers.
 
     Raises:
         ConfigurationError: the lab runs without the mesh.
         ConnectFailed: ztunnel does not answer.
-        InvalidMessage: its answer is not a dump.
+        InvalidMessage: it refuses; the message holds why.
     """
     if not lab.record.mesh:
         raise ConfigurationError(f"lab {lab.layout.name} runs without the mesh: there is no ztunnel in it")
-    answer = await get(lab.node(node).netns, ZTUNNEL_ADMIN_PORT, "/config_dump", timeout=10.0)
+    answer = await get(lab.node(node).netns, ZTUNNEL_ADMIN_PORT, path, method=method, timeout=10.0)
+    if answer.status != 200:
+        said = answer.body[:200].decode(errors="replace")
+        raise InvalidMessage(f"ztunnel of {node} answered {answer.status} to {method} {path}: {said}")
+    return answer.body
+
+
+async def fetch(lab: Lab, node: str) -> Dump:
+    """The ``/config_dump`` of a node's ztunnel.
+
+    Raises:
+        InvalidMessage: its answer is not a dump.
+        MeshError: as :func:`ask`.
+    """
+    body = await ask(lab, node, "/config_dump")
     try:
-        dump = msgspec.json.decode(answer.body)
+        dump = msgspec.json.decode(body)
     except msgspec.DecodeError as error:
-        said = f"{answer.status} and no JSON: {answer.body[:100]!r}"
-        raise InvalidMessage(f"ztunnel of {node} answered {said}") from error
-    if answer.status != 200 or not isinstance(dump, dict):
-        raise InvalidMessage(f"ztunnel of {node} answered {answer.status} to /config_dump")
+        raise InvalidMessage(f"ztunnel of {node} answered 200 and no JSON: {body[:100]!r}") from error
+    if not isinstance(dump, dict):
+        raise InvalidMessage(f"ztunnel of {node} answered 200 and no object: {body[:100]!r}")
     return dump

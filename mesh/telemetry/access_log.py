@@ -29,10 +29,9 @@ import msgspec
 
 from mesh.addresses import SocketAddress, address_text
 from mesh.clock import wall_seconds
-from mesh.errors import ConfigurationError
 from mesh.identity import SpiffeId
 from mesh.model.workload import Workload
-from mesh.telemetry.log import LEVELS
+from mesh.telemetry.log import LEVELS, level_named
 from mesh.telemetry.output import LineOutput, standard_output
 
 MAX_ERROR_CHARACTERS: Final = 512
@@ -140,9 +139,9 @@ class AccessLog:
         Raises:
             ConfigurationError: no such level.
         """
-        if level not in LEVELS:
-            raise ConfigurationError(f"{level[:32]!r} is not an access log level: choose one of {', '.join(LEVELS)}")
-        self._threshold = LEVELS[level]
+        self.level = level_named(level)
+        """The one in force."""
+        self._threshold = LEVELS[self.level]
 
     def record(
         self,

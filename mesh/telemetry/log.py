@@ -101,11 +101,20 @@ def set_level(level: str) -> None:
         ConfigurationError: no such level.
     """
     global _threshold
-    name = level.lower()
+    _threshold = LEVELS[level_named(level)]
+
+
+def level_named(text: str) -> str:
+    """The one of ``LEVELS`` that is meant.
+
+    Raises:
+        ConfigurationError: no such level.
+    """
+    name = text.lower()
     name = _ALIASES.get(name, name)
     if name not in LEVELS:
-        raise ConfigurationError(f"{level[:32]!r} is not a log level: choose one of {', '.join(LEVELS)}")
-    _threshold = LEVELS[name]
+        raise ConfigurationError(f"{text[:32]!r} is not a log level: choose one of {', '.join(LEVELS)}")
+    return name
 
 
 def current_level() -> str:

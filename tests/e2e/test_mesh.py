@@ -1,8 +1,9 @@
-"""The mesh in a cluster of two nodes: pods captured, identities, policies, everything replaced under load."""
+"""The mesh in a cluster of two nodes: used, restarted under load."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -12,12 +13,18 @@ from tests.e2e.kit.control_plane import KubectlFailed
 from tests.e2e.kit.mesh import AMBIENT, NAMESPACE, PARTS, Mesh
 from tests.e2e.kit.scenarios import load, restart_pods
 from tests.e2e.kit.waiting import eventually
-from tests.e2e.kit.workloads import Client, apply, pod, refused, start_web, wait_ready, web_pods
+from tests.e2e.kit.workloads import Client, apply, pod, start_web, wait_ready, web_pods
 
 pytestmark = pytest.mark.e2e
 
 _CHANGE_SECONDS = 30.0
 """For a policy to be in force everywhere; definitions that are new are looked for every few seconds."""
+
+
+@pytest.fixture(scope="module")
+def mesh(cluster_mesh: Mesh) -> Mesh:
+    """Of the whole session."""
+    return cluster_mesh
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +43,19 @@ def outsider(cluster: Cluster) -> Iterator[Client]:
     cluster.kubectl("wait", "--namespace=outside", "--for=create", "serviceaccount/default", "--timeout=60s")
     yield Client(cluster, "outside")
     cluster.kubectl("delete", "namespace", "outside", "--timeout=100s")
+
+
+def refused(client: Client, url: str) -> None:
+    """Wait until a client's connections to a URL end without an answer."""
+
+    def look() -> None:
+        try:
+            said = str(client.get(url))
+        except KubectlFailed as error:
+            said = str(error)
+        assert re.search("reset by peer|Remote end closed", said), said
+
+    eventually(look, seconds=_CHANGE_SECONDS)
 
 
 def test_running_and_new_pods_are_captured(mesh: Mesh, cluster: Cluster, client: Client) -> None:
@@ -79,11 +99,11 @@ def test_strict_refuses_plaintext_and_lets_probes_through(
     url = f"http://web.{client.namespace}/"
     assert outsider.get(url)["pod"]
     mesh.apply_policy(client.namespace, "PeerAuthentication", "strict", {"mtls": {"mode": "STRICT"}})
-    refused(outsider, url, _CHANGE_SECONDS)
+    refused(outsider, url)
     assert client.get(url)["pod"]
     # New pods become ready by probes only, and stay so.
     restart_pods(cluster, "deployment/web", client.namespace)
-    refused(outsider, url, _CHANGE_SECONDS)
+    refused(outsider, url)
 
 
 def test_probes_pass_after_kubelet_was_restarted(mesh: Mesh, cluster: Cluster, client: Client) -> None:
@@ -107,7 +127,7 @@ def test_a_policy_of_layer_4_lets_an_identity_in_and_no_other(mesh: Mesh, cluste
         "rules": [{"from": [{"source": {"principals": [principal]}}]}],
     }
     mesh.apply_policy(client.namespace, "AuthorizationPolicy", "friends", spec)
-    refused(client, "http://web/", _CHANGE_SECONDS)
+    refused(client, "http://web/")
     answered = set()
     for _ in range(20):
         said = cluster.kubectl("exec", f"--namespace={client.namespace}", "friend", "--", *client.asking("http://web/"))

@@ -37,6 +37,12 @@ _TLS_HANDSHAKE = b"\x16\x03"
 
 
 @pytest.fixture(scope="module")
+def mesh(cluster_mesh: Mesh) -> Mesh:
+    """Of the whole session."""
+    return cluster_mesh
+
+
+@pytest.fixture(scope="module")
 def client(mesh: Mesh, cluster: Cluster, cluster_namespace: str) -> Client:
     """On node 1 in the mesh, with the server on both nodes; its namespace takes nothing in clear."""
     cluster.kubectl("label", "namespace", cluster_namespace, AMBIENT)
@@ -159,7 +165,7 @@ def test_network_policies_are_looked_at_for_the_tunnels_port(mesh: Mesh, cluster
     for each in web_pods(cluster, client.namespace).values():
         assert each["metadata"]["name"] in failed["detail"]
     admit(8080, 15008)
-    found = {each["name"]: each["level"] for each in json.loads(mesh.run("check", "--cluster", "-o", "json"))}
+    found = {each["name"]: each["level"] for each in mesh.asked("check", "--cluster")}
     assert found["NetworkPolicies"] == "ok"
     assert client.get("http://web/")["pod"]
     cluster.kubectl("delete", "networkpolicy", "web-only", f"--namespace={client.namespace}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,9 +24,16 @@ _OF_THE_WAYPOINT = "--selector=gateway.networking.k8s.io/gateway-name=waypoint"
 
 
 @pytest.fixture(scope="module")
+def mesh(cluster_mesh: Mesh) -> Iterator[Mesh]:
+    """Of the whole session; the Gateway API comes later than the mesh."""
+    cluster_mesh.define_gateways()
+    yield cluster_mesh
+    cluster_mesh.forget_gateways()
+
+
+@pytest.fixture(scope="module")
 def client(mesh: Mesh, cluster: Cluster, cluster_namespace: str) -> Client:
     """On node 1 in the mesh, with the server on both nodes and one more, ``canary``, that is no part of Service web."""
-    mesh.define_gateways()
     namespace = f"--namespace={cluster_namespace}"
     cluster.kubectl("label", "namespace", cluster_namespace, AMBIENT)
     canary = pod("canary", SERVER, cluster.nodes[1])
@@ -144,7 +152,7 @@ def test_routes_go_by_header_and_by_weight(mesh: Mesh, cluster: Cluster, client:
     assert set(found) == {"canary", *servers}
     # 50 of 200 are expected; outside of 20 to 80 it would be by chance once in a hundred thousand times.
     assert 20 <= found["canary"] <= 80, found
-    told = json.loads(mesh.run("waypoint", "routes", "-n", client.namespace, "-o", "json"))
+    told = mesh.asked("waypoint", "routes", "-n", client.namespace)
     assert "split" in json.dumps(told)
 
 
@@ -178,10 +186,10 @@ def test_a_policy_of_layer_7_is_kept_to_and_cannot_be_passed_by(
 
 
 def test_the_command_lists_waypoints_and_tells_their_status(mesh: Mesh, client: Client) -> None:
-    (listed,) = json.loads(mesh.run("waypoint", "list", "-n", client.namespace, "-o", "json"))
+    (listed,) = mesh.asked("waypoint", "list", "-n", client.namespace)
     assert (listed["kind"], listed["metadata"]["name"]) == ("Gateway", "waypoint")
     assert client.namespace in mesh.run("waypoint", "list", "-A")
-    (status,) = json.loads(mesh.run("waypoint", "status", "waypoint", "-n", client.namespace, "-o", "json"))
+    (status,) = mesh.asked("waypoint", "status", "waypoint", "-n", client.namespace)
     assert (status["name"], status["type"], status["status"]) == ("waypoint", "Programmed", "True")
 
 

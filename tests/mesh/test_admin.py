@@ -53,10 +53,11 @@ async def test_the_ports_are_opened_and_answer() -> None:
     async def wanting() -> list[str]:
         return missing
 
-    def set_levels(level: str | None, access: str | None) -> None:
+    def set_levels(level: str | None, access: str | None) -> dict[str, str]:
         if level == "loud":
             raise ConfigurationError("no such level")
         levels.append((level, access))
+        return {"level": level or "info", "access": access or "info"}
 
     ports = Ports(await free_port(), await free_port(), await free_port())
     async with trio.open_nursery() as nursery:
@@ -64,8 +65,10 @@ async def test_the_ports_are_opened_and_answer() -> None:
         await serve_admin(nursery, ports, admin, metrics_routes(page), readiness_routes(wanting))
         assert await ask(ports.admin_port, "GET /") == (200, "HELP\n")
         assert (await ask(ports.admin_port, "GET /config_dump"))[0] == 200
-        assert (await ask(ports.admin_port, "POST /logging?level=debug&access=off"))[0] == 200
-        assert levels == [("debug", "off")]
+        assert await ask(ports.admin_port, "GET /logging?level=debug") == (200, "level: info\naccess: info\n")
+        posted = await ask(ports.admin_port, "POST /logging?level=debug&access=off")
+        assert posted == (200, "level: debug\naccess: off\n")
+        assert levels == [(None, None), ("debug", "off")]
         assert (await ask(ports.admin_port, "POST /logging?level=loud"))[0] == 400
         assert (await ask(ports.admin_port, "GET /quitquitquit"))[0] in (404, 405)
         assert quits == []

@@ -90,6 +90,8 @@ async def test_the_dump_and_the_end_are_asked_for_over_http() -> None:
     assert b'"demo/web"' in page.body
     assert b'"connections"' in page.body
     assert (await routes["POST", "/logging"](request("POST", "/logging", {"level": "loud"}))).status == 400
+    levels = await routes["GET", "/logging"](request("GET", "/logging", {}))
+    assert levels.body == b"level: info\n"
     assert quits == []
     await routes["POST", "/quitquitquit"](request("POST", "/quitquitquit", {}))
     assert quits == [1]

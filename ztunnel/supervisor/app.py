@@ -210,11 +210,13 @@ class _Supervisor:
         reports = await self._crew.reports("dump", _REPORT_SECONDS)
         return {**dump_state(self._state), **merge_dumps(reports)}
 
-    def _set_levels(self, level: str | None, access: str | None) -> None:
-        set_levels(self._access_log, level, access)
-        former = self._levels or SetLevels(level=None, access=None)
-        self._levels = SetLevels(level=level or former.level, access=access or former.access)
-        self._crew.broadcast(self._levels)
+    def _set_levels(self, level: str | None, access: str | None) -> dict[str, str]:
+        in_force = set_levels(self._access_log, level, access)
+        if level is not None or access is not None:
+            former = self._levels or SetLevels(level=None, access=None)
+            self._levels = SetLevels(level=level or former.level, access=access or former.access)
+            self._crew.broadcast(self._levels)
+        return in_force
 
     async def _count_all(self) -> None:
         await self._crew.reports("counts", _REPORT_SECONDS)

@@ -135,6 +135,15 @@ def test_a_request_passes_the_api_server(cluster: Cluster, server: ApiServer) ->
     assert server.asked[0].startswith(b"GET /a?b HTTP/1.1\r\nHost: localhost")
 
 
+def test_a_request_that_is_refused_is_told_as_it_was_said(cluster: Cluster, server: ApiServer) -> None:
+    server.answer = _answer(b"level: info\n")
+    assert ztunnels.ask(cluster, "mesh", "z", "/logging?level=info", "POST") == b"level: info\n"
+    assert server.asked[0].startswith(b"POST /logging?level=info HTTP/1.1")
+    server.answer = _answer(b"no such level", b"400 Bad Request")
+    with pytest.raises(InvalidMessage, match="z answered 400 to POST /logging: no such level"):
+        ztunnels.ask(cluster, "mesh", "z", "/logging", "POST")
+
+
 def test_what_the_kubelet_says_is_told(cluster: Cluster, server: ApiServer) -> None:
     server.refuse = "connection refused inside of the pod"
     with pytest.raises(ConnectFailed, match="mesh/z:15000"):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ambimesh import output
 from ambimesh.__main__ import app, main
-from ambimesh.commands import check, lab_processes, lab_status, version, ztunnel_config
+from ambimesh.commands import check, lab_processes, lab_status, version
 from ambimesh.commands.demo import DEMO_LAB
 from ambimesh.commands.lab import SHIPPED_MANIFESTS
 from ambimesh.commands.options import LabName, workers_wish
@@ -25,7 +25,7 @@ from ambimesh.lab import manifests
 from ambimesh.lab.layout import LabLayout
 from ambimesh.lab.record import Lab, LabRecord
 from ebpf.features import FeatureCheck
-from mesh.errors import ConfigurationError, InvalidMessage
+from mesh.errors import ConfigurationError
 from resources.base import Condition, ObjectMeta
 from resources.folder_store import FolderStore
 from resources.network import Endpoint, EndpointPort, ServicePort, ServiceSpec
@@ -107,65 +107,6 @@ def test_checks_show_what_is_missing_first_with_its_remedy() -> None:
     assert [line.split() for line in lines[1:]] == [["b", "missing", "no", "[b]", "install", "b"], ["a", "ok", "yes"]]
 
 
-# -- ztunnel-config ----------------------------------------------------------------------------------------------------
-
-DUMP = {
-    "workloads": [
-        {"namespace": "demo", "name": "b", "addresses": ["10.0.0.2", "fd00::2"], "node": "node1", "waypoint": None,
-         "protocol": "HBONE"},
-        {"namespace": "demo", "name": "a", "addresses": [], "node": "node2", "protocol": "TCP"},
-    ],
-    "services": [{"namespace": "demo", "name": "web", "vips": ["10.96.0.1"], "waypoint": "None", "endpoints": "1/2"}],
-    "policies": [{"namespace": "demo", "name": "p", "action": "Allow", "scope": "Namespace"}],
-    "certificates": [
-        {"name": "spiffe://x", "type": "Leaf", "status": "Available", "valid": True, "serialNumber": "1f",
-         "notAfter": "2026-01-02", "notBefore": "2026-01-01"},
-        {"name": "spiffe://y", "type": "Leaf", "status": "Initializing", "valid": False, "serialNumber": None,
-         "notAfter": None, "notBefore": None},
-    ],
-    "connections": [
-        {"workload": "a", "direction": "Inbound", "local": "[fd00::2]:80", "remote": "[fd00::1]:4", "remoteTarget": "",
-         "protocol": "HBONE"},
-    ],
-}  # fmt: skip
-
-
-def table_of(section: ztunnel_config.Section) -> list[list[str]]:
-    text = rendered(section.columns, [list(row) for row in section.rows(DUMP)])
-    return [line.split() for line in text.splitlines()[1:]]
-
-
-def test_the_columns_are_those_ambient_users_know() -> None:
-    assert ztunnel_config.WORKLOADS.columns == ["NAMESPACE", "POD NAME", "ADDRESS", "NODE", "WAYPOINT", "PROTOCOL"]
-    assert ztunnel_config.CONNECTIONS.columns[-2:] == ["REMOTE TARGET", "PROTOCOL"]
-
-
-def test_rows_are_sorted_and_gaps_are_said() -> None:
-    assert table_of(ztunnel_config.WORKLOADS) == [
-        ["demo", "a", "None", "node2", "None", "TCP"],
-        ["demo", "b", "10.0.0.2,fd00::2", "node1", "None", "HBONE"],
-    ]
-    assert table_of(ztunnel_config.SERVICES) == [["demo", "web", "10.96.0.1", "None", "1/2"]]
-    assert table_of(ztunnel_config.POLICIES) == [["demo", "p", "Allow", "Namespace"]]
-    assert table_of(ztunnel_config.CERTIFICATES) == [
-        ["spiffe://x", "Leaf", "Available", "true", "1f", "2026-01-02", "2026-01-01"],
-        ["spiffe://y", "Leaf", "Initializing", "false"],
-    ]
-    assert table_of(ztunnel_config.CONNECTIONS) == [["a", "Inbound", "[fd00::2]:80", "[fd00::1]:4", "HBONE"]]
-
-
-def test_plain_values_are_as_deep_as_needed() -> None:
-    one, two = [ztunnel_config.POLICIES], [ztunnel_config.POLICIES, ztunnel_config.SERVICES]
-    assert ztunnel_config.plain(one, {"node1": DUMP}) == DUMP["policies"]
-    assert ztunnel_config.plain(two, {"node1": DUMP})["services"] == DUMP["services"]
-    assert ztunnel_config.plain(one, {"node1": DUMP, "node2": {}}) == {"node1": DUMP["policies"], "node2": []}
-
-
-def test_a_dump_of_another_shape_is_refused() -> None:
-    with pytest.raises(InvalidMessage, match="no list of objects under policies"):
-        ztunnel_config.POLICIES.rows({"policies": {"a": 1}})
-
-
 # -- lab status, logs --------------------------------------------------------------------------------------------------
 
 
@@ -228,23 +169,6 @@ def test_how_many_workers_are_asked_for() -> None:
         workers_wish("three")
 
 
-def test_a_saved_dump_is_shown_and_filtered(tmp_path: Path) -> None:
-    file = tmp_path / "dump.json"
-    one = {"namespace": "a", "name": "x", "addresses": ["10.0.0.1"], "node": "n1", "protocol": "HBONE"}
-    two = {"namespace": "b", "name": "y", "addresses": ["10.0.0.2"], "node": "n2", "protocol": "TCP"}
-    inbound = {"workload": "x", "direction": "inbound"}
-    both = [inbound, {**inbound, "direction": "outbound"}]
-    file.write_text(json.dumps({"workloads": [one, two], "connections": both}))
-    shown = ("ztunnel-config", "workload", "-f", str(file), "-o", "json")
-    assert json.loads(run(*shown)[1]) == [one, two]
-    for option, value in (("--workload-namespace", "b"), ("--address", "10.0.0.2"), ("--workload-node", "n2")):
-        assert json.loads(run(*shown, option, value)[1]) == [two]
-    connections = run("ztunnel-config", "connections", "-f", str(file), "--direction", "inbound", "-o", "json")[1]
-    assert json.loads(connections) == [inbound]
-    cells = run("ztunnel-config", "workload", "-f", str(file))[1].split()[-6:]
-    assert cells == ["b", "y", "10.0.0.2", "n2", "None", "TCP"]
-
-
 def _options(command: tuple[str, ...]) -> set[str]:
     found: Any = typer.main.get_command(app)
     for name in command:
@@ -261,6 +185,7 @@ def _options(command: tuple[str, ...]) -> set[str]:
         ("waypoint", "delete"), ("waypoint", "restart"), ("waypoint", "routes"),
         ("ztunnel-config", "workload"), ("ztunnel-config", "service"), ("ztunnel-config", "policy"),
         ("ztunnel-config", "certificate"), ("ztunnel-config", "connections"), ("ztunnel-config", "all"),
+        ("ztunnel-config", "log"),
     ],
 )  # fmt: skip
 def test_every_command_about_a_cluster_takes_its_context_and_prints_for_programs(command: tuple[str, ...]) -> None:

@@ -99,6 +99,18 @@ def test_only_waypoints_are_deleted(shell: Shell) -> None:
     assert [gateway.metadata.name for gateway in shell.store.of_kind(Gateway)] == ["ingress"]
 
 
+def test_who_deletes_a_waypoint_that_is_still_asked_for_is_told(shell: Shell) -> None:
+    told = "namespace demo still asks for it"
+    shell.run("apply", "-n", "demo", "--enroll-namespace")
+    shell.run("apply", "-n", "demo", "--name", "other")
+    assert told not in shell.run("delete", "other", "-n", "demo")[1]
+    assert told in shell.run("delete", "waypoint", "-n", "demo")[1]
+    # Of the same name, but in another namespace: not this one.
+    shell.run("apply", "-n", "demo")
+    shell.store.patch_metadata(Namespace, "", "demo", labels={waypoint.USE_NAMESPACE_LABEL: "infra"})
+    assert told not in shell.run("delete", "waypoint", "-n", "demo")[1]
+
+
 def test_a_restart_is_asked_for_and_waited_for(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     shell.run("apply", "-n", "demo")
 

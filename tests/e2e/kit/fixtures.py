@@ -55,15 +55,16 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def mesh(cluster: Cluster) -> Iterator[Mesh]:
-    """The mesh in the cluster, installed once for all tests; the last of them takes it out, or else this does."""
+def cluster_mesh(cluster: Cluster) -> Iterator[Mesh]:
+    """The mesh in it, installed once, with the kinds of policies; the last of all tests takes it out."""
     made = Mesh(cluster)
     made.install()
-    made.define()
+    made.define_policies()
     yield made
-    if cluster.objects("namespaces", "--selector=app.kubernetes.io/part-of=ambimesh"):
+    # Also after a failure: the nodes' end is to find nothing of it.
+    if made.is_installed:
         made.uninstall()
-    made.forget_definitions()
+    made.forget_policies()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from resources.kube.kinds import API_KINDS
 from tests.e2e.kit.cgroups import find_hierarchies
 from tests.e2e.kit.cluster import Cluster
 from tests.e2e.kit.definitions import definition
+from tests.e2e.kit.node import Node
 from tests.e2e.kit.workloads import apply
 
 NAMESPACE = "ambimesh-system"
@@ -50,14 +51,23 @@ class Mesh:
         """
         self.run("uninstall", "--yes", "--timeout", "120")
 
-    def logs(self, component: str) -> str:
-        """What a component's processes have logged, of all nodes."""
-        selector = f"--selector=app.kubernetes.io/name=ambimesh-{component}"
-        return self.kubectl("logs", f"--namespace={NAMESPACE}", selector, "--tail=-1", "--prefix")
+    @property
+    def is_installed(self) -> bool:
+        """Whether anything of it is in the cluster."""
+        return bool(self.cluster.objects("namespaces", "--selector=app.kubernetes.io/part-of=ambimesh"))
 
-    def connections(self) -> list[dict[str, str]]:
-        """The access log of all nodes' ztunnels that run."""
-        lines = (line for line in self.logs("ztunnel").splitlines() if " connection complete " in line)
+    def logs(self, component: str, node: Node | None = None) -> str:
+        """What a component's processes have logged since they were started; of all nodes, or of one."""
+        selector = f"--selector=app.kubernetes.io/name=ambimesh-{component}"
+        place = (f"--namespace={NAMESPACE}", selector)
+        if node is None:
+            return self.kubectl("logs", *place, "--tail=-1", "--prefix")
+        pods = self.cluster.objects("pods", *place, f"--field-selector=spec.nodeName={node.name}")
+        return "".join(self.kubectl("logs", place[0], found["metadata"]["name"]) for found in pods)
+
+    def connections(self, node: Node | None = None) -> list[dict[str, str]]:
+        """The access log of the ztunnels that run, of all nodes or of one."""
+        lines = (line for line in self.logs("ztunnel", node).splitlines() if " connection complete " in line)
         return [dict(_FIELD.findall(line)) for line in lines]
 
     def dumps(self) -> dict[str, dict[str, Any]]:
@@ -77,31 +87,62 @@ class Mesh:
         found = {pod["metadata"]["name"]: pod["metadata"].get("annotations", {}) for pod in pods}
         return {name: each.get("ambient.istio.io/redirection") == "enabled" for name, each in found.items()}
 
-    def define(self, *kinds: str) -> None:
-        """Have the API server know these kinds; of policies when none is named."""
-        for name in kinds or _POLICIES:
+    def define_policies(self) -> None:
+        """Have the API server know the kinds of policies."""
+        self._define(*_POLICIES)
+
+    def forget_policies(self) -> None:
+        """Take those kinds, with all policies, away."""
+        self._forget(*_POLICIES)
+
+    def define_gateways(self) -> None:
+        """Have the API server know the Gateway API, as far as waypoints need it."""
+        self._define(*_GATEWAYS)
+
+    def forget_gateways(self) -> None:
+        """Take those kinds, with all waypoints, away."""
+        self._forget(*_GATEWAYS)
+
+    def _define(self, *kinds: str) -> None:
+        for name in kinds:
             kind = API_KINDS[name]
             self.kubectl("apply", "-f", "-", manifest=json.dumps(definition(kind)))
             place = f"customresourcedefinition/{kind.plural}.{kind.group}"
             self.kubectl("wait", "--for=condition=Established", place, "--timeout=60s")
 
-    def define_gateways(self) -> None:
-        """Have the API server know the Gateway API, as far as waypoints need it."""
-        self.define(*_GATEWAYS)
-
-    def forget_definitions(self) -> None:
-        """Take all those kinds, with all their objects, away."""
-        kinds = (API_KINDS[name] for name in (*_POLICIES, *_GATEWAYS))
-        places = (f"customresourcedefinition/{kind.plural}.{kind.group}" for kind in kinds)
+    def _forget(self, *kinds: str) -> None:
+        places = (f"customresourcedefinition/{API_KINDS[name].plural}.{API_KINDS[name].group}" for name in kinds)
         self.kubectl("delete", *places, "--ignore-not-found")
 
     def apply_policy(self, namespace: str, kind: str, name: str, spec: dict[str, Any]) -> None:
-        """Make a policy, or another object of those kinds."""
+        """Make a policy."""
         version = f"{API_KINDS[kind].group}/{API_KINDS[kind].versions[0]}"
         apply(self.cluster, namespace, {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec})
 
+    def run(self, *command: str) -> str:
+        """Run the command, and return what it said.
+
+        Raises:
+            AssertionError: it failed; the message holds what it and the parts said.
+        """
+        done = self.attempt(*command)
+        if done.returncode:
+            parts = "\n".join(self.logs(part)[-3000:] for part in ("operator", "agent", "ztunnel"))
+            raise AssertionError(f"{command[0]}: {done.stdout}{done.stderr}\n{parts}\n{self.cluster.trouble()}")
+        return done.stdout + done.stderr
+
+    def asked(self, *command: str) -> Any:
+        """What a command answers in JSON.
+
+        Raises:
+            AssertionError: it failed.
+        """
+        done = self.attempt(*command, "-o", "json")
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
+
     def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run the command ``ambimesh`` as administrator of the cluster, however it ends."""
+        """Run the command, which may fail."""
         program = Path(sys.executable).with_name("ambimesh")
         return subprocess.run(
             self.cluster.command(program, *command),
@@ -112,16 +153,3 @@ class Mesh:
             # A lab that runs on this machine is not meant.
             env={**self.cluster.plane.environment(), "AMBIMESH_LAB": "none-of-these"},
         )
-
-    def run(self, *command: str) -> str:
-        """Run it and return what it printed.
-
-        Raises:
-            AssertionError: it failed; the message holds what the command and the parts said.
-        """
-        done = self.attempt(*command)
-        if done.returncode:
-            parts = "\n".join(self.logs(part)[-3000:] for part in ("operator", "agent", "ztunnel"))
-            said = f"{' '.join(command)}: {done.stdout}{done.stderr}"
-            raise AssertionError(f"{said}\n{parts}\n{self.cluster.trouble()}")
-        return done.stdout

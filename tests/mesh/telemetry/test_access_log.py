@@ -168,7 +168,7 @@ def test_an_opening_has_no_totals(tmp_path: Path) -> None:
 
 
 def test_an_unknown_level_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="'all' is not an access log level"):
+    with pytest.raises(ConfigurationError, match="'all' is not a log level"):
         written(lambda log: None, tmp_path, level="all")
 
 

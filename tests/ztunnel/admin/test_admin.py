@@ -174,6 +174,9 @@ async def test_the_admin_port() -> None:
         assert bad.status == 400
         assert log.current_level() == "debug"
         assert (await routes["POST", "/logging"](request("POST", access="loud"))).status == 400
+        # Of two wishes none is fulfilled when the other cannot be.
+        assert (await routes["POST", "/logging"](request("POST", level="error", access="loud"))).status == 400
+        assert (await routes["GET", "/logging"](request())).body == b"level: debug\naccess: info\n"
     finally:
         log.set_level(before)
     await routes["POST", "/logging"](request("POST", access="off"))
@@ -183,7 +186,8 @@ async def test_the_admin_port() -> None:
     table.described(connection, ServiceLabels())
     table.finished(connection, None)
     assert lines.lines == []
-    assert b"level" in (await routes["GET", "/logging"](request())).body
+    assert b"access: off" in (await routes["GET", "/logging"](request())).body
+    assert b"access: warning" in (await routes["POST", "/logging"](request("POST", access="WARN"))).body
 
 
 async def test_metrics_are_brought_up_to_date_first() -> None:
