@@ -22,7 +22,7 @@ def bug_report(
     context: Context = None,
     out: Output = OutputFormat.SHORT,
 ) -> None:
-    """Collect versions, checks, the mesh's objects and policies, logs and what ztunnels know, in one archive.
+    """Collect checks, objects, logs, and what ztunnels, waypoints and operators know, in one archive.
 
     Secrets are left out. What could not be had is named in the archive.
     """

@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Any, Concatenate, TypeVar
 
 import trio
 import typer
@@ -25,7 +25,6 @@ from ambimesh.lab.record import Lab
 from ambimesh.lab.ztunnel_admin import Dump
 from ambimesh.output import OutputFormat
 
-Own = ParamSpec("Own")
 Answer = TypeVar("Answer")
 NodeName = Annotated[str, typer.Option("--node", help="Whose ztunnel; every node's when left out.")]
 
@@ -82,7 +81,7 @@ SHARED: Sequence[inspect.Parameter] = [
 ]
 
 
-def about_ztunnels(command: Callable[Concatenate[Ztunnels, Own], None]) -> Callable[..., None]:
+def about_ztunnels(command: Callable[Concatenate[Ztunnels, ...], None]) -> Callable[..., None]:
     """The command with the shared options, after its own."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,6 +192,16 @@ def test_the_command_lists_waypoints_and_tells_their_status(mesh: Mesh, client: 
     assert client.namespace in mesh.run("waypoint", "list", "-A")
     (status,) = mesh.asked("waypoint", "status", "waypoint", "-n", client.namespace)
     assert (status["name"], status["type"], status["status"]) == ("waypoint", "Programmed", "True")
+
+
+def test_a_bug_report_tells_of_it(mesh: Mesh, cluster: Cluster, client: Client, tmp_path: Path) -> None:
+    texts = mesh.bug_report(tmp_path / "report.tar.gz")
+    assert "errors.txt" not in texts, texts["errors.txt"]
+    (found,) = waypoint_pods(cluster, client.namespace)
+    name = f"{client.namespace}.{found['metadata']['name']}"
+    assert f"{client.namespace}/web" in texts[f"waypoints/{name}.json"]
+    assert "/open" in texts[f"logs/{name}.waypoint.log"]
+    assert "name: split" in texts["cluster/httproute.yaml"]
 
 
 def test_nothing_fails_when_its_replicas_are_replaced_under_load(mesh: Mesh, cluster: Cluster, client: Client) -> None:

@@ -117,6 +117,8 @@ def test_a_bug_report_holds_no_secret(user: ControlPlane, kubernetes_namespace: 
         texts = [archive.extractfile(entry) for entry in archive.getmembers()]
         whole = b"".join(stream.read() for stream in texts if stream is not None)
     assert {"check.yaml", "version.yaml", "mesh/pod.yaml", "cluster/namespace.yaml"} <= names
+    # Of every kind that the operator reads, also where the cluster does not know it.
+    assert {"cluster/tcproute.yaml", "cluster/telemetry.yaml"} <= names
     assert b"hidden" not in whole
     assert b"aGlkZGVu" not in whole  # in base64
 

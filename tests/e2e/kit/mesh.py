@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,16 @@ class Mesh:
             parts = "\n".join(self.logs(part)[-3000:] for part in ("operator", "agent", "ztunnel"))
             raise AssertionError(f"{command[0]}: {done.stdout}{done.stderr}\n{parts}\n{self.cluster.trouble()}")
         return done.stdout + done.stderr
+
+    def bug_report(self, file: Path) -> dict[str, str]:
+        """Have a bug report written, and read what it holds."""
+        assert str(file) in self.run("bug-report", "-f", str(file))
+        with tarfile.open(file) as archive:
+            return {
+                name.removeprefix("ambimesh-bug-report/"): opened.read().decode()
+                for name in archive.getnames()
+                if (opened := archive.extractfile(name)) is not None
+            }
 
     def asked(self, *command: str) -> Any:
         """What a command answers in JSON.
