@@ -6,6 +6,7 @@ The columns are those ambient users know from istioctl.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -25,6 +26,13 @@ app = typer.Typer(no_args_is_help=True, help="Show what a node's ztunnel works f
 Item = dict[str, Any]
 _LEVELS = ", ".join(LEVELS)
 DumpFile = Annotated[Path | None, typer.Option("--file", "-f", help="A saved /config_dump, instead of a ztunnel.")]
+
+
+class Direction(StrEnum):
+    """What ``--direction`` takes; dumps write it with a capital."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
 
 
 class Section:
@@ -169,12 +177,14 @@ def certificate(asked: Ztunnels, file: DumpFile = None) -> None:
 def connections(
     asked: Ztunnels,
     file: DumpFile = None,
-    direction: Annotated[str, typer.Option("--direction", help="Only inbound or outbound ones.")] = "",
+    direction: Annotated[
+        Direction | None, typer.Option("--direction", case_sensitive=False, help="Only inbound or outbound ones.")
+    ] = None,
 ) -> None:
     """Show the connections it carries now."""
 
     def wanted(one: Item) -> bool:
-        return not direction or one.get("direction") == direction
+        return direction is None or str(one.get("direction")).lower() == direction
 
     _show([CONNECTIONS], asked, file, wanted)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
+import json
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,9 +17,8 @@ import trio
 
 from ambimesh.lab import cgroups
 from ambimesh.lab.http_client import get
-from ambimesh.lab.mesh_processes import ZTUNNEL_ADMIN_PORT, ZTUNNEL_READY_PORT, ztunnel_name
+from ambimesh.lab.mesh_processes import ZTUNNEL_READY_PORT, ztunnel_name
 from mesh.errors import ConnectFailed
-from mesh.netns import NetworkNamespace
 
 pytestmark = pytest.mark.lab
 
@@ -178,16 +178,15 @@ async def test_certificates_of_both_workers_are_renewed_under_traffic(scene: Any
 async def test_log_levels_reach_all_workers(scene: Any) -> None:
     await scene.enrol()
 
-    def post(query: str) -> None:
-        with NetworkNamespace.open(scene.node_netns("node1")) as namespace, namespace.entered():
-            connection = http.client.HTTPConnection("127.0.0.1", ZTUNNEL_ADMIN_PORT, timeout=10)
-            connection.connect()
-        connection.request("POST", f"/logging?{query}")
-        assert connection.getresponse().status == 200
-        connection.close()
+    async def levels(*options: str) -> object:
+        """What ``ambimesh ztunnel-config log`` says."""
+        command = [sys.executable, "-m", "ambimesh", "ztunnel-config", "log", "--node", "node1", "-o", "json", *options]
+        environment = {**os.environ, "AMBIMESH_LAB": scene.lab.layout.name}
+        return json.loads((await trio.run_process(command, capture_stdout=True, env=environment)).stdout)
 
     await scene.until(lambda: scene.quiet("node1"), 5, lambda: "connections stay")
-    post("access=off")
+    assert await levels() == {"level": "info", "access": "info"}
+    assert await levels("--access-level", "off") == {"level": "info", "access": "off"}
     await trio.sleep(0.5)  # what was logged before waits up to a tenth of a second to be written
     try:
         start = scene.position("node1")
@@ -196,7 +195,7 @@ async def test_log_levels_reach_all_workers(scene: Any) -> None:
         await scene.until(lambda: scene.quiet("node1"), 5, lambda: "connections stay")
         assert scene.records("node1", start) == []
     finally:
-        post("access=info")
+        await levels("--access-level", "info")
     async with kept(scene, *["client-a"] * 4):
         pass
     await scene.until(lambda: len(scene.records("node1", start)) == 4, 5, lambda: scene.records("node1", start))

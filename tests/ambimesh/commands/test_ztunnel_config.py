@@ -88,15 +88,17 @@ def test_a_saved_dump_is_shown_and_filtered(tmp_path: Path) -> None:
     file = tmp_path / "dump.json"
     one = {"namespace": "a", "name": "x", "addresses": ["10.0.0.1"], "node": "n1", "protocol": "HBONE"}
     two = {"namespace": "b", "name": "y", "addresses": ["10.0.0.2"], "node": "n2", "protocol": "TCP"}
-    inbound = {"workload": "x", "direction": "inbound"}
-    both = [inbound, {**inbound, "direction": "outbound"}]
+    inbound = {"workload": "x", "direction": "Inbound"}
+    both = [inbound, {**inbound, "direction": "Outbound"}]
     file.write_text(json.dumps({"workloads": [one, two], "connections": both}))
     shown = ("workload", "-f", str(file), "-o", "json")
     assert json.loads(run(*shown)[1]) == [one, two]
     for option, value in (("--workload-namespace", "b"), ("--address", "10.0.0.2"), ("--workload-node", "n2")):
         assert json.loads(run(*shown, option, value)[1]) == [two]
-    connections = run("connections", "-f", str(file), "--direction", "inbound", "-o", "json")[1]
-    assert json.loads(connections) == [inbound]
+    connections = ("connections", "-f", str(file), "-o", "json", "--direction")
+    for direction in ("inbound", "Inbound"):
+        assert json.loads(run(*connections, direction)[1]) == [inbound]
+    assert run(*connections, "sideways")[0] == 2
     cells = run("workload", "-f", str(file))[1].split()[-6:]
     assert cells == ["b", "y", "10.0.0.2", "n2", "None", "TCP"]
 
