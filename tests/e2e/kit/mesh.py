@@ -82,6 +82,26 @@ class Mesh:
         pods = (pod.get("name", "").partition("/") for dump in self.dumps().values() for pod in dump["pods"])
         return {name for space, _, name in pods if space == namespace}
 
+    def bug_report(self, file: Path) -> dict[str, str]:
+        """Have a bug report written, and read what it holds."""
+        assert str(file) in self.run("bug-report", "-f", str(file))
+        with tarfile.open(file) as archive:
+            return {
+                name.removeprefix("ambimesh-bug-report/"): opened.read().decode()
+                for name in archive.getnames()
+                if (opened := archive.extractfile(name)) is not None
+            }
+
+    def asked(self, *command: str) -> Any:
+        """What a command answers in JSON.
+
+        Raises:
+            AssertionError: it failed.
+        """
+        done = self.attempt(*command, "-o", "json")
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
+
     def captured(self, namespace: str) -> dict[str, bool]:
         """The pods of a namespace, and whether the agent calls each captured."""
         pods = self.cluster.objects("pods", f"--namespace={namespace}")
@@ -131,26 +151,6 @@ class Mesh:
             parts = "\n".join(self.logs(part)[-3000:] for part in ("operator", "agent", "ztunnel"))
             raise AssertionError(f"{command[0]}: {done.stdout}{done.stderr}\n{parts}\n{self.cluster.trouble()}")
         return done.stdout + done.stderr
-
-    def bug_report(self, file: Path) -> dict[str, str]:
-        """Have a bug report written, and read what it holds."""
-        assert str(file) in self.run("bug-report", "-f", str(file))
-        with tarfile.open(file) as archive:
-            return {
-                name.removeprefix("ambimesh-bug-report/"): opened.read().decode()
-                for name in archive.getnames()
-                if (opened := archive.extractfile(name)) is not None
-            }
-
-    def asked(self, *command: str) -> Any:
-        """What a command answers in JSON.
-
-        Raises:
-            AssertionError: it failed.
-        """
-        done = self.attempt(*command, "-o", "json")
-        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
-        return json.loads(done.stdout)
 
     def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run the command, which may fail."""
