@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,14 @@ _FIRST_REQUESTS = 20
 
 
 def reboot(cluster: Cluster, node: Node) -> None:
-    """Switch a node off without warning and on again; wait until it is ready and its pods run again.
+    """Switch a node off without warning and on again; wait until it is ready and its pods run again."""
+    with rebooting(cluster, node):
+        pass
+
+
+@contextmanager
+def rebooting(cluster: Cluster, node: Node) -> Iterator[None]:
+    """A reboot; the block runs while the node is off and known to be.
 
     That it was not ready must have been noticed in between, or "ready" would be the old news; and of its pods only
     containers that were not there before count, for the same reason.
@@ -31,6 +38,7 @@ def reboot(cluster: Cluster, node: Node) -> None:
     before = {container for pod in _pods_of(cluster, node) for container in _running(pod)}
     node.kill()
     cluster.wait_node(node, "False", "Unknown")
+    yield
     node.boot()
     node.start_runtime()
     node.start_services(cluster.plane)
@@ -125,10 +133,30 @@ class LoadPod:
 
 
 @contextmanager
-def load(cluster: Cluster, namespace: str, url: str, name: str = "load", node: Node | None = None) -> Iterator[LoadPod]:
-    """A load for the length of the block, which begins when the first requests have been answered."""
-    command = ["python", "/application/load.py", url, f"--seconds={_LOAD_SECONDS}"]
-    apply(cluster, namespace, pod(name, command, node))
+def load(
+    cluster: Cluster,
+    namespace: str,
+    url: str,
+    name: str = "load",
+    node: Node | None = None,
+    account: str = "default",
+    options: Sequence[str] = (),
+) -> Iterator[LoadPod]:
+    """A load for the length of the block, which begins when the first requests have ended.
+
+    Args:
+        cluster: where.
+        namespace: of its pod.
+        url: what it asks.
+        name: of its pod.
+        node: where it runs; None: anywhere.
+        account: the service account it runs as.
+        options: more of `application/load.py`.
+    """
+    command = ["python", "/application/load.py", url, f"--seconds={_LOAD_SECONDS}", *options]
+    made = pod(name, command, node)
+    made["spec"]["serviceAccountName"] = account
+    apply(cluster, namespace, made)
     try:
         wait_ready(cluster, namespace, name)
         running = LoadPod(cluster, namespace, name)

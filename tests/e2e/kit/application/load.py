@@ -24,7 +24,8 @@ _REPORT_SECONDS = 1.0
 class Load:
     """The requests so far."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, requests_of_a_connection: int = _REQUESTS_OF_A_CONNECTION) -> None:
+        self._requests_of_a_connection = requests_of_a_connection
         parts = urllib.parse.urlsplit(url)
         assert parts.hostname is not None
         self._host, self._port, self._path = parts.hostname, parts.port or 80, parts.path or "/"
@@ -51,7 +52,7 @@ class Load:
             pod = json.loads(body)["pod"]
             self.answered_by[pod] = self.answered_by.get(pod, 0) + 1
             self._used += 1
-            if answer.will_close or self._used == _REQUESTS_OF_A_CONNECTION:
+            if answer.will_close or self._used == self._requests_of_a_connection:
                 self.close()
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._fail(f"{type(error).__name__}: {error}")
@@ -85,8 +86,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--of-a-connection", type=int, default=_REQUESTS_OF_A_CONNECTION, help="requests of each")
     arguments = parser.parse_args()
-    load = Load(arguments.url)
+    load = Load(arguments.url, arguments.of_a_connection)
     end = time.monotonic() + arguments.seconds
     report = time.monotonic()
     while not STOP.exists() and time.monotonic() < end:
