@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, field
 
 from mesh.errors import ConfigurationError
+from resources.objects import NOT_READY_TAINT
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]{1,64})`(?: - at `(?P<path>[^`]*)`)?$")
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
@@ -86,6 +87,7 @@ class Placement(Group, frozen=True, kw_only=True):
 
 
 _EVERY_NODE = (Toleration(operator="Exists"),)
+_NOT_READY = (Toleration(key=NOT_READY_TAINT, operator="Exists"),)
 
 
 class Operator(Placement, frozen=True, kw_only=True):
@@ -93,6 +95,8 @@ class Operator(Placement, frozen=True, kw_only=True):
 
     replicas: Count = 2
     priority_class_name: str = "system-cluster-critical"
+    tolerations: list[Toleration] = field(default_factory=lambda: list(_NOT_READY))
+    """It takes that taint from nodes, so it must not wait for it."""
     resources: Resources = Resources(requests={"cpu": "100m", "memory": "128Mi"}, limits={"memory": "1Gi"})
 
 

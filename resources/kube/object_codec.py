@@ -30,16 +30,19 @@ from resources.kube.lean import lean
 from resources.network import Endpoint
 from resources.objects import (
     CREDENTIAL_KEYS,
+    NOT_READY_TAINT,
     ROOTS_KEY,
     ConfigMap,
     Deployment,
     EndpointSlice,
     KubernetesObject,
     Node,
+    NodeSpec,
     ObjectKey,
     Pod,
     Secret,
     ServiceAccount,
+    Taint,
 )
 from resources.pod import Container, ContainerPort, PodSpec, PodStatus
 from resources.problem import Problem
@@ -61,7 +64,9 @@ _KEPT: dict[type, frozenset[str]] = {
     ContainerPort: frozenset({"name", "container_port", "protocol"}),
     PodStatus: frozenset({"phase", "conditions", "pod_ip", "pod_ips"}),
     Endpoint: frozenset({"addresses", "conditions", "target_ref", "node_name", "zone"}),
-    Node: frozenset({"metadata"}),
+    Node: frozenset({"metadata", "spec"}),
+    NodeSpec: frozenset({"taints"}),
+    Taint: frozenset({"key"}),
     ConfigMap: frozenset({"metadata", "data"}),
     Secret: frozenset({"metadata", "data"}),
 }  # fmt: skip
@@ -133,8 +138,10 @@ def _lean(value: KubernetesObject) -> KubernetesObject:
     parts that many objects have alike kept once."""
     metadata = value.metadata
     if isinstance(value, Node):
-        # A node's status changes all the time.
-        return with_metadata(value, ObjectMeta(name=metadata.name, uid=metadata.uid, labels=metadata.labels))
+        # A node's status changes all the time, and its taints are others' but for one.
+        named_only = ObjectMeta(name=metadata.name, uid=metadata.uid, labels=metadata.labels)
+        taints = tuple(taint for taint in value.spec.taints if taint.key == NOT_READY_TAINT)
+        return Node(metadata=named_only, spec=NodeSpec(taints=taints))
     if isinstance(value, ConfigMap):
         # The API cannot be asked for just those that policies name. So of each the rest is let go of, and a change of
         # it is none.

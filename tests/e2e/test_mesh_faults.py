@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from resources.objects import NOT_READY_TAINT
 from tests.e2e.kit.cluster import Cluster
 from tests.e2e.kit.faults import Wire, kill_component, kill_pods, pods_on, restarts, wait_back, watching_wire
 from tests.e2e.kit.mesh import AMBIENT, Mesh
@@ -80,6 +81,15 @@ def _repaired(node: Node, rewritten: dict[str, Any]) -> None:
     *others, last = found["plugins"]
     assert last["type"] == "ambimesh-cni"
     assert {**found, "plugins": others} == rewritten
+
+
+def _not_ready(cluster: Cluster, component: str, node: Node) -> None:
+    assert not restarts(cluster, component).ready & set(pods_on(cluster, component, node))
+
+
+def _takes_pods(cluster: Cluster, node: Node) -> None:
+    (found,) = cluster.objects("node", node.name)
+    assert NOT_READY_TAINT not in [taint["key"] for taint in found["spec"].get("taints", ())]
 
 
 def test_agents_and_operators_are_killed_and_nothing_fails(cluster: Cluster, client: Client, wire: Wire) -> None:
@@ -180,6 +190,10 @@ def test_a_node_reboots_and_its_pods_come_back_into_the_mesh(
     with load(cluster, namespace, _URL, "beacon", there) as beacon:
         with rebooting(cluster, there):
             _nothing_in_clear(wire)
+            # As one that joins: pods are to wait for the agent, whose pod is known to be gone with the node.
+            eventually(lambda: _not_ready(cluster, "agent", there), seconds=_CHANGE_SECONDS)
+            cluster.kubectl("taint", "node", there.name, f"{NOT_READY_TAINT}=:NoSchedule")
+        eventually(lambda: _takes_pods(cluster, there), seconds=_CHANGE_SECONDS)
         _wait_captured(mesh, namespace)
         steady = beacon.totals()
         total = beacon.more(100)

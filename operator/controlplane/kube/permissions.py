@@ -66,6 +66,8 @@ OPERATOR_CLUSTER: tuple[Rule, ...] = (
     Rule("policy", ("poddisruptionbudgets",), ("create", "patch", "delete")),
     # What happened to them.
     _EVENTS,
+    # The taint of nodes whose agent was not ready, taken away. Rights to a node's taints alone there are not.
+    Rule("", ("nodes",), ("patch",)),
     # Who calls.
     Rule("authentication.k8s.io", ("tokenreviews",), ("create",)),
     # The root certificates, in every enrolled namespace. Apply creates by patch, which needs both rights.

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from controlplane.kube import lease_driver
+from controlplane.kube.node_taints import AGENT_LABEL
 from controlplane.kube.permissions import TRUST_BUNDLE
 from controlplane.testing.replica import NAMESPACE, Replica
 from mesh.errors import ConnectFailed
@@ -17,7 +18,7 @@ from resources.kube.client_driver import ApiClient
 from resources.kube.credentials_driver import ApiSettings
 from resources.kube.kinds import API_KINDS, ApiKind
 from resources.kube.source_driver import ApiSource
-from resources.objects import Node, Pod, TLSRoute
+from resources.objects import NOT_READY_TAINT, Node, Pod, TLSRoute
 from tests.controlplane.kube.real_plane import apply, eventually, pod_token, replica_of, run_pod
 from tests.e2e.kit.control_plane import ControlPlane, KubectlFailed
 from tests.e2e.kit.definitions import definition
@@ -157,6 +158,26 @@ async def test_a_gateway_becomes_a_waypoint(plane: ControlPlane, tmp_path: Path)
             lambda: plane.kubectl("delete", "deployment", "waypoint", "-n", "shop", "--wait=false")
         )
         await eventually(lambda: get("deployment", ".metadata.name") == "waypoint")
+
+
+async def test_a_node_takes_pods_once_its_agent_is_ready(plane: ControlPlane, tmp_path: Path) -> None:
+    """Other taints stay, and a pod that is no agent's frees nobody."""
+    taints = [{"key": "dedicated", "value": "db", "effect": "NoSchedule"}]
+    taints.append({"key": NOT_READY_TAINT, "effect": "NoSchedule"})
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "joining"}, "spec": {"taints": taints}}
+    await trio.to_thread.run_sync(apply, plane, node)
+
+    def keys() -> list[str]:
+        return plane.kubectl("get", "node", "joining", "-o", "jsonpath={.spec.taints[*].key}").split()
+
+    replica = replica_of(plane, tmp_path, "taints")
+    async with replica.running():
+        await trio.to_thread.run_sync(run_pod, plane, NAMESPACE, "agent-1", "agent", "joining", "10.0.0.30")
+        await trio.sleep(0.5)
+        assert await trio.to_thread.run_sync(keys) == ["dedicated", NOT_READY_TAINT]
+        label = "=".join(AGENT_LABEL)
+        await trio.to_thread.run_sync(lambda: plane.kubectl("label", "pod", "agent-1", "-n", NAMESPACE, label))
+        await eventually(lambda: keys() == ["dedicated"])
 
 
 async def test_an_api_server_that_goes_and_comes_again(plane: ControlPlane, tmp_path: Path) -> None:

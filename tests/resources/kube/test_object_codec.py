@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from resources.base import Condition, ObjectMeta
 from resources.kube.kinds import API_KINDS, Reading
 from resources.kube.object_codec import MAX_OBJECT, decode_object, named
-from resources.objects import AuthorizationPolicy, ConfigMap, EndpointSlice, HTTPRoute, Node, ObjectKey, Pod, Secret
+from resources.objects import (
+    NOT_READY_TAINT,
+    AuthorizationPolicy,
+    ConfigMap,
+    EndpointSlice,
+    HTTPRoute,
+    Node,
+    ObjectKey,
+    Pod,
+    Secret,
+)
 from resources.problem import Problem
 
 POD: dict[str, Any] = {
@@ -81,6 +91,17 @@ def test_a_node_does_not_change_with_its_status() -> None:
     other = {"metadata": {"name": "n", "resourceVersion": "2", "labels": {"z": "1"}}, "status": {"images": [1]}}
     assert type(decode("Node", one)) is Node
     assert decode("Node", one) == decode("Node", other)
+
+
+def test_of_a_nodes_taints_the_meshs_own_is_kept() -> None:
+    taints = [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule", "timeAdded": "2026-01-01T00:00:00Z"}]
+    spec = {"podCIDR": "10.244.1.0/24", "taints": taints, "ofTomorrow": 1}
+    found = decode("Node", {"metadata": {"name": "n"}, "spec": spec})
+    assert found == Node(metadata=ObjectMeta(name="n"))
+    spec["taints"] = [*taints, {"key": NOT_READY_TAINT, "effect": "NoSchedule"}]
+    found = decode("Node", {"metadata": {"name": "n"}, "spec": spec})
+    assert isinstance(found, Node)
+    assert [taint.key for taint in found.spec.taints] == [NOT_READY_TAINT]
 
 
 def test_a_wrong_type_is_a_problem_that_names_object_and_field() -> None:
