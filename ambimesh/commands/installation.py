@@ -18,7 +18,7 @@ from ambimesh.install import checking_driver, set_values
 from ambimesh.install.installing_driver import Reporter, check_all, read_record
 from ambimesh.install.installing_driver import install as bring
 from ambimesh.install.planning import Key, key_of
-from ambimesh.install.record import MANAGER
+from ambimesh.install.record import MANAGER, Record
 from ambimesh.install.removing_driver import clean_nodes, remove
 from ambimesh.install.rollout import Problem
 from ambimesh.output import OutputFormat, print_value, progress, remark, say
@@ -62,6 +62,7 @@ def upgrade(
     reset_values: Annotated[
         bool, typer.Option("--reset-values", help="Forget the values of the installation.")
     ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="With the values of the last upgrade that came up.")] = False,
     dry_run: DryRun = False,
     skip_checks: SkipChecks = False,
     timeout: Timeout = _SECONDS,
@@ -74,7 +75,7 @@ def upgrade(
     record = read_record(cluster, namespace)
     if record is None:
         raise ConfigurationError(f"there is no installation in namespace {namespace}; remedy: ambimesh install")
-    kept = {} if reset_values else record.values
+    kept = _values_to_undo(record, chart.version) if undo else {} if reset_values else record.values
     given = merged(kept, given_values(files or [], sets or [], texts or []))
     remark("notice", "cyan", f"from version {record.version} to {chart.version}")
     _bring(cluster, chart, given, namespace, timeout, out, dry_run=dry_run, look=not skip_checks)
@@ -182,6 +183,18 @@ def _refuse_unfit(cluster: Cluster, namespace: str) -> None:
             remedy = f"; remedy: {finding.remedy}" if finding.remedy else ""
             error.add_note(f"{finding.name}: {finding.detail}{remedy}")
         raise error
+
+
+def _values_to_undo(record: Record, version: str) -> dict[str, Any]:
+    worked = record.worked
+    if worked is None:
+        raise ConfigurationError("there is nothing to undo: the last installation or upgrade came up, or none ever has")
+    if worked.version != version:
+        raise ConfigurationError(
+            f"version {worked.version} worked last, and this command brings {version}; remedy: the command of "
+            f"version {worked.version}"
+        )
+    return worked.values
 
 
 def _is_ours_to_make(cluster: Cluster, namespace: str) -> bool:

@@ -138,27 +138,37 @@ def install(
     before = read_record(cluster, namespace)
     keys = [key_of(value) for value in objects]
     leftovers = obsolete(before.objects, objects) if before is not None else []
+    partial = records.make(version, values, [*keys, *leftovers], complete=False, before=before)
+    try:
+        _apply_phases(cluster, namespace, objects, seconds, report, partial)
+    except EnvironmentLacks as error:
+        worked = records.last_working(before)
+        if worked is not None:
+            error.add_note(
+                "what was not replaced goes on as before; remedy: upgrade again with other values, or ambimesh upgrade "
+                f"--undo, with the command of version {worked.version}, for the values that worked last"
+            )
+        raise
+    for key in leftovers:
+        report.step(f"removing {key}, which this version does not have")
+        cluster.delete(key.api_version, key.kind, key.name, key.namespace)
+    cluster.apply(records.to_object(records.make(version, values, keys, complete=True), namespace))
+
+
+def _apply_phases(
+    cluster: Cluster, namespace: str, objects: Sequence[Json], seconds: float, report: Reporter, partial: Record
+) -> None:
     recorded = False
     for phase in phases(objects):
         report.step(f"applying {phase.name}")
         for value in phase.objects:
             cluster.apply(value)
             if not recorded and cluster.find("v1", "Namespace", namespace) is not None:
-                _record(cluster, namespace, version, values, [*keys, *leftovers], complete=False)
+                cluster.apply(records.to_object(partial, namespace))
                 recorded = True
         if phase.workloads:
             report.step(f"waiting for {phase.name}")
             wait_for(cluster, phase, seconds, report)
-    for key in leftovers:
-        report.step(f"removing {key}, which this version does not have")
-        cluster.delete(key.api_version, key.kind, key.name, key.namespace)
-    _record(cluster, namespace, version, values, keys, complete=True)
-
-
-def _record(
-    cluster: Cluster, namespace: str, version: str, values: dict[str, Any], keys: Iterable[Key], *, complete: bool
-) -> None:
-    cluster.apply(records.to_object(records.make(version, values, keys, complete=complete), namespace))
 
 
 def wait_for(cluster: Cluster, phase: Phase, seconds: float, report: Reporter) -> None:

@@ -14,8 +14,18 @@ NAME = "ambimesh-installation"
 MANAGER = "ambimesh"
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An installation made by ``ambimesh install``."""
+class Worked(msgspec.Struct, frozen=True, kw_only=True):
+    """The last installation of which everything came up."""
+
+    version: str
+    values: dict[str, Any]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An installation made by ``ambimesh install``.
+
+    Fields that are not known are passed over: who goes back to an older version reads what a newer one wrote.
+    """
 
     version: str
     """Of the chart."""
@@ -25,6 +35,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What was applied, in its order."""
     complete: bool
     """Whether everything came up."""
+    worked: Worked | None = None
+    """What to go back to while this is not complete."""
 
 
 def to_object(record: Record, namespace: str) -> dict[str, Any]:
@@ -56,6 +68,16 @@ def from_object(value: dict[str, Any]) -> Record:
         ) from error
 
 
-def make(version: str, values: dict[str, Any], keys: Iterable[Key], *, complete: bool) -> Record:
-    """A record of what was applied."""
-    return Record(version=version, values=values, objects=list(keys), complete=complete)
+def make(
+    version: str, values: dict[str, Any], keys: Iterable[Key], *, complete: bool, before: Record | None = None
+) -> Record:
+    """A record of what was applied, after the one before it."""
+    worked = None if complete else last_working(before)
+    return Record(version=version, values=values, objects=list(keys), complete=complete, worked=worked)
+
+
+def last_working(record: Record | None) -> Worked | None:
+    """What an installation can go back to; None if nothing has ever come up."""
+    if record is not None and record.complete:
+        return Worked(version=record.version, values=record.values)
+    return None if record is None else record.worked

@@ -67,10 +67,12 @@ def progress_of(workload: Json, pods: Iterable[Json], events: Iterable[Json]) ->
         wanted = status.get("desiredNumberScheduled", 0)
         updated, ready = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
         current = status.get("currentNumberScheduled", 0) == wanted and not status.get("numberMisscheduled")
+        old = wanted - updated
     else:
         wanted = workload["spec"].get("replicas", 1)
         updated, ready = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
         current = status.get("replicas", 0) == wanted
+        old = status.get("replicas", 0) - updated
     done = seen and current and updated >= wanted and ready >= wanted
     if done:
         return Rollout(wanted, ready, wanted > 0, () if wanted else (_nowhere(workload),))
@@ -78,7 +80,8 @@ def progress_of(workload: Json, pods: Iterable[Json], events: Iterable[Json]) ->
     problems = [*_of_workload(workload, events)]
     for pod in pods:
         problems += _of_pod(pod, events)
-    return Rollout(wanted, min(updated, ready), False, tuple(sorted(set(problems))))
+    # Who is ready is not told by old and new: as many of the new ones are as the old ones cannot account for.
+    return Rollout(wanted, max(0, min(updated, ready - old)), False, tuple(sorted(set(problems))))
 
 
 def selector_of(workload: Json) -> str:

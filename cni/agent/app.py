@@ -170,8 +170,9 @@ class _Agent:
     async def _readiness(self, request: HttpRequest) -> HttpResponse:
         if not self._serving:
             return text_response("starting", 503)
-        if self._settings.cni.install and not self._metrics.plugin_is_installed:
-            return text_response("the CNI plugin is not installed: see the log", 503)
+        missing = self._metrics.plugin_missing_because if self._settings.cni.install else None
+        if missing is not None:
+            return text_response(f"the CNI plugin is not installed: {missing}", 503)
         return text_response("ready")
 
 

@@ -23,8 +23,8 @@ from mesh.errors import EnvironmentLacks
 
 _POD = re.compile(r"(?:^|-)pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$")
 """A pod's folder: ``pod<uid>``, or by systemd's driver ``kubepods-burstable-pod<uid, underscored>.slice``."""
-_PODS = "kubepods"
-"""Begins the names of the folders that hold all pods, with either driver."""
+_PODS = re.compile(r"(?:^|-)kubepods(?:-|\.slice$|$)")
+"""The folders that hold all pods, with either driver; systemd's begins with the names above it (``cgroupRoot``)."""
 
 
 class CgroupFinder:
@@ -98,7 +98,7 @@ class CgroupFinder:
                 pid = int(entry.name)
                 here = [self._namespace(pid, kind) for kind in ("pid", "net")]
                 parts = Path(self._told(pid)).parts
-                if here == first and self._is_root(pid) and not any(part.startswith(_PODS) for part in parts):
+                if here == first and self._is_root(pid) and not any(_PODS.search(part) for part in parts):
                     yield pid
 
     def _is_root(self, pid: int) -> bool:

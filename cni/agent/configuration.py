@@ -139,9 +139,14 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
         "kubepods.slice/*/kubepods-*-pod{uid_underscored}.slice",
         "kubepods/pod{uid}",
         "kubepods/*/pod{uid}",
+        "*/*-kubepods.slice/*-kubepods-pod{uid_underscored}.slice",
+        "*/*-kubepods.slice/*/*-kubepods-*-pod{uid_underscored}.slice",
+        "*/kubepods/pod{uid}",
+        "*/kubepods/*/pod{uid}",
     )
     """Glob patterns of a pod's cgroup, with ``{uid}``, ``{uid_underscored}``, ``{namespace}``, ``{name}``; below
-    ``bpf.cgroup`` when they do not begin with a slash."""
+    ``bpf.cgroup`` when they do not begin with a slash. These are of either driver, the latter four of kubelets with a
+    ``cgroupRoot``, as in nodes that are containers themselves."""
     proc: Path = Path("/proc")
     """The node's process file system."""
 

@@ -49,9 +49,11 @@ class AgentMetrics:
         self._installed, self._install_failure = path, str(failure or "")
 
     @property
-    def plugin_is_installed(self) -> bool:
-        """As of the last look."""
-        return self._installed is not None
+    def plugin_missing_because(self) -> str | None:
+        """Why the plugin is not installed, as of the last look; None when it is."""
+        if self._installed is not None:
+            return None
+        return self._install_failure or "there is no usable CNI configuration yet"
 
     def plugin_request(self, command: str, code: str) -> None:
         """One request of the plugin and what it was answered."""

@@ -258,9 +258,11 @@ def _write_beside(path: Path, content: bytes, *, mode: int, owner: tuple[int, in
             file.flush()
             os.fsync(file.fileno())
         os.rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk is told by what has only a descriptor
+            error.filename = str(path)
         raise
     _flush_folder(path.parent)
 

@@ -120,6 +120,25 @@ def test_what_does_not_come_up_is_told_with_its_reason(
     remove(cluster, namespace, record.objects, SECONDS, told.reporter)
 
 
+def test_a_broken_upgrade_says_how_to_go_back(cluster: Cluster, kubelets: Any, told: Any, namespace: str) -> None:
+    _install(cluster, namespace, told, mesh={"network": "old"})
+    waiting = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
+    well, old = kubelets.fate, {pod["metadata"]["name"] for pod in cluster.all_of("v1", "Pod", namespace)}
+
+    def fate(pod: Json) -> Json:
+        return well(pod) if pod["metadata"]["name"] in old else {"ready": False, "restartCount": 0, "state": waiting}
+
+    kubelets.fate = fate
+    with pytest.raises(EnvironmentLacks, match="ambimesh-operator has 0 of 2 pods ready") as raised:
+        _install(cluster, namespace, told, seconds=4, mesh={"network": "new"})
+    assert any("ambimesh upgrade --undo, with the command of version 1.0" in note for note in raised.value.__notes__)
+    record = read_record(cluster, namespace)
+    assert record is not None
+    assert record.worked is not None
+    assert (record.worked.version, record.worked.values) == ("1.0", {"mesh": {"network": "old"}})
+    remove(cluster, namespace, record.objects, SECONDS, told.reporter)
+
+
 def test_a_quota_that_takes_no_pods_is_told(cluster: Cluster, kubelets: Any, told: Any, namespace: str) -> None:
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": namespace}}

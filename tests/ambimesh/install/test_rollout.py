@@ -62,6 +62,20 @@ def test_done_means_every_new_pod_and_no_old_one(workload: Json, done: bool) -> 
     assert progress_of(workload, (), ()).done is done
 
 
+@pytest.mark.parametrize(
+    ("workload", "ready"),
+    [
+        (_deployment(replicas=3, updatedReplicas=1), 0),  # the new one is not, both old ones still are
+        (_deployment(replicas=3, updatedReplicas=1, availableReplicas=3), 1),
+        (_deployment(availableReplicas=0), 0),
+        (_daemon_set(updatedNumberScheduled=1), 1),
+        (_daemon_set(updatedNumberScheduled=1, numberAvailable=1), 0),
+    ],
+)
+def test_old_pods_that_are_ready_are_not_counted_as_new_ones(workload: Json, ready: int) -> None:
+    assert progress_of(workload, (), ()).ready == ready
+
+
 def test_a_daemon_set_without_nodes_is_not_done() -> None:
     state = progress_of(_daemon_set(wanted=0), (), ())
     assert not state.done

@@ -1,11 +1,16 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from cni.agent.cgroup_finder import CgroupFinder
+from cni.agent.configuration import AgentSettings, BpfGroup, NodeGroup, SourceGroup
+from cni.agent.namespace_finder import NamespaceFinder, NamespaceUnknown
+from cni.pod import PodFacts
 from mesh.errors import EnvironmentLacks
 
 UID = "0a1b2c3d-0000-4000-8000-00000000000f"
+OTHER = "0a1b2c3d-0000-4000-8000-0000000000ff"
 SYSTEMD = f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice/cri-1.scope"
 CGROUPFS = f"kubepods/burstable/pod{UID}/1"
 KUBELET = "system.slice/kubelet.service"
@@ -127,3 +132,97 @@ def test_kubelet_is_found_by_its_process(machine: Machine) -> None:
 def test_who_only_calls_itself_kubelet_is_not(machine: Machine, cgroup: str, uid: int, pids: str, net: str) -> None:
     machine.process(40, cgroup, "kubelet", uid=uid, pids=pids, net=net)
     assert machine.finder.kubelets({"kubelet"}) == ()
+
+
+@pytest.mark.parametrize(
+    "cgroup",
+    [
+        "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/x.scope",
+        "kubelet.slice/kubelet-kubepods.slice/x.scope",
+        "kubelet/kubepods/besteffort/x",
+        "kubepods-burstable.slice/x",
+    ],
+)
+def test_who_is_in_a_pod_below_another_root_is_no_kubelet(machine: Machine, cgroup: str) -> None:
+    machine.process(40, cgroup, "kubelet")
+    assert machine.finder.kubelets({"kubelet"}) == ()
+
+
+CONTAINER = "c0ffee" + "0" * 58
+UNDERSCORED = UID.replace("-", "_")
+BURSTABLE = f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UNDERSCORED}.slice"
+SHAPES = {
+    # Debian's containerd with systemd's driver and cgroup v2 alone; the agent's namespace begins in its own scope.
+    "containerd, systemd": (
+        f"{BURSTABLE}/cri-containerd-{CONTAINER}.scope",
+        f"/../../../kubepods-burstable.slice/kubepods-burstable-pod{UNDERSCORED}.slice/cri-containerd-{CONTAINER}.scope",
+        "system.slice/kubelet.service",
+        "/../../../../system.slice/kubelet.service",
+    ),
+    # CRI-O with crun: the container's processes are one folder deeper.
+    "CRI-O, crun": (
+        f"{BURSTABLE}/crio-{CONTAINER}.scope/container",
+        f"/../../kubepods-burstable-pod{UNDERSCORED}.slice/crio-{CONTAINER}.scope/container",
+        "system.slice/kubelet.service",
+        "/../../../../../system.slice/kubelet.service",
+    ),
+    # Guaranteed pods have no folder of their class; kubelet is part of another program.
+    "k3s": (
+        f"kubepods.slice/kubepods-pod{UNDERSCORED}.slice/cri-containerd-{CONTAINER}.scope",
+        f"/../../kubepods-pod{UNDERSCORED}.slice/cri-containerd-{CONTAINER}.scope",
+        "system.slice/k3s.service",
+        "/../../../system.slice/k3s.service",
+    ),
+    # cgroupfs's driver, cgroup v2 alone.
+    "cgroupfs": (
+        f"kubepods/burstable/pod{UID}/{CONTAINER}",
+        f"/../../pod{UID}/{CONTAINER}",
+        "kubelet",
+        "/../../../../kubelet",
+    ),
+    # A node that is a container itself: kubelet has a cgroupRoot.
+    "kubelet with a root": (
+        f"kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/"
+        f"kubelet-kubepods-besteffort-pod{UNDERSCORED}.slice/cri-containerd-{CONTAINER}.scope",
+        f"/../../kubelet-kubepods-besteffort-pod{UNDERSCORED}.slice/cri-containerd-{CONTAINER}.scope",
+        "kubelet.slice/kubelet.service",
+        "/../../../../kubelet.service",
+    ),
+    "kubelet with a root, cgroupfs": (
+        f"kubelet/kubepods/besteffort/pod{UID}/{CONTAINER}",
+        f"/../../pod{UID}/{CONTAINER}",
+        "system.slice/kubelet.service",
+        "/../../../../../system.slice/kubelet.service",
+    ),
+}
+
+
+@pytest.mark.parametrize(("container", "container_told", "kubelet", "kubelet_told"), SHAPES.values(), ids=SHAPES)
+def test_nodes_of_all_shapes(
+    machine: Machine, container: str, container_told: str, kubelet: str, kubelet_told: str
+) -> None:
+    """What ``/proc/PID/cgroup`` says is relative to the agent's own cgroup; the folders are the node's."""
+    name = "k3s-server" if "k3s" in kubelet else "kubelet"
+    machine.process(40, kubelet, name, told=kubelet_told)
+    machine.process(70, container, "ztunnel", told=container_told, pids="container")
+    # Another pod's container in a folder of the same shape, and a shim that belongs to the runtime.
+    other = container.replace(UID, OTHER).replace(UNDERSCORED, OTHER.replace("-", "_"))
+    machine.process(80, other, "application", pids="other")
+    machine.process(90, "system.slice/containerd.service", "containerd-shim")
+    assert machine.finder.kubelets({"kubelet", "k3s-server"}) == (machine.tree / kubelet,)
+    found = machine.finder.of_process(70)
+    assert found == machine.tree / container
+    assert machine.finder.pod_of(found) == UID
+
+
+@pytest.mark.parametrize("container", [shape[0] for shape in SHAPES.values()], ids=SHAPES)
+async def test_running_pods_are_looked_for_in_nodes_of_all_shapes(machine: Machine, container: str) -> None:
+    machine.process(70, container)
+    settings = AgentSettings(
+        node=NodeGroup(name="n"), source=SourceGroup(folder=Path("/x")), bpf=BpfGroup(cgroup=machine.tree)
+    )
+    finder = NamespaceFinder(settings.pod_cgroup_patterns(), machine.proc)
+    folder = next(place for place in (machine.tree / container).parents if UID in place.name.replace("_", "-"))
+    # There is no such process here; the folder it was looked for in is told.
+    with pytest.raises(NamespaceUnknown, match=re.escape(f"({folder})")):
+        await finder.of_processes(PodFacts(uid=UID, namespace="n", name="p"))
