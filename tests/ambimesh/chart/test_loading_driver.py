@@ -250,6 +250,15 @@ def test_nothing_is_privileged_and_everything_is_pinned_down() -> None:
     }
 
 
+def test_a_pod_that_waits_for_the_api_server_is_not_killed_for_it() -> None:
+    """Kubelet starts a killed container again later and later: back would be whoever it waits for, but not it."""
+    for name, pod in _pods():
+        for container in pod["containers"]:
+            assert "livenessProbe" not in container, name
+            probe = container["startupProbe"]
+            assert probe["periodSeconds"] * probe["failureThreshold"] >= 3600, name
+
+
 def test_selectors_find_their_pods_and_mounts_their_volumes() -> None:
     for (kind, _, name), value in _rendered({}).items():
         if kind not in ("Deployment", "DaemonSet"):
