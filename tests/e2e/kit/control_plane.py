@@ -149,6 +149,15 @@ class ControlPlane:
         """
         self._etcd = self._start_etcd()
         self.start_api_server()
+        self.start_others()
+
+    def start_others(self) -> None:
+        """Start the controllers and the scheduler, as far as they are wished for, for the first time or again.
+
+        Raises:
+            NotServing: one did not come up.
+        """
+        assert not self._others
         if self._wish.controllers:
             self._others.append(self._start_controllers())
         if self._wish.scheduler:
@@ -156,13 +165,19 @@ class ControlPlane:
         for process, port in zip(self._others, self._other_ports(), strict=True):
             process.wait_until(partial(self._answers, LOOPBACK, port, "/healthz", _unchecked()), _START_SECONDS)
 
+    def stop_others(self) -> None:
+        """End the controllers and the scheduler."""
+        for process in self._others:
+            process.kill()
+        self._others.clear()
+
     def stop(self) -> None:
         """Stop everything that runs."""
-        for process in (*self._others, self._api_server, self._etcd):
+        self.stop_others()
+        for process in (self._api_server, self._etcd):
             if process is not None:
                 # Its data go with it: there is nothing to be flushed, and a graceful end takes seconds.
                 process.kill()
-        self._others.clear()
         self._api_server = self._etcd = None
 
     def stop_api_server(self) -> None:

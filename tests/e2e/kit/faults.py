@@ -42,7 +42,8 @@ def restarts(cluster: Cluster, component: str) -> Restarts:
         name = found["metadata"]["name"]
         statuses = found["status"].get("containerStatuses", [])
         counts[name] = sum(each["restartCount"] for each in statuses)
-        if statuses and all(each["ready"] for each in statuses):
+        # Not what the containers' statuses say: nobody changes these when the node is gone.
+        if any(each["type"] == "Ready" and each["status"] == "True" for each in found["status"].get("conditions", ())):
             ready.add(name)
     return Restarts(counts, frozenset(ready))
 

@@ -38,10 +38,12 @@ def rebooting(cluster: Cluster, node: Node) -> Iterator[None]:
     before = {container for pod in _pods_of(cluster, node) for container in _running(pod)}
     node.kill()
     cluster.wait_node(node, "False", "Unknown")
-    yield
-    node.boot()
-    node.start_runtime()
-    node.start_services(cluster.plane)
+    try:
+        yield
+    finally:
+        node.boot()
+        node.start_runtime()
+        node.start_services(cluster.plane)
     cluster.wait_node(node, "True")
 
     def runs_again() -> None:
@@ -68,14 +70,20 @@ def _running(pod: dict[str, Any]) -> set[str]:
 
 @contextmanager
 def api_server_away(cluster: Cluster, seconds: float = AWAY_SECONDS) -> Iterator[None]:
-    """Let the API server be away for ``seconds``, in which the block runs, and then come back."""
+    """Let the API server be away for ``seconds``, in which the block runs, and then come back.
+
+    Controllers and scheduler go with it, as they do where they have a lease to lose. One that lived through it would
+    take all nodes for silent before they were heard, and call every pod not ready.
+    """
     cluster.plane.stop_api_server()
+    cluster.plane.stop_others()
     deadline = time.monotonic() + seconds
     try:
         yield
         time.sleep(max(0.0, deadline - time.monotonic()))
     finally:
         cluster.plane.start_api_server()
+        cluster.plane.start_others()
 
 
 def restart_pods(cluster: Cluster, what: str, namespace: str) -> None:
