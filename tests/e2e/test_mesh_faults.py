@@ -128,6 +128,42 @@ def test_a_killed_ztunnel_is_missed_until_it_is_back(cluster: Cluster, client: C
     _nothing_in_clear(wire)
 
 
+def test_a_node_reboots_and_its_pods_come_back_into_the_mesh(
+    cluster_mesh: Mesh, cluster: Cluster, client: Client, wire: Wire
+) -> None:
+    """They ask from their first moment, and none of it goes in clear, though nothing of the mesh runs there yet."""
+    mesh, namespace = cluster_mesh, client.namespace
+    there = cluster.nodes[1]
+    with load(cluster, namespace, _URL, "beacon", there) as beacon:
+        with rebooting(cluster, there):
+            _nothing_in_clear(wire)
+            # As one that joins: pods are to wait for the agent, whose pod is known to be gone with the node.
+            eventually(lambda: _not_ready(cluster, "agent", there), seconds=_CHANGE_SECONDS)
+            cluster.kubectl("taint", "node", there.name, f"{NOT_READY_TAINT}=:NoSchedule")
+        eventually(lambda: _takes_pods(cluster, there), seconds=_CHANGE_SECONDS)
+        _wait_captured(mesh, namespace)
+        steady = beacon.totals()
+        total = beacon.more(100)
+        beacon.stop()
+    assert total.failed == steady.failed
+    identity = f"spiffe://cluster.local/ns/{namespace}/sa/default"
+    for _ in range(4):
+        client.get(_URL)
+
+    def logged() -> None:
+        # The log of that node's ztunnel begins with its last start.
+        found = {
+            (each["direction"], each["src.workload"]): (each["src.identity"], each["dst.identity"])
+            for each in mesh.connections(there)
+            if "error" not in each and "src.workload" in each
+        }
+        assert found.get(("inbound", client.name)) == (identity, identity), found
+        assert found.get(("outbound", "beacon")) == (identity, identity), found
+
+    eventually(logged, seconds=_CHANGE_SECONDS)
+    _nothing_in_clear(wire)
+
+
 def test_without_the_api_server_everything_goes_on(
     cluster_mesh: Mesh, cluster: Cluster, client: Client, wire: Wire
 ) -> None:
@@ -177,40 +213,4 @@ def test_without_the_api_server_everything_goes_on(
         totals = {name: each.stop() for name, each in {"new": new, "kept": kept, "intruder": intruder}.items()}
     assert {name: totals[name].failures for name in ("new", "kept")} == {"new": {}, "kept": {}}
     assert all(mesh.captured(namespace).values())
-    _nothing_in_clear(wire)
-
-
-def test_a_node_reboots_and_its_pods_come_back_into_the_mesh(
-    cluster_mesh: Mesh, cluster: Cluster, client: Client, wire: Wire
-) -> None:
-    """They ask from their first moment, and none of it goes in clear, though nothing of the mesh runs there yet."""
-    mesh, namespace = cluster_mesh, client.namespace
-    there = cluster.nodes[1]
-    with load(cluster, namespace, _URL, "beacon", there) as beacon:
-        with rebooting(cluster, there):
-            _nothing_in_clear(wire)
-            # As one that joins: pods are to wait for the agent, whose pod is known to be gone with the node.
-            eventually(lambda: _not_ready(cluster, "agent", there), seconds=_CHANGE_SECONDS)
-            cluster.kubectl("taint", "node", there.name, f"{NOT_READY_TAINT}=:NoSchedule")
-        eventually(lambda: _takes_pods(cluster, there), seconds=_CHANGE_SECONDS)
-        _wait_captured(mesh, namespace)
-        steady = beacon.totals()
-        total = beacon.more(100)
-        beacon.stop()
-    assert total.failed == steady.failed
-    identity = f"spiffe://cluster.local/ns/{namespace}/sa/default"
-    for _ in range(4):
-        client.get(_URL)
-
-    def logged() -> None:
-        # The log of that node's ztunnel begins with its last start.
-        found = {
-            (each["direction"], each["src.workload"]): (each["src.identity"], each["dst.identity"])
-            for each in mesh.connections(there)
-            if "error" not in each and "src.workload" in each
-        }
-        assert found.get(("inbound", client.name)) == (identity, identity), found
-        assert found.get(("outbound", "beacon")) == (identity, identity), found
-
-    eventually(logged, seconds=_CHANGE_SECONDS)
     _nothing_in_clear(wire)

@@ -11,6 +11,8 @@ from tests.e2e.kit.workloads import Client, apply, pod, start_web, web_pods
 
 pytestmark = pytest.mark.e2e
 
+_AWAY_SECONDS = 15.0
+
 
 @pytest.fixture(scope="module")
 def client(cluster: Cluster, cluster_namespace: str) -> Client:
@@ -76,7 +78,8 @@ def test_pods_of_a_daemon_set_are_replaced(cluster: Cluster, client: Client) -> 
 def test_pods_serve_on_while_the_api_server_is_away(cluster: Cluster, client: Client) -> None:
     with load(cluster, client.namespace, "http://web/", name="away") as running:
         before = running.totals().requests
-        with api_server_away(cluster), pytest.raises(KubectlFailed, match="refused"):
+        # For as long as it takes in real life where the mesh is there, too (`test_mesh_faults.py`).
+        with api_server_away(cluster, _AWAY_SECONDS), pytest.raises(KubectlFailed, match="refused"):
             cluster.kubectl("get", "nodes")
         for node in cluster.nodes:
             cluster.wait_node(node, "True")
