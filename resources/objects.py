@@ -22,6 +22,7 @@ from resources.gateway import (
     ReferenceGrantSpec,
 )
 from resources.network import Endpoint, EndpointPort, ServiceSpec, ServiceStatus
+from resources.node import NodeSpec
 from resources.pod import PodSpec, PodStatus
 from resources.routes import GrpcRouteSpec, HttpRouteSpec, RouteStatus, TcpRouteSpec, TlsRouteSpec
 from resources.security import (
@@ -80,27 +81,6 @@ class Namespace(_Object, frozen=True):
     kind: Literal["Namespace"] = "Namespace"
     spec: NamespaceSpec | None = None
     status: NamespaceStatus | None = None
-
-
-class Taint(Fields, frozen=True):
-    """What keeps pods that do not tolerate it from a node."""
-
-    key: str
-    effect: str = ""
-    value: str | None = None
-    time_added: str | None = None
-
-
-class NodeSpec(Fields, frozen=True):
-    """What a node is to be; of it, the mesh looks at its taints."""
-
-    taints: tuple[Taint, ...] = ()
-    pod_cidr: Raw = field(default=None, name="podCIDR")
-    pod_cidrs: Raw = field(default=None, name="podCIDRs")
-    provider_id: Raw = field(default=None, name="providerID")
-    unschedulable: bool | None = None
-    config_source: Raw = None
-    external_id: Raw = field(default=None, name="externalID")
 
 
 class Node(_Object, frozen=True):
@@ -417,7 +397,5 @@ ROOTS_KEY = "ca.crt"
 """Where a ConfigMap or a Secret has root certificates."""
 CREDENTIAL_KEYS = frozenset({ROOTS_KEY, "tls.crt", "tls.key", "cacert", "cert", "key"})
 """Where a Secret has what a DestinationRule's ``credentialName`` refers to."""
-NOT_READY_TAINT = "ambimesh.dev/not-ready"
-"""On a node that is to take no pods before its agent is ready: then the operator takes it away."""
 CLUSTER_SCOPED = frozenset({"Namespace", "Node", "GatewayClass"})
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"

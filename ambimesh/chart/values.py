@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, field
 
 from mesh.errors import ConfigurationError
-from resources.objects import NOT_READY_TAINT
+from resources.node import NOT_READY_TAINT
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]{1,64})`(?: - at `(?P<path>[^`]*)`)?$")
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]

@@ -28,21 +28,19 @@ from resources.decode import explained, format_path, with_metadata, with_namespa
 from resources.kube.kinds import ApiKind, Reading
 from resources.kube.lean import lean
 from resources.network import Endpoint
+from resources.node import NOT_READY_TAINT, NodeSpec, Taint
 from resources.objects import (
     CREDENTIAL_KEYS,
-    NOT_READY_TAINT,
     ROOTS_KEY,
     ConfigMap,
     Deployment,
     EndpointSlice,
     KubernetesObject,
     Node,
-    NodeSpec,
     ObjectKey,
     Pod,
     Secret,
     ServiceAccount,
-    Taint,
 )
 from resources.pod import Container, ContainerPort, PodSpec, PodStatus
 from resources.problem import Problem

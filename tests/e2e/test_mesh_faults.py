@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resources.objects import NOT_READY_TAINT
+from resources.node import NOT_READY_TAINT
 from tests.e2e.kit.cluster import Cluster
 from tests.e2e.kit.faults import Wire, kill_component, kill_pods, pods_on, restarts, wait_back, watching_wire
 from tests.e2e.kit.mesh import AMBIENT, Mesh

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from resources.node import NOT_READY_TAINT
 from resources.object_set import ObjectSet
-from resources.objects import NOT_READY_TAINT, Node, Pod
+from resources.objects import Node, Pod
 
 AGENT_LABEL = ("app.kubernetes.io/name", "ambimesh-agent")
 

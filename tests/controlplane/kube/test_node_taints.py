@@ -11,8 +11,9 @@ from controlplane.kube.node_taint_driver import NodeTaints
 from controlplane.kube.node_taints import AGENT_LABEL, freed_nodes, without_taint
 from resources.base import Condition, ObjectMeta
 from resources.kube.client_driver import ApiClient
+from resources.node import NOT_READY_TAINT, NodeSpec, Taint
 from resources.object_set import ObjectSet
-from resources.objects import NOT_READY_TAINT, Node, NodeSpec, Pod, Taint
+from resources.objects import Node, Pod
 from resources.pod import PodSpec, PodStatus
 from resources.testing.api_server import ApiServer
 

@@ -18,7 +18,8 @@ from resources.kube.client_driver import ApiClient
 from resources.kube.credentials_driver import ApiSettings
 from resources.kube.kinds import API_KINDS, ApiKind
 from resources.kube.source_driver import ApiSource
-from resources.objects import NOT_READY_TAINT, Node, Pod, TLSRoute
+from resources.node import NOT_READY_TAINT
+from resources.objects import Node, Pod, TLSRoute
 from tests.controlplane.kube.real_plane import apply, eventually, pod_token, replica_of, run_pod
 from tests.e2e.kit.control_plane import ControlPlane, KubectlFailed
 from tests.e2e.kit.definitions import definition

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from resources.base import Condition, ObjectMeta
 from resources.kube.kinds import API_KINDS, Reading
 from resources.kube.object_codec import MAX_OBJECT, decode_object, named
+from resources.node import NOT_READY_TAINT
 from resources.objects import (
-    NOT_READY_TAINT,
     AuthorizationPolicy,
     ConfigMap,
     EndpointSlice,
