@@ -109,7 +109,7 @@ class Wire:
 @contextmanager
 def watching_wire(cluster: Cluster) -> Iterator[Wire]:
     """Keep what passes between the nodes for the length of the block."""
-    file = cluster.folder / "wire.pcap"
+    file = cluster.folder / "clear.pcap"
     chosen = f"tcp and src net {POD_RANGE} and dst net {POD_RANGE}"
     options = ["--immediate-mode", "--packet-buffered", "-n", "-Z", "root"]
     capture = cluster.start("capture", "tcpdump", "-i", BRIDGE, *options, "-w", file, chosen)
