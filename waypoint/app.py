@@ -7,7 +7,6 @@ import random
 import ssl
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import structlog
 import trio
@@ -20,7 +19,7 @@ from mesh.certificates.tls_contexts import TlsContexts
 from mesh.clock import SystemClock
 from mesh.control_plane import ca_client, follow_control_plane
 from mesh.errors import ConfigurationError, Draining
-from mesh.process import collect_rarely, raise_descriptor_limit
+from mesh.process import collect_rarely, raise_descriptor_limit, release
 from mesh.relay.acceptor import Acceptor
 from mesh.relay.engine import Engine
 from mesh.relay.owned_tasks import OwnedTasks
@@ -63,7 +62,7 @@ async def run(settings: WaypointSettings) -> None:
     log.configure(settings.log.format, settings.log.level)
     collect_rarely()
     descriptors, form = raise_descriptor_limit(), compiled.current()
-    _log.info("starting", gateway=settings.gateway.key, version=version("ambimesh"), descriptors=descriptors)
+    _log.info("starting", gateway=settings.gateway.key, version=release(), descriptors=descriptors)
     _log.info("form of the hot modules", form=form.name, detail=form.detail)
     await _Waypoint(settings).run()
 
@@ -76,7 +75,7 @@ class _Waypoint:
         gateway, control = settings.gateway, settings.control_plane
         self.engine = Engine()
         self.timers = Timers(time.monotonic)
-        self.registry = new_registry("waypoint", version("ambimesh"))
+        self.registry = new_registry("waypoint", release())
         self.output = standard_output()
         self.state = MeshState(gateway.node)
         client = ca_client(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from functools import partial
-from importlib.metadata import version
 
 import structlog
 import trio
@@ -14,7 +13,7 @@ from mesh import compiled
 from mesh.admin import admin_routes, metrics_routes, readiness_routes, serve_admin, stop_on_signal
 from mesh.certificates.ca_client import GrpcCaClient
 from mesh.control_plane import ca_client, follow_control_plane
-from mesh.process import collect_rarely, raise_descriptor_limit
+from mesh.process import collect_rarely, raise_descriptor_limit, release
 from mesh.telemetry import log
 from mesh.telemetry.metrics import XdsMetrics, metrics_page, new_registry
 from mesh.telemetry.output import standard_output
@@ -51,7 +50,7 @@ async def run(settings: ZtunnelSettings) -> None:
     _log.info(
         "starting",
         node=settings.node.name,
-        version=version("ambimesh"),
+        version=release(),
         descriptors=descriptors,
         form=form.name,
         form_detail=form.detail,
@@ -74,7 +73,7 @@ class _Ztunnel:
 
     def __init__(self, settings: ZtunnelSettings) -> None:
         self.settings = settings
-        self.registry = new_registry("ztunnel", version("ambimesh"))
+        self.registry = new_registry("ztunnel", release())
         self.output = standard_output()
         self.plane = DataPlane(settings, self.registry, certificates(settings))
         self.fast_path: FastPath | None = None

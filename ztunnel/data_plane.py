@@ -19,6 +19,7 @@ from mesh.certificates.manager import IdentityManager
 from mesh.certificates.tls_contexts import TlsContexts
 from mesh.clock import SystemClock
 from mesh.errors import Draining
+from mesh.process import Rest
 from mesh.relay.engine import Engine
 from mesh.state.store import MeshState
 from mesh.telemetry.access_log import AccessLog
@@ -108,6 +109,8 @@ class DataPlane:
         )
 
     async def _tick(self, pods: PodManager, deliverer: Deliverer) -> None:
+        rest = Rest(time.monotonic())
+        begun = 0
         while True:
             await trio.sleep(1)
             now = self.engine.now = time.monotonic()
@@ -115,6 +118,8 @@ class DataPlane:
                 pods.tick(now)
                 self.dials.tick(now)
                 deliverer.tick()
+                rest.tick(now, busy=len(self.table) > 0 or self.table.begun != begun)
+                begun = self.table.begun
             except Exception:  # a bug in the upkeep of one tunnel must not stop the node's traffic
                 _log.exception("upkeep failed")
 

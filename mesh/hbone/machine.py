@@ -153,7 +153,7 @@ class HboneMachine(ControlFrames):
         self.outgoing += pack_frame_header(size << 8, 0, stream.id)
         self.outgoing += payload
 
-    def data_header_into(self, buffer: bytearray, stream: HboneStream, size: int) -> None:
+    def data_header_into(self, buffer: bytearray | memoryview, stream: HboneStream, size: int) -> None:
         """Write a DATA frame's header into the first 9 bytes of the caller's buffer and account for ``size`` bytes."""
         stream.send_window -= size
         self.send_window -= size

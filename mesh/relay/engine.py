@@ -25,6 +25,7 @@ is a bug of ours, is logged with its traceback, and costs its own connection onl
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import time
@@ -65,7 +66,7 @@ READ_SIZE: Final = 512 * 1024
 """Most bytes taken from a socket at once: large enough to amortise system calls in bulk, small enough to stay fair."""
 
 FRAME_ROOM: Final = 9
-"""Bytes kept free in front of :attr:`Engine.read_buffer`, so that a DATA header can be put before what was read."""
+"""Bytes kept free at the start of :attr:`Engine.read_view`, so that a DATA header can be put before what was read."""
 
 Handler = Callable[[int], None]
 """Called with the epoll events of its descriptor; a method of what is to be told when it fails."""
@@ -105,11 +106,9 @@ class Engine:
         self._spin = SPIN
         self._no_spin_before = 0.0
         self._token: trio.lowlevel.TrioToken | None = None
-        self.read_buffer = bytearray(FRAME_ROOM + READ_SIZE)
-        self.read_view = memoryview(self.read_buffer)
+        self.read_view = _room(FRAME_ROOM + READ_SIZE)
         self.payload_view = self.read_view[FRAME_ROOM:]
-        self.plain_buffer = bytearray(2 * READ_SIZE)
-        self.plain_view = memoryview(self.plain_buffer)
+        self.plain_view = _room(2 * READ_SIZE)
         self.now = time.monotonic()
         """Monotonic seconds, as of the end of the last turn: near enough for time-outs, and free."""
 
@@ -283,6 +282,11 @@ class Engine:
         """Release the epoll set; its sockets belong to their ends."""
         self._epoll.close()
         self._handlers.clear()
+
+
+def _room(size: int) -> memoryview:
+    """Memory that takes none before it is written to: who never carries bulk never has all of it."""
+    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _end(item: object, error: Exception) -> None:

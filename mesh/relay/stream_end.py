@@ -104,7 +104,7 @@ class StreamEnd(DialingEnd):
             return
         self.sent += size
         if size >= DIRECT_SIZE and tunnel.idle:
-            machine.data_header_into(engine.read_buffer, stream, size)
+            machine.data_header_into(engine.read_view, stream, size)
             tunnel.send_now(engine.read_view[: FRAME_ROOM + size])
         else:
             machine.send_data(stream, engine.payload_view[:size], size)

@@ -38,3 +38,30 @@ def test_no_arguments_is_a_usage() -> None:
     done = run()
     assert done.returncode == 2
     assert "--config" in done.stderr
+
+
+NEVER_LOADED = (
+    *("asyncio", "rich", "multiprocessing", "unittest", "pdb"),
+    *("http.server", "http.client", "urllib.request", "wsgiref", "socketserver", "xmlrpc"),
+    *("importlib.metadata", "zipfile", "csv", "email.parser"),
+    *("bcc", "kubernetes", "pyroute2", "typer", "controlplane", "resources", "cni", "waypoint", "ambimesh"),
+    *("grpc", "httptools", "opentelemetry"),
+)
+"""What a ztunnel does not need, and what of the standard library its libraries would load for what it never does. It is
+memory on every node, of some a megabyte and more."""
+
+
+@pytest.mark.parametrize("parts", ["ztunnel.app", "ztunnel.supervisor.app, ztunnel.worker.app"])
+def test_a_ztunnel_loads_no_more_than_it_needs(parts: str) -> None:
+    """As ``__main__`` does it, without starting anything."""
+    program = (
+        "from mesh.process import prepare_proxy; prepare_proxy(); from mesh import compiled; compiled.choose(); "
+        f"from mesh import config; import ztunnel.cores, {parts}, sys; "
+        "print(*(name for name, module in sys.modules.items() if module is not None))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    loaded = done.stdout.split()
+    assert "mesh.relay.engine" in loaded
+    assert [
+        name for name in loaded if name in NEVER_LOADED or name.startswith(tuple(f"{n}." for n in NEVER_LOADED))
+    ] == []

@@ -88,6 +88,8 @@ class ConnectionTable:
         self._alive: set[Connection] = set()
         self._labels: dict[tuple[object, ...], tuple[L4Labels, object]] = {}
         self._on_empty: Callable[[], None] | None = None
+        self.begun = 0
+        """Connections so far."""
 
     def __len__(self) -> int:
         return len(self._alive)
@@ -105,6 +107,7 @@ class ConnectionTable:
         """A connection was accepted."""
         connection = Connection(pod, ConnectionRecord(direction=direction, source=source, destination=destination))
         self._alive.add(connection)
+        self.begun += 1
         self._metrics.sockets_open[_REPORTERS[direction]] += 1
         return connection
 

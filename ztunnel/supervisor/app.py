@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import version
 from typing import Final
 
 import structlog
@@ -15,7 +14,7 @@ from mesh.admin import admin_routes, metrics_routes, readiness_routes, serve_adm
 from mesh.control_plane import follow_control_plane
 from mesh.errors import InternalError, MeshError
 from mesh.identity import SpiffeId
-from mesh.process import raise_descriptor_limit
+from mesh.process import raise_descriptor_limit, release
 from mesh.rbac import ConnectionFacts
 from mesh.state.store import MeshState
 from mesh.telemetry import log
@@ -62,7 +61,7 @@ async def run_supervisor(settings: ZtunnelSettings, handle: SpawnerHandle, worke
     log.configure(settings.log.format, settings.log.level)
     descriptors = raise_descriptor_limit()
     _log.info(
-        "starting", node=settings.node.name, version=version("ambimesh"), descriptors=descriptors, workers=workers
+        "starting", node=settings.node.name, version=release(), descriptors=descriptors, workers=workers
     )
     await _Supervisor(settings, handle, workers).run()
 
@@ -73,7 +72,7 @@ class _Supervisor:
     def __init__(self, settings: ZtunnelSettings, handle: SpawnerHandle, workers: int) -> None:
         self._settings = settings
         self._workers = workers
-        self._registry = new_registry("ztunnel", version("ambimesh"))
+        self._registry = new_registry("ztunnel", release())
         self._output = standard_output()
         self._access_log = AccessLog(settings.log.format, settings.log.access_level, self._output)
         self._metrics = L4Metrics(self._registry)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from importlib.metadata import version
 from typing import Final, Never
 
 import msgspec
@@ -17,7 +16,7 @@ from mesh import ports
 from mesh.clock import SystemClock
 from mesh.errors import ConfigurationError, ConnectionLost, MeshError
 from mesh.netns import NetworkNamespace
-from mesh.process import collect_rarely, raise_descriptor_limit
+from mesh.process import collect_rarely, raise_descriptor_limit, release
 from mesh.telemetry import log
 from mesh.telemetry.output import standard_output
 from mesh.xds.discovery_codec import Resource
@@ -110,7 +109,7 @@ class _Worker:
     async def _serve(self, nursery: trio.Nursery, maps: KernelMaps) -> None:
         pods = self._plane.serve(nursery, maps, self._fast_path)
         pods.snapshot_received = True  # by the supervisor, which is asked for it
-        _log.info("serving", pid=os.getpid(), version=version("ambimesh"))
+        _log.info("serving", pid=os.getpid(), version=release())
         nursery.start_soon(self._obey, pods, Readiness(self._plane.state, pods))
         nursery.start_soon(self._count, pods)
         if self._fast_path is not None:
