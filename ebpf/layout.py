@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mesh.addresses import IpBytes
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 ZTUNNEL_OUTBOUND_PORT = 15001
 ZTUNNEL_HBONE_PORT = 15008
@@ -173,7 +173,12 @@ class ListenerKey(ctypes.Structure):
 class ListenerTurns(ctypes.Structure):
     """Value of ``listener_turns``."""
 
-    _fields_ = (("workers", ctypes.c_uint32), ("zero", ctypes.c_uint32), ("turns", ctypes.c_uint32 * 4))
+    _fields_ = (
+        ("workers", ctypes.c_uint32),
+        ("preferred", ctypes.c_uint32),
+        ("turns", ctypes.c_uint32 * 4),
+        ("preferred_until", ctypes.c_uint64),
+    )
 
 
 class FastState(ctypes.Structure):

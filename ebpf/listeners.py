@@ -4,7 +4,8 @@ The map holds sockets, not names of sockets: an entry vanishes when its socket i
 then arrivals for that pod are refused until another listener is registered.
 
 Several workers of one ztunnel have a listener each for the same arrivals, told apart by the worker's number; the
-program lets them take turns, and passes over those that are gone.
+program lets them take turns, and passes over those that are gone. A worker that does better alone may ask to be given
+all that applications dial for a moment (``prefer``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import enum
 import os
 import socket as sockets
 import struct
+import time
 from collections.abc import Iterable
 
 from ebpf.layout import (
@@ -32,6 +34,8 @@ from mesh.closing import Closing
 from mesh.errors import InternalError
 
 _SO_COOKIE = 57
+_ONLY = ctypes.c_uint32(0)
+"""The key of a map with one element."""
 
 
 class ListenerKind(enum.IntEnum):
@@ -74,7 +78,15 @@ class ListenerTable(Closing):
 
     def share_among(self, workers: int) -> None:
         """Let so many workers, numbered from 0, take turns from now on."""
-        self._turns.set(ctypes.c_uint32(0), ListenerTurns(workers, 0, (ctypes.c_uint32 * 4)()))
+        self._turns.set(_ONLY, ListenerTurns(workers, 0, (ctypes.c_uint32 * 4)(), 0))
+
+    def prefer(self, seconds: float) -> None:
+        """Let this worker have what applications dial from now on, for so long. Who asks last has it."""
+        turns = self._turns.get(_ONLY)
+        if turns is not None:
+            turns.preferred = self._worker
+            turns.preferred_until = time.monotonic_ns() + int(seconds * 1e9)
+            self._turns.set(_ONLY, turns)
 
     def _key(self, address: IpBytes, kind: ListenerKind) -> ListenerKey:
         return ListenerKey(ip_field(address), kind, self._worker)

@@ -10,7 +10,7 @@
 #ifndef AMBIMESH_ABI_H
 #define AMBIMESH_ABI_H
 
-#define AMBIMESH_ABI_VERSION 4
+#define AMBIMESH_ABI_VERSION 5
 
 /* ztunnel's listeners inside a pod. */
 #define ZTUNNEL_OUTBOUND_PORT 15001
@@ -219,11 +219,15 @@ struct listener_key {
 	__u32 worker; /* 0 up to the number of workers */
 };
 
-/* listener_turns, one element: ztunnel writes the number of its workers, programs count turns. */
+/*
+ * listener_turns, one element: ztunnel writes the number of its workers and, while one of them does better alone, which;
+ * programs count turns.
+ */
 struct listener_turns {
 	__u32 workers;
-	__u32 zero;
+	__u32 preferred;
 	__u32 turns[4]; /* by kind; element 0 is not used */
+	__u64 preferred_until; /* CLOCK_MONOTONIC, nanoseconds; 0: nobody is */
 };
 
 /* fast_state, one element: written by ztunnel every second. */

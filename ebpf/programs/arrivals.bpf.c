@@ -37,6 +37,9 @@ static __always_inline u32 next_worker(u32 kind)
 	struct listener_turns *turns = listener_turns.lookup(&first);
 	if (!turns || turns->workers < 2)
 		return 0;
+	/* Of what applications dial only: tunnels last, so they are always divided. */
+	if (turns->preferred_until && kind == LISTENER_OUTBOUND && bpf_ktime_get_ns() < turns->preferred_until)
+		return turns->preferred & (MAX_WORKERS - 1);
 	return turns->turns[kind & 3]++ % turns->workers;
 }
 

@@ -94,6 +94,50 @@ def test_workers_take_turns_and_those_that_are_gone_are_passed_over(mesh: Any, k
             table.close()
 
 
+def test_a_worker_may_ask_for_what_applications_dial(mesh: Any, kit: Any) -> None:
+    pod = mesh.places["a"]
+    mesh.stop_ztunnel()
+    tables = [ListenerTable(mesh.paths, worker) for worker in range(2)]
+    outbound: list[socket.socket] = []
+    plaintext: list[socket.socket] = []
+    try:
+        for kind, listeners, address in (
+            (ListenerKind.OUTBOUND, outbound, ("127.0.0.1", 15001)),
+            (ListenerKind.PLAINTEXT, plaintext, ("0.0.0.0", 0)),
+        ):
+            for table in tables:
+                made = pod.namespace.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                listeners.append(made)
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                made.bind(address)
+                made.listen()
+                table.register(pod.addresses, kind, made.fileno(), socket.AF_INET)
+
+        def arrivals(place: str, address: str, listeners: list[socket.socket]) -> list[int]:
+            counts = [0, 0]
+            for _ in range(4):
+                client = mesh.places[place].start(kit.call, address, 8080)
+                ready, _, _ = select.select(listeners, [], [], 10)
+                assert len(ready) == 1
+                ready[0].accept()[0].close()
+                client.join()
+                counts[listeners.index(ready[0])] += 1
+            return counts
+
+        tables[0].share_among(2)
+        assert arrivals("a", "10.244.1.3", outbound) == [2, 2]
+        tables[1].prefer(3600)
+        assert arrivals("a", "10.244.1.3", outbound) == [0, 4]
+        assert arrivals("c", "10.244.1.2", plaintext) == [2, 2]
+        outbound.pop().close()  # as if its process had died
+        assert arrivals("a", "10.244.1.3", outbound) == [4, 0]
+    finally:
+        for listener in (*outbound, *plaintext):
+            listener.close()
+        for table in tables:
+            table.close()
+
+
 def test_workers_are_numbered(node: Any) -> None:
     for number in (-1, 16):
         with pytest.raises(InternalError, match="worker"):

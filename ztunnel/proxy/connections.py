@@ -88,6 +88,7 @@ class ConnectionTable:
         self._alive: set[Connection] = set()
         self._labels: dict[tuple[object, ...], tuple[L4Labels, object]] = {}
         self._on_empty: Callable[[], None] | None = None
+        self._on_dialled_over: Callable[[float, float], None] | None = None
         self.begun = 0
         """Connections so far."""
 
@@ -165,7 +166,10 @@ class ConnectionTable:
             if error is not None:
                 handles.failed(error.response_flag)
             handles.closed()
-        self._access_log.record(record, time.monotonic() - connection.started, error)
+        now = time.monotonic()
+        self._access_log.record(record, now - connection.started, error)
+        if self._on_dialled_over is not None and record.direction == "outbound":
+            self._on_dialled_over(now, now - connection.started)
         connection.end = None
         if self._on_empty is not None and not self._alive:
             self._on_empty()
@@ -178,6 +182,12 @@ class ConnectionTable:
     def when_empty(self, call: Callable[[], None]) -> None:
         """Call this whenever the last connection ends."""
         self._on_empty = call
+
+    def when_dialled_over(self, call: Callable[[float, float], None]) -> None:
+        """Call this whenever a connection that an application of ours has made ends, with the monotonic time and the
+        seconds that it lived.
+        """
+        self._on_dialled_over = call
 
     def cut_all(self, error: MeshError) -> None:
         """End every connection."""

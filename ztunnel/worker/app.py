@@ -48,6 +48,7 @@ from ztunnel.supervisor.spawner import WorkerStart
 from ztunnel.worker.certificates import RelayedCaClient
 from ztunnel.worker.counting import Counting
 from ztunnel.worker.fast_path import FastPathReports
+from ztunnel.worker.preference import Preference
 
 COUNT_SECONDS: Final = 1.0
 _FORGET_SECONDS: Final = 5.0
@@ -109,6 +110,7 @@ class _Worker:
     async def _serve(self, nursery: trio.Nursery, maps: KernelMaps) -> None:
         pods = self._plane.serve(nursery, maps, self._fast_path)
         pods.snapshot_received = True  # by the supervisor, which is asked for it
+        self._plane.table.when_dialled_over(Preference(self._plane.table, maps.listeners.prefer).ended)
         _log.info("serving", pid=os.getpid(), version=release())
         nursery.start_soon(self._obey, pods, Readiness(self._plane.state, pods))
         nursery.start_soon(self._count, pods)

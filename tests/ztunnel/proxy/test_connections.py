@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from mesh.addresses import parse_socket_address
@@ -41,6 +42,22 @@ async def test_it_leaves_the_table_once(kit: Any) -> None:
     assert kit.metric("istio_tcp_connections_opened_total") == kit.metric("istio_tcp_connections_closed_total") == 1
     assert kit.metric("istio_tcp_connections_failed_total") == 0
     assert kit.metric("istio_tcp_sockets_open") == 0
+
+
+async def test_who_wants_to_know_is_told_how_long_dialled_ones_lived(kit: Any) -> None:
+    told: list[tuple[float, float]] = []
+    kit.table.when_dialled_over(lambda now, lived: told.append((now, lived)))
+    before = time.monotonic()
+    inbound, _ = begun(kit, "inbound")
+    kit.table.finished(inbound, None)
+    assert told == []
+    outbound, _ = begun(kit)
+    outbound.started -= 10
+    kit.table.finished(outbound, None)
+    ((now, lived),) = told
+    assert before <= now <= time.monotonic()
+    assert 10 <= lived <= 10 + now - before
+    assert kit.table.begun == 2
 
 
 async def test_bytes_are_counted_once_however_often_they_are_read(kit: Any) -> None:
