@@ -25,12 +25,7 @@ from resources.network import Endpoint, EndpointPort, ServiceSpec, ServiceStatus
 from resources.node import NodeSpec
 from resources.pod import PodSpec, PodStatus
 from resources.routes import GrpcRouteSpec, HttpRouteSpec, RouteStatus, TcpRouteSpec, TlsRouteSpec
-from resources.security import (
-    AuthorizationPolicySpec,
-    PeerAuthenticationSpec,
-    PolicyStatus,
-    RequestAuthenticationSpec,
-)
+from resources.security import AuthorizationPolicySpec, PeerAuthenticationSpec, PolicyStatus, RequestAuthenticationSpec
 from resources.service_entry import ServiceEntrySpec, ServiceEntryStatus, WorkloadEntrySpec
 from resources.telemetry import TelemetrySpec
 from resources.virtual_service import NetworkingStatus, VirtualServiceSpec
