@@ -28,16 +28,13 @@ app = typer.Typer(no_args_is_help=True, help="Waypoints: layer 7 for a namespace
 WAYPOINT_CLASS = "ambimesh-waypoint"
 WAYPOINT_CLASSES = (WAYPOINT_CLASS, "istio-waypoint")
 """The second one is run where the installation says so (``waypoints.istioClass``)."""
-TRAFFIC_LABEL = "istio.io/waypoint-for"
-REVISION_LABEL = "istio.io/rev"
-USE_LABEL = "istio.io/use-waypoint"
-USE_NAMESPACE_LABEL = "istio.io/use-waypoint-namespace"
+TRAFFIC_LABEL, REVISION_LABEL = "istio.io/waypoint-for", "istio.io/rev"
+USE_LABEL, USE_NAMESPACE_LABEL = "istio.io/use-waypoint", "istio.io/use-waypoint-namespace"
 MODE_LABEL = "istio.io/dataplane-mode"
 HBONE_PORT = 15008
 RESERVED_NAME = "none"
 """The value of the label by which an object says that it wants no waypoint."""
-_DEFAULT_WAIT_SECONDS = 90.0
-_POLL_SECONDS = 0.2
+_DEFAULT_WAIT_SECONDS, _POLL_SECONDS = 90.0, 0.2
 
 
 class Traffic(StrEnum):
