@@ -78,7 +78,9 @@ def test_more_configuration_is_laid_over_the_labs(tmp_path: Path) -> None:
     own = dict.fromkeys(
         ("GATEWAY_NAME", "POD_NAMESPACE", "SERVICE_ACCOUNT", "POD_NAME", "POD_IP", "NODE_NAME"), "x"
     )
-    waypoint = config.load(mesh_processes.waypoint_configuration(lab), WaypointSettings, own)
+    environment = {**own, **operator.waypoints.environment}
+    waypoint = config.load(mesh_processes.waypoint_configuration(lab), WaypointSettings, environment)
+    assert waypoint.drain_seconds + 5 == operator.waypoints.grace_seconds
     assert waypoint.rate_limit_store is not None
     assert (waypoint.rate_limit_store.host, waypoint.gateway.name) == ("10.0.0.1", "x")
 
