@@ -103,7 +103,8 @@ async def bridge(dial: Dial) -> AsyncIterator[int]:
 async def failures(tool: Path, port: int, folder: Path, *options: str) -> tuple[int, dict[str, str]]:
     """How many cases were tried, and what was wrong with those that failed."""
     report = folder / "report.xml"
-    command = [str(tool), "-p", str(port), "-j", str(report), *options]
+    # Its own patience, 2 s, is short of what a busy machine may take for an answer.
+    command = [str(tool), "-p", str(port), "-j", str(report), "--timeout", "5", *options]
     done = await trio.run_process(command, capture_stdout=True, stderr=subprocess.STDOUT, check=False)
     assert report.exists(), done.stdout
     tried, failed = 0, {}
