@@ -388,7 +388,7 @@ def _wait_replaced(store: ObjectStore, gateway: Gateway, old: set[str], deadline
         if time.monotonic() > deadline:
             raise ConfigurationError(
                 f"waypoint {gateway.metadata.namespace}/{gateway.metadata.name}: {len(old & replicas.keys())} of "
-                f"{len(old)} replicas are still the old ones; see: ambimesh lab status"
+                f"{len(old)} replicas are still the old ones; see: ambimesh waypoint status"
             )
         time.sleep(_POLL_SECONDS)
 

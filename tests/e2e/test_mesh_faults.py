@@ -12,12 +12,13 @@ import pytest
 
 from resources.node import NOT_READY_TAINT
 from tests.e2e.kit.cluster import Cluster
-from tests.e2e.kit.faults import Wire, kill_component, kill_pods, pods_on, restarts, wait_back, watching_wire
+from tests.e2e.kit.faults import kill_component, kill_pods, pods_on, restarts, wait_back
 from tests.e2e.kit.mesh import AMBIENT, Mesh
 from tests.e2e.kit.node import Node
 from tests.e2e.kit.node_files import cni_configuration
 from tests.e2e.kit.scenarios import api_server_away, load, rebooting
 from tests.e2e.kit.waiting import eventually
+from tests.e2e.kit.wire import Recording, recorded
 from tests.e2e.kit.workloads import Client, start_web, web_pods
 
 pytestmark = pytest.mark.e2e
@@ -32,14 +33,14 @@ _CONFLIST = "/etc/cni/net.d/10-pods.conflist"
 
 
 @pytest.fixture(scope="module")
-def wire(cluster: Cluster) -> Iterator[Wire]:
+def wire(cluster: Cluster) -> Iterator[Recording]:
     """What passes between the nodes while this module's tests run."""
-    with watching_wire(cluster) as watched:
+    with recorded(cluster) as watched:
         yield watched
 
 
 @pytest.fixture(scope="module")
-def client(cluster_mesh: Mesh, cluster: Cluster, cluster_namespace: str, wire: Wire) -> Client:
+def client(cluster_mesh: Mesh, cluster: Cluster, cluster_namespace: str, wire: Recording) -> Client:
     """On node 1, with the server on both nodes, enrolled; in clear before that, which the witness must have seen."""
     start_web(cluster, cluster_namespace)
     made = Client(cluster, cluster_namespace)
@@ -52,11 +53,11 @@ def client(cluster_mesh: Mesh, cluster: Cluster, cluster_namespace: str, wire: W
     return made
 
 
-def _seen(wire: Wire, text: str) -> None:
+def _seen(wire: Recording, text: str) -> None:
     assert wire.carried(text) >= 2, "the request and its answer have not been seen in clear"
 
 
-def _nothing_in_clear(wire: Wire) -> None:
+def _nothing_in_clear(wire: Recording) -> None:
     assert wire.carried(f"/{_MARKER}") == 0
 
 
@@ -92,7 +93,7 @@ def _takes_pods(cluster: Cluster, node: Node) -> None:
     assert NOT_READY_TAINT not in [taint["key"] for taint in found["spec"].get("taints", ())]
 
 
-def test_agents_and_operators_are_killed_and_nothing_fails(cluster: Cluster, client: Client, wire: Wire) -> None:
+def test_agents_and_operators_are_killed_and_nothing_fails(cluster: Cluster, client: Client, wire: Recording) -> None:
     with load(cluster, client.namespace, _URL, node=cluster.nodes[0]) as running:
         for component in ("agent", "operator"):
             before = restarts(cluster, component)
@@ -109,7 +110,7 @@ def test_agents_and_operators_are_killed_and_nothing_fails(cluster: Cluster, cli
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["of the caller", "of the server"])
-def test_a_killed_ztunnel_is_missed_until_it_is_back(cluster: Cluster, client: Client, wire: Wire, side: int) -> None:
+def test_a_killed_ztunnel_is_missed_until_it_is_back(cluster: Cluster, client: Client, wire: Recording, side: int) -> None:
     """Refused, and nothing in clear; then traffic flows again, and no pod was touched."""
     node = cluster.nodes[side]
     containers = _containers(cluster, client.namespace)
@@ -129,7 +130,7 @@ def test_a_killed_ztunnel_is_missed_until_it_is_back(cluster: Cluster, client: C
 
 
 def test_a_node_reboots_and_its_pods_come_back_into_the_mesh(
-    cluster_mesh: Mesh, cluster: Cluster, client: Client, wire: Wire
+    cluster_mesh: Mesh, cluster: Cluster, client: Client, wire: Recording
 ) -> None:
     """They ask from their first moment, and none of it goes in clear, though nothing of the mesh runs there yet."""
     mesh, namespace = cluster_mesh, client.namespace
@@ -168,7 +169,7 @@ def test_a_node_reboots_and_its_pods_come_back_into_the_mesh(
 
 
 def test_without_the_api_server_everything_goes_on(
-    cluster_mesh: Mesh, cluster: Cluster, client: Client, wire: Wire
+    cluster_mesh: Mesh, cluster: Cluster, client: Client, wire: Recording
 ) -> None:
     """Even when an agent and an operator are killed meanwhile; and what changes afterwards takes effect."""
     mesh, namespace = cluster_mesh, client.namespace

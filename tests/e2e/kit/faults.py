@@ -1,21 +1,17 @@
-"""What goes wrong in clusters on purpose, and the witness of what their nodes send one another meanwhile."""
+"""What goes wrong in clusters on purpose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tests.e2e.kit.cluster import Cluster
 from tests.e2e.kit.mesh import NAMESPACE
 from tests.e2e.kit.node import Node
-from tests.e2e.kit.segment import BRIDGE, POD_RANGE
 from tests.e2e.kit.waiting import eventually
 
 _BACK_SECONDS = 120.0
-_CAPTURE_SECONDS = 30.0
 _SANDBOX = "pause"
 # All processes of a pod but its sandbox's, by their cgroups; a process that ends meanwhile is no error.
 _KILL = """
@@ -93,28 +89,3 @@ def _pods(cluster: Cluster, component: str) -> list[dict[str, Any]]:
     selector = f"--selector=app.kubernetes.io/name=ambimesh-{component}"
     found = cluster.objects("pods", f"--namespace={NAMESPACE}", selector)
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
-
-
-class Wire:
-    """All TCP that pods of different nodes exchange, as the network between the nodes sees it."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def carried(self, marker: str) -> int:
-        """How often a text has passed in clear so far."""
-        return self._file.read_bytes().count(marker.encode())
-
-
-@contextmanager
-def watching_wire(cluster: Cluster) -> Iterator[Wire]:
-    """Keep what passes between the nodes for the length of the block."""
-    file = cluster.folder / "clear.pcap"
-    chosen = f"tcp and src net {POD_RANGE} and dst net {POD_RANGE}"
-    options = ["--immediate-mode", "--packet-buffered", "-n", "-Z", "root"]
-    capture = cluster.start("capture", "tcpdump", "-i", BRIDGE, *options, "-w", file, chosen)
-    try:
-        capture.wait_until(lambda: "listening on" in capture.tail(), _CAPTURE_SECONDS)
-        yield Wire(file)
-    finally:
-        capture.stop()

@@ -13,7 +13,6 @@ from typing import Any
 from ambimesh.cluster import ztunnels
 from ambimesh.cluster.client_driver import Cluster as Api
 from resources.kube.kinds import API_KINDS
-from tests.e2e.kit.cgroups import find_hierarchies
 from tests.e2e.kit.cluster import Cluster
 from tests.e2e.kit.definitions import definition
 from tests.e2e.kit.node import Node
@@ -41,8 +40,7 @@ class Mesh:
         Raises:
             AssertionError: it did not become ready; the message holds what the command and the parts said.
         """
-        (unified,) = (each.mounted for each in find_hierarchies() if each.kind == "cgroup2")
-        self.run("install", "--set", "images.pullPolicy=Never", "--set", f"agent.cgroup={unified}", "--timeout", "120")
+        self.run("install", "--set", "images.pullPolicy=Never", "--timeout", "120")
 
     def uninstall(self) -> None:
         """Take it out.

@@ -19,7 +19,7 @@ _DROPPED = re.compile(r"(\d+) packets? dropped by kernel")
 
 
 class Recording:
-    """What was recorded; complete when the block of `recorded` has been left."""
+    """What was recorded so far; complete when the block of `recorded` has been left."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -33,6 +33,10 @@ class Recording:
     def packets(self) -> list[TcpPacket]:
         """Its TCP segments."""
         return list(tcp_packets(self.content))
+
+    def carried(self, marker: str) -> int:
+        """How often a text has passed in clear."""
+        return self.content.count(marker.encode())
 
     def of(self, *addresses: str) -> list[TcpPacket]:
         """The segments to or from one of these addresses."""
