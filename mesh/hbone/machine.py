@@ -103,9 +103,9 @@ class HboneMachine(ControlFrames):
         """How many more streams the peer takes now (client)."""
         return 0 if self.draining else self.peer_max_streams - len(self.streams)
 
-    def open_stream(self, block: bytes, owner: StreamOwner, *, hurry: bool = True) -> HboneStream:
+    def open_stream(self, block: bytes, owner: StreamOwner) -> HboneStream:
         """Send a request; ``block`` comes from ``codec.encode_connect``. The caller has looked at
-        :attr:`free_streams`. ``hurry``: it is not likely that more is to be sent at once.
+        :attr:`free_streams`.
         """
         stream = HboneStream(self._next_id, owner, self._peer_initial_window, self.settings.initial_stream_window)
         self.streams[self._next_id] = stream
@@ -114,7 +114,7 @@ class HboneMachine(ControlFrames):
             self.draining = True
         self.outgoing += pack_frame_header(len(block) << 8 | _HEADERS, END_HEADERS, stream.id)
         self.outgoing += block
-        (self.owner.output_ready if hurry else self.owner.output_can_wait)()
+        self.owner.output_ready()
         return stream
 
     def respond(self, stream: HboneStream, block: bytes, *, end: bool = False, hurry: bool = True) -> None:

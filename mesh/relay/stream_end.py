@@ -49,7 +49,7 @@ class StreamEnd(DialingEnd):
         """Client's node: open a stream with this header block and start reading the application."""
         # Joined first: should the tunnel break while the request is put into it, this end is told like all others.
         self.tunnel.join(self)
-        self.stream = self.tunnel.machine.open_stream(block, self, hurry=False)
+        self.stream = self.tunnel.machine.open_stream(block, self)
         if not self.closed:
             # Not read at once: a client that speaks first does so some microseconds after it was accepted. If that is
             # within this turn, request and first bytes still share a record.

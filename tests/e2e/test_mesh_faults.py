@@ -110,7 +110,9 @@ def test_agents_and_operators_are_killed_and_nothing_fails(cluster: Cluster, cli
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["of the caller", "of the server"])
-def test_a_killed_ztunnel_is_missed_until_it_is_back(cluster: Cluster, client: Client, wire: Recording, side: int) -> None:
+def test_a_killed_ztunnel_is_missed_until_it_is_back(
+    cluster: Cluster, client: Client, wire: Recording, side: int
+) -> None:
     """Refused, and nothing in clear; then traffic flows again, and no pod was touched."""
     node = cluster.nodes[side]
     containers = _containers(cluster, client.namespace)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mesh.hbone.codec import ErrorCode, encode_connect, encode_response
 from mesh.hbone.contract import HboneSettings, Role
-from mesh.testing.hbone import Endpoint, RecordingStream, connected_pair, exchange
+from mesh.testing.hbone import Endpoint, RecordingStream
 
 BLOCK = encode_connect("10.0.0.1:80", baggage="k8s.namespace.name=demo")
 REQUEST = [(":method", "CONNECT"), (":authority", "10.0.0.1:80"), ("baggage", "k8s.namespace.name=demo")]
@@ -358,16 +358,3 @@ def test_byte_by_byte() -> None:
     for position in range(len(CONVERSATION)):
         server.feed(CONVERSATION[position : position + 1])
     assert [bytes(request.received) for request in server.requests] == [pattern(3000) + pattern(500)] * 3
-
-
-def test_a_request_that_does_not_hurry_goes_with_its_first_bytes() -> None:
-    client, server = connected_pair()
-    before = client.hurried
-    request = RecordingStream(client.machine, consume=True)
-    request.stream = client.machine.open_stream(BLOCK, request, hurry=False)
-    assert client.hurried == before
-    request.send(b"first")
-    exchange(client, server)
-    assert bytes(server.requests[0].received) == b"first"
-    client.machine.open_stream(BLOCK, request)
-    assert client.hurried > before

@@ -67,25 +67,6 @@ async def test_through_a_tunnel(kit: Any) -> None:
     assert kit.metric("istio_tcp_sockets_open") == 0
 
 
-async def test_an_application_that_waits_for_a_greeting_gets_it(kit: Any) -> None:
-    """Its request waits for its first bytes, and goes without them when they do not come."""
-
-    async def greet(stream: trio.SocketStream) -> None:
-        async with stream:
-            await stream.send_all(b"220 ready")
-            await stream.receive_some()
-
-    kit.describe(kit.server, kit.client)
-    port = await kit.application(greet)
-    kit.serve_hbone()
-    kit.originals.destination = SocketAddress(parse_ip("127.0.0.2"), port)
-    listening = gate(kit)
-    for _ in range(2):  # by a tunnel that is made for it, and by the one that is there
-        async with await dialled(listening) as stream:
-            with trio.fail_after(5):
-                assert await stream.receive_some() == b"220 ready"
-
-
 async def test_by_a_service(kit: Any) -> None:
     kit.describe(kit.client)
     port = await kit.application(kit.echo)
