@@ -47,7 +47,7 @@ OF_WAYPOINTS = tuple(
         *("http.h1_client_machine", "http.h1_codec", "http.h1_plain_codec", "http.h1_request_machine"),
         *("http.h1_sending_machine", "http.h1_server_machine", "http.h2_client_machine", "http.h2_header_codec"),
         *("http.h2_machine", "http.h2_server_machine", "http.h2_stream_machine", "http.message"),
-        *("routing.chance", "routing.header_change", "routing.path", "routing.port", "routing.request_test"),
+        *("routing.chance", "routing.header_change", "routing.path", "routing.port", "routing.request_conditions"),
         *("routing.rewrite", "routing.route", "routing.table", "routing.text"),
         *("security.authorization", "security.conditions", "security.subject"),
         *("telemetry.default_line", "telemetry.flags", "telemetry.log_format", "telemetry.record"),

@@ -27,7 +27,7 @@ from mesh.model.http_route import PathMatch, PathMatchKind, RequestMatch, TextMa
 from waypoint.client import Client
 from waypoint.http.message import RequestHead
 from waypoint.routing.expression import full_match_set, full_matcher
-from waypoint.routing.request_test import RequestTest, compile_rest
+from waypoint.routing.request_conditions import RequestTest, compile_rest
 from waypoint.routing.text import encoded, header_value
 
 Item = TypeVar("Item")

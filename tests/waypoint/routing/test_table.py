@@ -16,7 +16,7 @@ from mesh.model.http_route import NamedMatch, PathMatch, PathMatchKind, RequestM
 from waypoint.client import Client
 from waypoint.http.message import RequestHead
 from waypoint.routing.path import without_query
-from waypoint.routing.request_test import compile_rest
+from waypoint.routing.request_conditions import compile_rest
 from waypoint.routing.table import RouteTable, indexed_path
 
 # -- a naive oracle: one alternative after the other, nothing compiled -------------------------------------------------
