@@ -6,7 +6,8 @@ PYTEST := $(PYTHON) -m pytest
 GENERATED := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help setup demo lab check test kubernetes test-unit test-compiled test-kubernetes test-root test-lab test-scale \
-    tools setup-e2e e2e images containerfiles vagrant-files test-vagrant bench bench-quick bench-control proto lock clean
+    tools setup-e2e e2e setup-images images containerfiles vagrant-files test-vagrant \
+    bench bench-quick bench-control proto lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,11 +84,14 @@ bench-quick: setup ## The same in under two minutes, without writing them (root)
 bench-control: setup ## What a cluster's size costs the operator: 1,000 to 10,000 pods, 50 proxies; some 4 minutes
 	@$(PYTHON) -m benchmarks.control
 
-images: setup ## Build the images without a container engine, and try each in a chroot (root; debootstrap)
-	@$(PYTHON) scripts/image.py build
+setup-images: ## As setup, and what images are built with (root)
+	@scripts/setup.sh images
 
-containerfiles: setup ## Build the Containerfiles without a registry, and try each in a chroot (root; debootstrap, buildah)
-	@$(PYTHON) scripts/image.py containerfile $(COMPONENTS)
+images: setup-images ## Build the images without a container engine, and try each in a chroot (root)
+	@$(PYTHON) scripts/image.py build $(IMAGES)
+
+containerfiles: setup-images ## Build the Containerfiles without a registry, and try each in a chroot (root; buildah)
+	@$(PYTHON) scripts/image.py containerfile $(IMAGES)
 
 vagrant-files: setup kubernetes ## Make what the Vagrant lab is provisioned from (root; debootstrap)
 	@$(PYTHON) scripts/vagrant_files.py

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings a checkout to the point where everything runs: Debian packages, virtual environment, kernel headers for bcc,
 # the static CNI plugin. Every step looks first whether it is needed, so a second run takes well under a second.
-# "setup.sh e2e" installs what the nodes of a test cluster need, too.
+# "setup.sh e2e" installs what the nodes of a test cluster need, too, and "setup.sh images" what images are built with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,12 +19,14 @@ packages=(
     python3-dev                              # the interpreter's headers, for these modules
     make util-linux procps
 )
-if [[ ${1:-} == e2e ]]; then
-    packages+=(
-        containerd runc # what runs pods on the nodes of a test cluster; where systemd is, the machine's own stays off
-        mmdebstrap      # Debian's part of the images
-    )
-fi
+case ${1:-} in
+    e2e)
+        packages+=(
+            containerd runc # what runs pods on the nodes of a test cluster; where systemd is, the machine's own stays off
+            mmdebstrap      # Debian's part of the images
+        ) ;;
+    images) packages+=(debootstrap) ;; # Debian's part of the images, where there is no container engine
+esac
 build=.build
 stamps=$build/stamps
 log=$build/setup.log
