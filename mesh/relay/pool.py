@@ -2,8 +2,9 @@
 
 A tunnel may be shared by connections whose whole key is equal: source identity (its certificate), the identities the
 destination may prove, the address dialled, and the source address. Within a key, streams go to the tunnel with the
-fewest of them that is not congested; when all are full or congested another one is opened, up to a limit, so that one
-bulk transfer does not stall the rest.
+most of them that is neither full nor congested: the more share one, the more share a record and a system call, and
+those opened for a rush become empty again. When all are full or congested another one is opened, up to a limit, so that
+one bulk transfer does not stall the rest; at the limit streams go to the congested one with the fewest.
 
 Handing out is synchronous when a tunnel is ready, which is the usual case; otherwise one task dials and everybody who
 asked meanwhile waits for it, and shares its failure.
@@ -74,16 +75,20 @@ class TunnelPool:
         entry = self._entries.get(key)
         if entry is None:
             return None
-        best: Tunnel | None = None
+        fullest: Tunnel | None = None
+        congested: Tunnel | None = None
         congested_since = self._engine.now - CONGESTED_SECONDS
         for tunnel in entry.tunnels:
             if tunnel.streams >= MAX_STREAMS or tunnel.machine.free_streams <= 0:
                 continue
-            if tunnel.blocked_at > congested_since and tunnel.streams and len(entry.tunnels) < MAX_TUNNELS:
-                continue
-            if best is None or tunnel.streams < best.streams:
-                best = tunnel
-        return best
+            if tunnel.blocked_at > congested_since and tunnel.streams:
+                if congested is None or tunnel.streams < congested.streams:
+                    congested = tunnel
+            elif fullest is None or tunnel.streams > fullest.streams:
+                fullest = tunnel
+        if fullest is None and len(entry.tunnels) >= MAX_TUNNELS:
+            return congested
+        return fullest
 
     async def checkout(self, key: PoolKey) -> Tunnel:
         """A tunnel that takes another stream, dialled if there is none.

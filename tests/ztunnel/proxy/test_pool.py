@@ -112,6 +112,33 @@ async def test_a_full_tunnel_gets_a_second_one_beside_it(kit: Any) -> None:
     peer.close()
 
 
+async def test_what_a_rush_opened_becomes_empty_again(kit: Any) -> None:
+    peer = Peer(kit)
+    (first,) = await together(kit, 1)
+    assert isinstance(first, Tunnel)
+    first.blocked_at = kit.engine.now
+    (second,) = await together(kit, 1)
+    assert isinstance(second, Tunnel)
+    assert second is not first
+    first.blocked_at = 0.0
+    assert await together(kit, 1) == [first], "of equals the older one"
+    assert await together(kit, 3) == [first] * 3
+    first.blocked_at = kit.engine.now
+    assert await together(kit, 1) == [second], "not the congested one, though it has more"
+    peer.close()
+
+
+async def test_at_the_limit_congestion_is_divided(kit: Any) -> None:
+    peer = Peer(kit)
+    tunnels: list[Any] = []
+    for _ in range(pool_module.MAX_TUNNELS):
+        tunnels += await together(kit, 1)
+        tunnels[-1].blocked_at = kit.engine.now + 100
+    assert await together(kit, 1) == [tunnels[0]]
+    assert await together(kit, 1) == [tunnels[1]]
+    peer.close()
+
+
 async def test_a_congested_tunnel_is_avoided_up_to_a_limit(kit: Any) -> None:
     peer = Peer(kit)
     for number in range(1, pool_module.MAX_TUNNELS + 3):
