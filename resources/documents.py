@@ -23,13 +23,15 @@ from typing import Any
 
 import yaml
 
+from mesh import expectation
+
 MAX_TEXT = 4 * 1024 * 1024
 """Characters of one file; the API server's own limit for one object is some 1.5 MiB."""
 MAX_DEPTH = 100
 MAX_VALUES = 200_000
 """Values of one document, aliases counted as what they stand for."""
 
-Path = tuple[str | int, ...]
+Path = expectation.Path
 
 _SEPARATOR = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 _EMPTY = re.compile(r"(?:[ \t\r]*(?:#[^\n]*|%[^\n]*|\.\.\.[ \t\r]*)?(?:\n|\Z))*")
@@ -303,3 +305,13 @@ class _Assembler:
                 else:
                     path.append(frame.key if frame.key is not None else "<<")
             self.lines.setdefault(tuple(path), line)
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without the keys of its mappings, however deep, that are null: to the API, and to those who read
+    configuration, that is to leave them out."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [without_nulls(inner) for inner in value]
+    return value

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, field
 
 from mesh.errors import ConfigurationError
+from resources.documents import without_nulls
 from resources.node import NOT_READY_TAINT
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]{1,64})`(?: - at `(?P<path>[^`]*)`)?$")
@@ -218,7 +219,7 @@ def _paths(group: type[msgspec.Struct], prefix: str) -> Iterator[str]:
 
 def plain(values: Values) -> dict[str, Any]:
     """Values as templates see them."""
-    found: dict[str, Any] = _without_nulls(msgspec.to_builtins(values))
+    found: dict[str, Any] = without_nulls(msgspec.to_builtins(values))
     return found
 
 
@@ -238,11 +239,3 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[key] = value
     return found
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
-    return value

@@ -29,6 +29,7 @@ from mesh import compiled
 from mesh.config import Settings
 from mesh.control_plane import ControlPlaneGroup
 from mesh.errors import EnvironmentLacks
+from resources.documents import without_nulls
 from waypoint import config as waypoint
 from ztunnel import config as ztunnel
 
@@ -237,13 +238,6 @@ def _plain(settings: Settings) -> dict[str, Any]:
     plain = without_nulls(msgspec.to_builtins(settings, enc_hook=str))
     assert isinstance(plain, dict)
     return plain
-
-
-def without_nulls(value: Any) -> Any:
-    """The value without fields that are None: in a configuration file these are left out."""
-    if isinstance(value, dict):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return value
 
 
 def _compiler() -> dict[str, str]:

@@ -25,6 +25,7 @@ import msgspec
 from resources import admission
 from resources.base import Condition, Fields, ObjectMeta, Raw
 from resources.decode import explained, format_path, with_metadata, with_namespace
+from resources.documents import without_nulls
 from resources.kube.kinds import ApiKind, Reading
 from resources.kube.lean import lean
 from resources.network import Endpoint
@@ -127,7 +128,7 @@ def _decoded(kind: ApiKind, raw: bytes) -> KubernetesObject:
     try:
         twin = decoder.decode(raw)
     except msgspec.ValidationError:
-        twin = msgspec.convert(_without_nulls(msgspec.json.decode(raw)), decoder.type)
+        twin = msgspec.convert(without_nulls(msgspec.json.decode(raw)), decoder.type)
     return msgspec.convert(twin, kind.type, from_attributes=True)
 
 
@@ -282,11 +283,3 @@ def _twinned(annotation: Any, whole: bool) -> Any:
     if origin in (tuple, dict):
         return origin[tuple(one if one is ... else _twinned(one, whole) for one in inner)]
     return annotation
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
-    return value

@@ -48,7 +48,7 @@ def client(cluster_mesh: Mesh, cluster: Cluster, cluster_namespace: str, wire: R
     made.get(f"http://{there}:8080/before-{_MARKER}")
     eventually(lambda: _seen(wire, f"before-{_MARKER}"))
     cluster.kubectl("label", "namespace", cluster_namespace, AMBIENT)
-    _wait_captured(cluster_mesh, cluster_namespace)
+    cluster_mesh.wait_captured(cluster_namespace, _CHANGE_SECONDS)
     made.get(_URL)
     return made
 
@@ -59,15 +59,6 @@ def _seen(wire: Recording, text: str) -> None:
 
 def _nothing_in_clear(wire: Recording) -> None:
     assert wire.carried(f"/{_MARKER}") == 0
-
-
-def _wait_captured(mesh: Mesh, namespace: str) -> None:
-    def all_are() -> None:
-        found = mesh.captured(namespace)
-        assert found
-        assert all(found.values()), found
-
-    eventually(all_are, seconds=_CHANGE_SECONDS)
 
 
 def _containers(cluster: Cluster, namespace: str) -> dict[str, str]:
@@ -144,7 +135,7 @@ def test_a_node_reboots_and_its_pods_come_back_into_the_mesh(
             eventually(lambda: _not_ready(cluster, "agent", there), seconds=_CHANGE_SECONDS)
             cluster.kubectl("taint", "node", there.name, f"{NOT_READY_TAINT}=:NoSchedule")
         eventually(lambda: _takes_pods(cluster, there), seconds=_CHANGE_SECONDS)
-        _wait_captured(mesh, namespace)
+        mesh.wait_captured(namespace, _CHANGE_SECONDS)
 
         def asks_in_vain_no_more() -> None:
             start = beacon.totals()

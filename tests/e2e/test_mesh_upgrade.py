@@ -10,7 +10,6 @@ from tests.e2e.kit.cluster import Cluster
 from tests.e2e.kit.mesh import AMBIENT, NAMESPACE, Mesh
 from tests.e2e.kit.mesh_images import MESH_COMPONENTS, mesh_image
 from tests.e2e.kit.scenarios import load
-from tests.e2e.kit.waiting import eventually
 from tests.e2e.kit.workloads import Client, start_web
 
 pytestmark = pytest.mark.e2e
@@ -26,12 +25,7 @@ def client(cluster_mesh: Mesh, cluster: Cluster, cluster_namespace: str) -> Clie
     start_web(cluster, cluster_namespace)
     made = Client(cluster, cluster_namespace)
     cluster.kubectl("label", "namespace", cluster_namespace, AMBIENT)
-
-    def all_are() -> None:
-        found = cluster_mesh.captured(cluster_namespace)
-        assert all(found.values()), found
-
-    eventually(all_are, seconds=_CHANGE_SECONDS)
+    cluster_mesh.wait_captured(cluster_namespace, _CHANGE_SECONDS)
     return made
 
 

@@ -12,7 +12,6 @@ from tests.e2e.kit.mesh import AMBIENT, Mesh
 from tests.e2e.kit.node import Node
 from tests.e2e.kit.node_files import cni_configuration
 from tests.e2e.kit.scenarios import load
-from tests.e2e.kit.waiting import eventually
 from tests.e2e.kit.workloads import Client, start_web
 
 pytestmark = pytest.mark.e2e
@@ -33,12 +32,7 @@ def test_uninstalling_leaves_nothing(cluster_mesh: Mesh, cluster: Cluster, clust
     start_web(cluster, namespace)
     client = Client(cluster, namespace)
     cluster.kubectl("label", "namespace", namespace, AMBIENT)
-
-    def all_are() -> None:
-        found = mesh.captured(namespace)
-        assert all(found.values()), found
-
-    eventually(all_are, seconds=_CHANGE_SECONDS)
+    mesh.wait_captured(namespace, _CHANGE_SECONDS)
     for node in cluster.nodes:
         assert "mesh_connect4" in attached(node)
         assert "ambimesh" in node.execute("sh", "-c", _FILES)

@@ -10,7 +10,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources.documents import MAX_DEPTH, MAX_VALUES, Document, Unreadable, line_at, lines_of, read, split
+from resources.documents import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    Document,
+    Unreadable,
+    line_at,
+    lines_of,
+    read,
+    split,
+    without_nulls,
+)
 
 
 def value_of(text: str) -> Any:
@@ -114,13 +124,13 @@ plain = st.recursive(
 )
 
 
-def without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
-
-
 @given(plain)
 def test_json_and_yaml_say_the_same(value: Any) -> None:
     assert value_of(json.dumps({"v": value})) == without_nulls({"v": value})
     assert value_of(yaml.safe_dump({"v": value})) == without_nulls({"v": value})
+
+
+def test_nulls_are_left_out_however_deep() -> None:
+    value = {"a": None, "b": [{"c": None, "d": 0}, None], "e": {"f": None}, "g": ""}
+    assert without_nulls(value) == {"b": [{"d": 0}, None], "e": {}, "g": ""}
+    assert without_nulls({"a": None, "b": {"c": None, "d": [1, None]}}) == {"b": {"d": [1, None]}}

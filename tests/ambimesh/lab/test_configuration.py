@@ -15,7 +15,7 @@ from ambimesh.lab import mesh_processes, record
 from ambimesh.lab.bring_up import Wish, bring_up, network_configuration
 from ambimesh.lab.kubelet.cni_plan import choose_network
 from ambimesh.lab.layout import LabLayout
-from ambimesh.lab.mesh_processes import Planned, without_nulls
+from ambimesh.lab.mesh_processes import Planned
 from ambimesh.lab.record import Lab, LabRecord, ProcessSettings
 from ambimesh.lab.settings import ControllerSettings, KubeletSettings
 from ambimesh.lab.stand_ins import stand_ins
@@ -118,10 +118,6 @@ def test_a_record_is_read_back_and_its_absence_told(lab: Lab) -> None:
     assert record.require(lab.layout).record == lab.record
     with pytest.raises(ConfigurationError, match="has no node 'node3': its last is node2"):
         lab.node("node3")
-
-
-def test_fields_without_a_value_are_left_out() -> None:
-    assert without_nulls({"a": None, "b": {"c": None, "d": [1, None]}}) == {"b": {"d": [1, None]}}
 
 
 @pytest.mark.parametrize("nodes", [0, 17])

@@ -16,6 +16,7 @@ from resources.kube.kinds import API_KINDS
 from tests.e2e.kit.cluster import Cluster
 from tests.e2e.kit.definitions import definition
 from tests.e2e.kit.node import Node
+from tests.e2e.kit.waiting import eventually
 from tests.e2e.kit.workloads import apply
 
 NAMESPACE = "ambimesh-system"
@@ -105,6 +106,16 @@ class Mesh:
         pods = self.cluster.objects("pods", f"--namespace={namespace}")
         found = {pod["metadata"]["name"]: pod["metadata"].get("annotations", {}) for pod in pods}
         return {name: each.get("ambient.istio.io/redirection") == "enabled" for name, each in found.items()}
+
+    def wait_captured(self, namespace: str, seconds: float) -> None:
+        """Wait until the agent calls all pods of a namespace captured. Raises AssertionError: not in that time."""
+
+        def all_are() -> None:
+            found = self.captured(namespace)
+            assert found
+            assert all(found.values()), found
+
+        eventually(all_are, seconds=seconds)
 
     def define_policies(self) -> None:
         """Have the API server know the kinds of policies."""
