@@ -81,11 +81,12 @@ def main() -> int:
     os.chdir(SOURCES)  # mypy derives module names from paths, and reads its configuration here
     with TemporaryDirectory(dir=folder.parent, prefix="compiling-") as work:
         made = Path(work) / "made"
+        # Before they are read: what changes meanwhile then does not pass for compiled.
+        sources = {str(file): digest(file) for file in sorted(closure(MODULES))}
         _build(Path(work), made)
         files = {_import_name(path.relative_to(made)): str(path.relative_to(made)) for path in made.rglob("*.so")}
         if set(files) - {f"{name}__mypyc" for name in GROUPS} != set(MODULES):
             raise SystemExit(f"mypyc made {sorted(files)}, which is not what was asked for")
-        sources = {str(file): digest(file) for file in sorted(closure(MODULES))}
         manifest = {"interpreter": interpreter(), "tools": tools, "files": files, "sources": sources}
         (made / MANIFEST).write_text(json.dumps(manifest, indent=1))
         if folder.exists():
