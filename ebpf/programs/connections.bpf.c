@@ -215,10 +215,8 @@ static __always_inline void on_leg_round_trip(struct bpf_sock_ops *ctx, struct b
 static __always_inline void on_measured(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
-	u32 kind = connection ? connection->kind : CONNECTION_UNTOUCHED;
-	if (kind == CONNECTION_CAPTURED || kind == CONNECTION_HANDED || kind == CONNECTION_DELIVERY ||
-	    kind == CONNECTION_ACCEPTED)
-		on_leg_round_trip(ctx, sk, kind);
+	if (connection && is_leg(connection))
+		on_leg_round_trip(ctx, sk, connection->kind);
 	else
 		on_round_trip(ctx, sk);
 }
@@ -239,14 +237,15 @@ static __always_inline void on_dialled(struct bpf_sock_ops *ctx, struct bpf_sock
 	struct connection *connection = connections.sk_storage_get(sk, 0, 0);
 	if (!connection)
 		return;
-	if (connection->kind == CONNECTION_CAPTURED || connection->kind == CONNECTION_DELIVERY)
-		watch_leg(ctx);
+	if (is_leg(connection))
+		begin_leg(ctx);
 	if (connection->kind != CONNECTION_FAST)
 		return;
 	u64 cookie = socket_cookie(ctx);
 	struct fast_connection *live = fast_connections.lookup(&cookie);
 	if (!live)
 		return;
+	stop_pacing(ctx);
 	live->client_end = END_ESTABLISHED;
 	if (keep_count(ctx, sk, cookie, cookie))
 		watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
@@ -258,6 +257,7 @@ static __always_inline void join(struct bpf_sock_ops *ctx, struct bpf_sock *sk, 
 	struct fast_connection *live = fast_connections.lookup(&client);
 	if (!live || live->server_end != END_NEW)
 		return;
+	stop_pacing(ctx);
 	u64 cookie = socket_cookie(ctx);
 	struct fast_flow *server = keep_count(ctx, sk, cookie, client);
 	live->server_cookie = cookie;
@@ -295,9 +295,8 @@ static __always_inline void on_state(struct bpf_sock_ops *ctx, struct bpf_sock *
 		}
 		return;
 	}
-	u64 client = flow ? flow->connection : cookie;
+	u64 client = flow ? flow->connection : cookie, bytes = 0;
 	u32 former = ctx->args[0], state = ctx->args[1];
-	u64 bytes = 0;
 	if (flow) {
 		/* A FIN takes a number too, so what is sent is counted before it. */
 		if (former == BPF_TCP_ESTABLISHED || former == BPF_TCP_CLOSE_WAIT)
@@ -328,7 +327,6 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
 	struct connection *connection;
 	read_local(ctx, &local);
 	read_remote(ctx, &remote);
-
 	if (local.port == ZTUNNEL_OUTBOUND_PORT && is_loopback(local.ip)) {
 		struct handoff_key key = {.netns = bpf_get_netns_cookie(ctx), .source = remote};
 		struct handoff *handoff = handoffs.lookup(&key);
@@ -341,7 +339,7 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
 			connection->kind = CONNECTION_HANDED;
 			connection->address = handoff->destination;
 			connection->chosen = handoff->chosen;
-			watch_leg(ctx);
+			begin_leg(ctx);
 		}
 		handoffs.delete(&key);
 		return;
@@ -357,7 +355,7 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
 		if (connection) {
 			connection->kind = CONNECTION_ACCEPTED;
 			connection->address = ticket->client;
-			watch_leg(ctx);
+			begin_leg(ctx);
 		}
 	}
 	u64 client = ticket->fast_client, destination = ticket->fast_destination;
@@ -384,6 +382,7 @@ int mesh_sock_ops(struct bpf_sock_ops *ctx)
 		before_retransmission(ctx, sk);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		stop_pacing_tunnel(ctx);
 		on_dialled(ctx, sk);
 		break;
 	case BPF_SOCK_OPS_RTT_CB:
@@ -393,6 +392,7 @@ int mesh_sock_ops(struct bpf_sock_ops *ctx)
 		on_state(ctx, sk);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		stop_pacing_tunnel(ctx);
 		on_accepted(ctx, sk);
 		break;
 	}

@@ -2,6 +2,8 @@
 #ifndef AMBIMESH_ENDS_H
 #define AMBIMESH_ENDS_H
 
+#include "pacing.h"
+
 static __always_inline void read_local(struct bpf_sock_ops *ctx, struct socket_address *local)
 {
 	if (ctx->family == AF_INET) {
@@ -44,6 +46,13 @@ static __always_inline bool needs_ticket(const struct connection *connection)
 	       connection->kind == CONNECTION_ITSELF || connection->kind == CONNECTION_FAST;
 }
 
+/* Whether this end is one of an application and its ztunnel. */
+static __always_inline bool is_leg(const struct connection *connection)
+{
+	return connection->kind == CONNECTION_CAPTURED || connection->kind == CONNECTION_HANDED ||
+	       connection->kind == CONNECTION_DELIVERY || connection->kind == CONNECTION_ACCEPTED;
+}
+
 static void *(*to_tcp_sock)(void *) = (void *)BPF_FUNC_skc_to_tcp_sock;
 
 /* Bytes that this socket has given to TCP so far; ``acked_before`` is not subtracted. */
@@ -69,9 +78,10 @@ static __always_inline void stop_watching(struct bpf_sock_ops *ctx)
 /* bcc declares it with 32 bits. */
 static u64 (*socket_cookie)(void *) = (void *)BPF_FUNC_get_socket_cookie;
 
-/* Watches an end of a leg. Its cookie is made now: the kernel makes one when it is first asked for it. */
-static __always_inline void watch_leg(struct bpf_sock_ops *ctx)
+/* An end of a leg: it is watched, and not paced. Its cookie is made now: the kernel makes one when it is first asked for it. */
+static __always_inline void begin_leg(struct bpf_sock_ops *ctx)
 {
+	stop_pacing(ctx);
 	if (socket_cookie(ctx))
 		watch(ctx, BPF_SOCK_OPS_RTT_CB_FLAG);
 }

@@ -18,7 +18,6 @@ from ebpf.listeners import ListenerKind, ListenerTable
 from mesh import ports
 from mesh.errors import EnvironmentLacks
 from ztunnel.pod import Pod
-from ztunnel.proxy.local_leg import prepare_local_sockets
 
 BACKLOG = 4096
 _KEEPALIVE_SECONDS = 180
@@ -73,8 +72,6 @@ class PodListeners:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             # Accepted sockets inherit it: no system call per connection.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if port == ports.OUTBOUND:
-                prepare_local_sockets([sock])  # inherited, too
             if port == ports.PLAINTEXT:  # a tunnel has its own PINGs, and an application on this pod cannot vanish
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)

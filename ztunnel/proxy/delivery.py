@@ -16,7 +16,6 @@ from typing import Final
 from ebpf.connections import Deliveries
 from mesh.addresses import SocketAddress, is_ipv4
 from ztunnel.pod import Pod
-from ztunnel.proxy.local_leg import prepare_local_sockets
 
 _MADE_AT_FIRST: Final = 4
 _MADE_AT_MOST: Final = 64
@@ -65,7 +64,6 @@ class Deliverer:
         made = pod.namespace.sockets(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, count=count)
         for sock in made:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        prepare_local_sockets(made)
         taken = made.pop()
         self._spare[pod, ipv4] = made
         return taken

@@ -19,7 +19,6 @@ from ztunnel.proxy.admission import check_destination
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.delivery import Deliverer
 from ztunnel.proxy.dials import CONNECT_SECONDS, Dials
-from ztunnel.proxy.local_leg import prepare_local_sockets
 
 CLIENT = parse_socket_address("10.0.0.9:4711")
 
@@ -92,18 +91,6 @@ async def test_sockets_kept_for_later_are_of_the_very_namespace(kit: Any) -> Non
             assert any(sock is made for made in pod.namespace.made)
     assert kit.nothing_open(again)
     assert kit.nothing_open(kit.server)
-
-
-def test_local_legs_are_not_paced() -> None:
-    with socket.socket() as sock:
-        for name in (b"bbr", b"cubic", b"reno"):
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
-            except OSError:
-                continue  # this kernel does not have it: nothing to replace
-            prepare_local_sockets([sock])
-            left = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
-            assert left == (b"cubic" if name == b"bbr" else name)
 
 
 async def test_the_pods_gate(kit: Any) -> None:
