@@ -4,6 +4,9 @@ Sets made from one another by ``with_changes`` share everything that did not cha
 the very same table, an untouched object the very same object. A set remembers what makes it out of the one before, so
 that whoever follows set by set is told for as much as the change is large. Comparing two sets that are further apart
 skips whole kinds by identity and compares the rest by identity first.
+
+Of a Secret that is no more, a set keeps nothing but its name: neither in a table that it shares with older sets, nor as
+what was removed.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import msgspec
 
 from mesh.layered_map import LayeredMap
 from resources.decode import with_metadata
-from resources.objects import KubernetesObject, ObjectKey
+from resources.objects import KubernetesObject, ObjectKey, Secret
 
 _UID_SPACE = uuid.UUID("6f0d7a3e-2f5c-5a53-9a0c-6f6b7e5b7a10")
 _Kind = TypeVar("_Kind", bound=KubernetesObject)
@@ -34,7 +37,7 @@ class Changes:
     updated: tuple[KubernetesObject, ...] = ()
     """Objects that are new or differ."""
     removed: tuple[KubernetesObject, ...] = ()
-    """Objects, as they were, that are no more."""
+    """Objects, as they were, that are no more; Secrets without what they kept."""
     keys: tuple[ObjectKey, ...] = ()
     """Of ``updated``: those that the set itself keeps, so that whoever keeps them, too, keeps no copies."""
 
@@ -108,9 +111,9 @@ class ObjectSet(Mapping[ObjectKey, KubernetesObject]):
         for kind, table in differences.items():
             before = self._tables.get(kind, _EMPTY)
             gone += [old for key, new in table.items() if new is None and (old := before.get(key)) is not None]
-            result._tables[kind] = before.changed(table)
+            result._tables[kind] = before.changed(table) if kind != Secret.__name__ else _whole(before, table)
         present = {key: value for table in differences.values() for key, value in table.items() if value is not None}
-        changes = Changes(tuple(present.values()), tuple(gone), tuple(present))
+        changes = Changes(tuple(present.values()), tuple(map(_without_secrets, gone)), tuple(present))
         result._before, result._changes = weakref.ref(self), changes
         return result
 
@@ -131,7 +134,17 @@ class ObjectSet(Mapping[ObjectKey, KubernetesObject]):
                 if value is not None and old is not value and old != value:
                     updated[key] = value
             removed += [value for value in before.values() if value.key not in now]
-        return Changes(tuple(updated.values()), tuple(removed), tuple(updated))
+        return Changes(tuple(updated.values()), tuple(map(_without_secrets, removed)), tuple(updated))
+
+
+def _whole(before: _Table, changes: Mapping[ObjectKey, KubernetesObject | None]) -> _Table:
+    """A table that shares nothing with the one before it, in which what was removed would still lie."""
+    kept = {key: value for key in before if key not in changes and (value := before.get(key)) is not None}
+    return LayeredMap({**kept, **{key: value for key, value in changes.items() if value is not None}})
+
+
+def _without_secrets(value: KubernetesObject) -> KubernetesObject:
+    return Secret(metadata=value.metadata) if isinstance(value, Secret) else value
 
 
 def with_identity(value: KubernetesObject) -> KubernetesObject:

@@ -3,9 +3,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.testing.memory import texts_within
 from resources.base import ObjectMeta
 from resources.object_set import ObjectSet, with_identity
-from resources.objects import KubernetesObject, Namespace, ObjectKey, ServiceAccount
+from resources.objects import KubernetesObject, Namespace, ObjectKey, Secret, ServiceAccount
 
 
 def namespace(name: str, value: str = "") -> Namespace:
@@ -36,6 +37,24 @@ def test_identity_is_stable_and_version_follows_content() -> None:
     assert one.metadata.uid == other.metadata.uid
     assert one.metadata.resource_version != other.metadata.resource_version
     assert with_identity(one) is one
+
+
+def secret(name: str, text: str) -> Secret:
+    return Secret(metadata=ObjectMeta(name=name, namespace="n"), data={"tls.key": text})
+
+
+def test_of_a_secret_that_is_no_more_a_name_is_kept() -> None:
+    first = ObjectSet([secret("a", "old"), secret("b", "kept"), namespace("n")])
+    changed = first.with_changes([secret("a", "new")])
+    second = changed.with_changes([], [secret("a", "").key])
+    for later in (second, ObjectSet([secret("b", "kept"), namespace("n")])):
+        [removed] = later.changes_since(changed).removed
+        assert removed == Secret(metadata=ObjectMeta(name="a", namespace="n"))
+    assert dict(second) == {value.key: value for value in (secret("b", "kept"), namespace("n"))}
+    texts = texts_within(second)
+    assert "kept" in texts
+    assert {"old", "new"} & texts == set()
+    assert "old" in texts_within(first)
 
 
 _TABLES = st.dictionaries(st.sampled_from("abcde"), st.sampled_from("12"), max_size=5)

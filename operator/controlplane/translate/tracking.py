@@ -13,8 +13,8 @@ A translation must read nothing else: values in, values out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from controlplane.translate.facets import Facet, facets_of, object_facet
 from controlplane.translate.settings import MeshSettings
@@ -23,6 +23,7 @@ from resources.objects import KubernetesObject, ObjectKey
 from resources.sharing import shared
 
 _Kind = TypeVar("_Kind", bound=KubernetesObject)
+_Made = TypeVar("_Made")
 
 
 class Node(NamedTuple):
@@ -41,6 +42,7 @@ class Tracker:
         self._by_facet: defaultdict[Facet, set[ObjectKey]] = defaultdict(set)
         self._readers: defaultdict[Facet, set[Node]] = defaultdict(set)
         self._reads: dict[Node, tuple[Facet, ...]] = {}
+        self._made: dict[ObjectKey, dict[Callable[[Any], object], object]] = {}
 
     def take(self, objects: ObjectSet, changes: Changes) -> set[Node]:
         """Take over a new set of objects; the nodes whose translation may differ now."""
@@ -49,6 +51,7 @@ class Tracker:
         for old in (*changes.removed, *(self.objects.get(value.key) for value in changes.updated)):
             if old is not None:
                 key = old.key
+                self._made.pop(key, None)
                 self._touch(object_facet(key), touched)
                 for facet in self._facets(old):
                     self._touch(facet, touched)
@@ -101,6 +104,13 @@ class Tracker:
         for facet in self._reads.pop(node, ()):
             _discard(self._readers, facet, node)
 
+    def made_of(self, value: _Kind, make: Callable[[_Kind], _Made]) -> _Made:
+        """What a function makes of an object; kept for as long as the object is as it is now, and no longer."""
+        made = self._made.setdefault(value.key, {})
+        if make not in made:
+            made[make] = make(value)
+        return made[make]  # type: ignore[return-value]  # it is what this function returned
+
     def having(self, facet: Facet) -> Iterable[ObjectKey]:
         """Names of the objects with a facet."""
         return self._by_facet.get(facet, ())
@@ -123,6 +133,15 @@ class View:
         """An object by its name; ``namespace`` is empty for cluster-scoped kinds."""
         self._note(object_facet(ObjectKey(kind.__name__, namespace, name)))
         return self._tracker.objects.find(kind, namespace, name)
+
+    def made_of(self, value: _Kind, make: Callable[[_Kind], _Made]) -> _Made:
+        """What a function makes of an object that was found: what is costly and read by many nodes is made once.
+
+        Args:
+            value: the object, as this view has it.
+            make: reads nothing but the object.
+        """
+        return self._tracker.made_of(value, make)
 
     def having(self, kind: type[_Kind], facet: Facet) -> list[_Kind]:
         """The objects of a kind with a facet, the oldest first."""

@@ -8,7 +8,8 @@ excepted, cannot have it used.
 
 Whatever is missing or broken, TLS is never taken away and no other roots are put in its place: nobody is trusted then,
 handshakes fail, and the rule's status says why. Certificates and keys are written anew from what was parsed, so nothing
-else that lies in a Secret reaches a waypoint, and it can read what was accepted here.
+else that lies in a Secret reaches a waypoint, and it can read what was accepted here. Nothing of a Secret is kept
+longer than the Secret.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
-from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -110,12 +110,10 @@ def _credential(keeper: Keeper, name: str, *, mutual: bool) -> tuple[str, Client
     shown: ClientCertificate | None = None
     if mutual:
         assert secret is not None
-        certificate, key = _text(secret, _CERTIFICATE), _text(secret, _KEY)
-        if not certificate or not key:
-            return "", None, f"the Secret {name} lacks tls.crt or tls.key"
-        shown = _pair(certificate, key)
-        if shown is None:
-            return "", None, f"in the Secret {name}, tls.crt or tls.key cannot be read, or they do not belong together"
+        made = keeper.view.made_of(secret, _shown)
+        if isinstance(made, str):
+            return "", None, made
+        shown = made
     text = ""
     if secret is not None:
         text = _text(secret, _ROOTS)
@@ -142,9 +140,13 @@ def _text(secret: Secret, names: tuple[str, ...]) -> str:
     return ""
 
 
-@lru_cache(maxsize=256)
-def _pair(certificate: str, key: str) -> ClientCertificate | None:
-    """A chain and its key, written anew; None if they cannot be read or do not belong together."""
+def _shown(secret: Secret) -> ClientCertificate | str:
+    """A chain and its key, written anew; or what is wrong with them."""
+    name = secret.metadata.name
+    certificate, key = _text(secret, _CERTIFICATE), _text(secret, _KEY)
+    if not certificate or not key:
+        return f"the Secret {name} lacks tls.crt or tls.key"
+    broken = f"in the Secret {name}, tls.crt or tls.key cannot be read, or they do not belong together"
     try:
         chain = x509.load_pem_x509_certificates(certificate.encode())
         private = load_pem_private_key(key.encode(), None)
@@ -153,10 +155,10 @@ def _pair(certificate: str, key: str) -> ClientCertificate | None:
             for one in (private.public_key(), chain[0].public_key())
         )
         if own != stated:
-            return None
+            return broken
         written = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: the key is encrypted
-        return None
+        return broken
     return ClientCertificate(
         chain="".join(one.public_bytes(Encoding.PEM).decode() for one in chain), private_key=written
     )

@@ -16,12 +16,15 @@ from cryptography.hazmat.primitives.serialization import (
 
 from controlplane.debug_pages import NOT_SHOWN, plain
 from controlplane.testing.routes import MESH, V1, destination, findings, objects_of, route, translated
+from controlplane.translate.layer7 import client_tls
 from controlplane.translate.layer7.client_tls import MAX_TEXT
 from controlplane.translate.translator import Translator
 from mesh.identity import SpiffeId
 from mesh.model.upstream_policy import UpstreamTls
 from mesh.testing.ca import TestAuthority
+from mesh.testing.memory import texts_within
 from resources.decode import decode_documents
+from resources.objects import ObjectKey
 
 AUTHORITY = TestAuthority()
 ROOTS = AUTHORITY.roots.decode()
@@ -157,6 +160,36 @@ def test_a_secret_that_comes_later_counts() -> None:
     translator.update(objects_of(MESH + BASE + MUTUAL + secret(WHOLE)))
     assert tls_of(translator).shown is not None
     assert findings(translator, "DestinationRule") == []
+
+
+def test_of_a_secret_that_is_gone_no_key_is_kept() -> None:
+    translator = translated(BASE + MUTUAL + secret(WHOLE))
+    shown = tls_of(translator).shown
+    assert shown is not None
+    keys = {shown.private_key, KEY, base64.b64encode(KEY.encode()).decode()}
+
+    def kept() -> set[str]:
+        return keys & texts_within(translator, *vars(client_tls).values())
+
+    assert kept() == keys - {KEY}
+    translator.update(translator.objects.with_changes([], [ObjectKey("Secret", "shop", "c")]))
+    assert tls_of(translator).ca_certificates == ""
+    assert kept() == set()
+
+
+def test_a_key_that_was_replaced_counts_and_the_old_one_is_not_kept() -> None:
+    translator = translated(BASE + MUTUAL + secret(WHOLE))
+    before = tls_of(translator).shown
+    assert before is not None
+    other = AUTHORITY.issue(SpiffeId("cluster.local", "shop", "waypoint"))
+    key = other.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    chain = b"\n".join(other.certificate_chain).decode()
+    [renewed], _ = decode_documents(secret({**WHOLE, "tls.crt": chain, "tls.key": key}), "made")
+    translator.update(translator.objects.with_changes([renewed]))
+    after = tls_of(translator).shown
+    assert after is not None
+    assert after.private_key == key
+    assert before.private_key not in texts_within(translator, *vars(client_tls).values())
 
 
 def test_keys_are_in_no_text_about_them() -> None:
