@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -19,7 +19,7 @@ from mesh.identity import SpiffeId
 from mesh.tls.context import control_plane_context
 from mesh.tls.csr import make_csr, make_key
 from mesh.wire.certificate_pb2 import IstioCertificateRequest, IstioCertificateResponse
-from mesh.xds.client_driver import aggregated_stream, run_client
+from mesh.xds.client_driver import MessageStream, aggregated_stream, run_client
 from mesh.xds.client_machine import Subscription
 from mesh.xds.codec import ADDRESS_TYPE
 from mesh.xds.discovery_codec import NodeInfo, Rejected, Resource
@@ -89,6 +89,20 @@ class Replica:
             answer = await channel.unary(METHOD, request.SerializeToString(), metadata=metadata, timeout=5)
         return IstioCertificateResponse.FromString(answer)
 
+    def discovery(self, token: str) -> Callable[[], AbstractAsyncContextManager[MessageStream]]:
+        """Opens a stream of discovery."""
+
+        async def metadata() -> Sequence[tuple[str, str]]:
+            return [("authorization", f"Bearer {token}"), ("clusterid", "Kubernetes")]
+
+        return aggregated_stream(
+            "127.0.0.1",
+            self.port,
+            ssl_context=lambda: control_plane_context(self.roots()),
+            server_hostname=SERVER_NAME,
+            metadata=metadata,
+        )
+
     @asynccontextmanager
     async def reading(self, token: str) -> AsyncIterator[dict[str, bytes]]:
         """Follow all addresses, as a node proxy does: payloads by name."""
@@ -104,18 +118,8 @@ class Replica:
             def applied(self, type_url: str) -> None:
                 pass
 
-        async def metadata() -> Sequence[tuple[str, str]]:
-            return [("authorization", f"Bearer {token}"), ("clusterid", "Kubernetes")]
-
-        connect = aggregated_stream(
-            "127.0.0.1",
-            self.port,
-            ssl_context=lambda: control_plane_context(self.roots()),
-            server_hostname=SERVER_NAME,
-            metadata=metadata,
-        )
         node = NodeInfo(pod="ztunnel-1", namespace=NAMESPACE, ip="127.0.0.1", node="node1")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_client, connect, node, [Subscription(ADDRESS_TYPE)], Store())
+            nursery.start_soon(run_client, self.discovery(token), node, [Subscription(ADDRESS_TYPE)], Store())
             yield known
             nursery.cancel_scope.cancel()

@@ -8,7 +8,9 @@ controller they write themselves, through the same API (the ``status`` of a pod,
 
 from __future__ import annotations
 
+import base64
 import http.client
+import json
 import shutil
 import ssl
 import subprocess
@@ -19,6 +21,9 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
+
+import jwt
 
 from mesh.errors import EnvironmentLacks
 from tests.e2e.kit import build, pki
@@ -61,6 +66,7 @@ class Wish:
     api_arguments: Sequence[str] = ()
     """Further arguments of the API server."""
     controller_arguments: Sequence[str] = ()
+    etcd_arguments: Sequence[str] = ()
     segment: Segment | None = None
     """The network to run in, if not the machine's own."""
 
@@ -107,6 +113,21 @@ class ControlPlane:
     def token(self, namespace: str, service_account: str, *options: str) -> str:
         """A token of a service account; ``options`` are those of ``kubectl create token`` (``--audience=...``)."""
         return self.kubectl("create", "token", service_account, "--namespace", namespace, *options).strip()
+
+    def signed(self, claims: Mapping[str, Any]) -> str:
+        """A token of these claims, signed as the API server signs; also such as it gives to nobody."""
+        return jwt.encode(dict(claims), self._signing_key.read_bytes(), algorithm="ES256")
+
+    def store(self, key: str, value: Mapping[str, Any]) -> None:
+        """Put an object where the API server keeps objects, past all that it would refuse; its clients are told."""
+        entry = {"key": key.encode(), "value": json.dumps(value).encode()}
+        body = json.dumps({name: base64.b64encode(part).decode() for name, part in entry.items()})
+        with self._inside():
+            connection = http.client.HTTPConnection(LOOPBACK, self._etcd_port, timeout=_REQUEST_SECONDS)
+            connection.request("POST", "/v3/kv/put", body)
+            answer = connection.getresponse()
+        if answer.status != HTTPStatus.OK:
+            raise EnvironmentLacks(f"etcd does not take {key}: {answer.status}: {answer.read()[:500]!r}")
 
     def kubectl(self, *arguments: str, manifest: str | None = None, kubeconfig: Path | None = None) -> str:
         """Run kubectl, as administrator unless told otherwise; ``manifest`` is its standard input (``-f -``).
@@ -214,6 +235,7 @@ class ControlPlane:
                 f"--initial-cluster=test={peer}",
                 "--unsafe-no-fsync",  # nobody needs these data after a power failure
                 "--log-level=warn",
+                *self._wish.etcd_arguments,
             ],
         )
         etcd.wait_until(lambda: self._answers(LOOPBACK, self._etcd_port, "/health", None), _START_SECONDS)
