@@ -17,9 +17,10 @@ from ambimesh.cluster.client_driver import Cluster, Json
 from ambimesh.install import record as records
 from ambimesh.install.installing_driver import Reporter, delete_all, wait_for
 from ambimesh.install.planning import Key, Phase, key_of
+from controlplane.kube.permissions import TRUST_BUNDLE
+from controlplane.kube.trust_bundle import TAKEN_OUT, is_ours, is_shared
 from mesh.errors import ObjectMissing
 
-ROOTS = "ambimesh-root-cert"
 MANAGED_LABEL = "ambimesh.dev/managed"
 """On what the operator makes of Gateways, so that nobody else's is taken for it."""
 _MADE_KINDS = (
@@ -69,6 +70,9 @@ def remove(cluster: Cluster, namespace: str, objects: Sequence[Key], seconds: fl
         MeshError: as ``Cluster.request``.
     """
     report.step("deleting waypoints and root certificates")
+    for value in _bundles(cluster):
+        if is_shared(value):
+            cluster.merge("v1", "ConfigMap", TRUST_BUNDLE, dict(TAKEN_OUT), value["metadata"]["namespace"])
     delete_all(cluster, list(made_by_operator(cluster)), report, seconds)
     report.step("deleting the mesh")
     own = [Key(version, kind, namespace, name) for version, kind, name in _OPERATORS_OWN]
@@ -86,5 +90,11 @@ def made_by_operator(cluster: Cluster) -> Iterator[Key]:
                 yield key_of(value)
         except ObjectMissing:
             continue
-    for value in cluster.all_of("v1", "ConfigMap", fields=f"metadata.name={ROOTS}"):
-        yield key_of(value)
+    for value in _bundles(cluster):
+        if not is_shared(value):
+            yield key_of(value)
+
+
+def _bundles(cluster: Cluster) -> Iterator[Json]:
+    """ConfigMaps into which the operator has written the root certificates."""
+    return filter(is_ours, cluster.all_of("v1", "ConfigMap", fields=f"metadata.name={TRUST_BUNDLE}"))

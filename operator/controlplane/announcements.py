@@ -42,11 +42,11 @@ class Announcements:
         self._happenings: Happenings | None = None
         self._taints: NodeTaints | None = None
         if platform.client is not None:
-            self._bundles = TrustBundles(platform.client)
             self._statuses = StatusWriter(platform.client, platform.source, translator)
             self._happenings = Happenings(
                 platform.client, platform.source, translator, platform.namespace, socket.gethostname()
             )
+            self._bundles = TrustBundles(platform.client, self._happenings.roots_not_published)
             self._taints = NodeTaints(platform.client)
 
     @property

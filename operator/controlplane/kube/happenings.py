@@ -1,7 +1,8 @@
-"""What is told as events: findings, objects and kinds that cannot be read, other meshes, refused callers. Pure."""
+"""What is told as events: findings, what cannot be read or written, other meshes, refused callers. Pure."""
 
 from __future__ import annotations
 
+from controlplane.kube.permissions import TRUST_BUNDLE
 from controlplane.translate.finding import Finding
 from resources.kube.event_codec import Notice
 from resources.kube.kinds import API_KINDS
@@ -45,6 +46,18 @@ def of_other_mesh(what: str, where: ObjectKey, own_namespace: str) -> Notice:
 def of_refusal(pod: Pod, reason: str) -> Notice:
     """A pod asked for a certificate that it does not get."""
     return _at(pod.key, pod, "CertificateRefused", "Sign", reason)
+
+
+def of_unpublished_roots(namespace: str, reason: str) -> Notice:
+    """A namespace does not get the root certificates; the ConfigMap may not even be there."""
+    kind = API_KINDS["ConfigMap"]
+    return Notice(
+        about=ObjectKey("ConfigMap", namespace, TRUST_BUNDLE),
+        api_version=kind.api_version(kind.versions[0]),
+        reason="RootsNotPublished",
+        action="Publish",
+        note=f"ztunnels and waypoints of this namespace are not told whom to trust: {reason}",
+    )
 
 
 def of_operator(own_namespace: str, reason: str, action: str, note: str) -> Notice:

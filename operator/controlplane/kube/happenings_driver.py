@@ -7,7 +7,15 @@ from typing import Never
 import trio
 
 from controlplane.ca.authentication import Caller
-from controlplane.kube.happenings import REPORTER, of_finding, of_other_mesh, of_problem, of_refusal, other_mesh
+from controlplane.kube.happenings import (
+    REPORTER,
+    of_finding,
+    of_other_mesh,
+    of_problem,
+    of_refusal,
+    of_unpublished_roots,
+    other_mesh,
+)
 from controlplane.source import Source
 from controlplane.translate.delta import Delta
 from controlplane.translate.translator import Translator
@@ -67,6 +75,10 @@ class Happenings:
         pod = self._translator.objects.find(Pod, caller.namespace, caller.pod) if caller.pod else None
         if pod is not None:
             self._events.tell(of_refusal(pod, reason))
+
+    def roots_not_published(self, namespace: str, reason: str) -> None:
+        """A namespace does not get the root certificates."""
+        self._events.tell(of_unpublished_roots(namespace, reason))
 
     async def run_events(self) -> Never:
         """Tell until cancelled."""

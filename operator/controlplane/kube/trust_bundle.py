@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from controlplane.kube.permissions import TRUST_BUNDLE
@@ -47,6 +49,18 @@ def bundle_of(namespace: str, roots: bytes) -> dict[str, Any]:
 
 
 def is_ours(config_map: dict[str, Any]) -> bool:
-    """Whether a ConfigMap of that name is ours to delete."""
+    """Whether we have written the roots into a ConfigMap of that name."""
     labels = (config_map.get("metadata") or {}).get("labels") or {}
     return all(labels.get(name) == value for name, value in _OURS.items())
+
+
+def is_shared(config_map: dict[str, Any]) -> bool:
+    """Whether somebody else keeps something in it, too: it is not to be deleted then, see ``TAKEN_OUT``."""
+    data = config_map.get("data") or {}
+    return bool(data.keys() - {BUNDLE_KEY}) or bool(config_map.get("binaryData"))
+
+
+TAKEN_OUT: Mapping[str, Any] = MappingProxyType(
+    {"metadata": {"labels": dict.fromkeys(_OURS)}, "data": {BUNDLE_KEY: None}}
+)
+"""A merge patch that takes out of a ConfigMap what is ours."""

@@ -1,17 +1,22 @@
-"""Publishes the root certificates in enrolled namespaces; done by the replica that writes."""
+"""Publishes the root certificates in enrolled namespaces; done by the replica that writes.
+
+A ConfigMap of that name that somebody else has made gets the roots, too, and keeps what it had: also when its namespace
+leaves the mesh, and the roots are taken out of it again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Never
 
 import structlog
 import trio
 
 from controlplane.kube.permissions import TRUST_BUNDLE
-from controlplane.kube.trust_bundle import bundle_of, is_ours
+from controlplane.kube.trust_bundle import TAKEN_OUT, bundle_of, is_ours, is_shared
 from controlplane.kube.writer_driver import MANAGER
 from mesh.errors import MeshError
-from resources.kube.client_driver import ApiClient, ApiRefused
+from resources.kube.client_driver import MERGE, ApiClient, ApiRefused
 
 AGAIN_SECONDS = 300.0
 """How often all are written again: somebody may have changed or deleted one."""
@@ -22,8 +27,15 @@ _log = structlog.get_logger("controlplane.trust")
 class TrustBundles:
     """Keeps the ConfigMaps as they should be."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, failed: Callable[[str, str], None] = lambda namespace, reason: None) -> None:
+        """Begin with nothing wanted.
+
+        Args:
+            client: the API server.
+            failed: told of a namespace whose ConfigMap cannot be written, and why.
+        """
         self._client = client
+        self._tell = failed
         self._roots = b""
         self._wanted: frozenset[str] = frozenset()
         self._written: dict[str, bytes] = {}
@@ -79,7 +91,10 @@ class TrustBundles:
 
     async def _delete(self, namespace: str) -> bool:
         try:
-            if is_ours(await self._client.get(_path(namespace))):
+            found = await self._client.get(_path(namespace))
+            if is_ours(found) and is_shared(found):
+                await self._client.request("PATCH", _path(namespace), body=dict(TAKEN_OUT), content_type=MERGE)
+            elif is_ours(found):
                 await self._client.request("DELETE", _path(namespace))
         except ApiRefused as error:
             if error.status != 404:
@@ -94,6 +109,7 @@ class TrustBundles:
         if self._problems.get(namespace) != str(error):
             self._problems[namespace] = str(error)
             _log.error("roots_not_published", namespace=namespace, error=str(error), effect="tried again")
+            self._tell(namespace, str(error))
         return False
 
 

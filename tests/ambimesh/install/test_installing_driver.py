@@ -64,8 +64,15 @@ def test_a_mesh_is_installed_changed_and_removed(cluster: Cluster, kubelets: Any
     roots = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": "ambimesh-root-cert", "namespace": "default"},
+        "metadata": {
+            "name": "ambimesh-root-cert",
+            "namespace": "default",
+            "labels": {"app.kubernetes.io/managed-by": "ambimesh"},
+        },
+        "data": {"root-cert.pem": "roots"},
     }
+    elsewhere = {**roots["metadata"], "namespace": "kube-public"}
+    shared = {**roots, "metadata": elsewhere, "data": {"root-cert.pem": "roots", "own": "1"}}
     users = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "users-own", "namespace": "default"}}
     labels = {"ambimesh.dev/managed": "waypoint"}
     part = {
@@ -73,7 +80,7 @@ def test_a_mesh_is_installed_changed_and_removed(cluster: Cluster, kubelets: Any
         "kind": "ServiceAccount",
         "metadata": {"name": "w", "namespace": "default", "labels": labels},
     }
-    for value in (roots, users, part):
+    for value in (roots, shared, users, part):
         cluster.apply(value)
     assert set(made_by_operator(cluster)) == {key_of(roots), key_of(part)}
     clean_nodes(cluster, _objects(namespace, agent={"action": "uninstall"}), SECONDS, told.reporter)
@@ -84,6 +91,8 @@ def test_a_mesh_is_installed_changed_and_removed(cluster: Cluster, kubelets: Any
     remove(cluster, namespace, record.objects, SECONDS, told.reporter)
     assert list(made_by_operator(cluster)) == []
     assert cluster.find("v1", "ConfigMap", "users-own", "default") is not None
+    assert cluster.get("v1", "ConfigMap", "ambimesh-root-cert", "kube-public")["data"] == {"own": "1"}
+    cluster.delete("v1", "ConfigMap", "ambimesh-root-cert", "kube-public")
     cluster.delete("v1", "ConfigMap", "users-own", "default")
     for value in [*objects, records.to_object(record, namespace)]:
         key = key_of(value)

@@ -107,6 +107,15 @@ def replica_of(
     return Replica(folder, kubeconfig, name, roots, waypoints, authority)
 
 
+def told(plane: ControlPlane, where: str) -> dict[tuple[str, str], list[str]]:
+    """Notes of warnings, by object and reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for event in json.loads(plane.kubectl("get", "events.events.k8s.io", "-n", where, "-o", "json"))["items"]:
+        key = f"{event['regarding']['kind']} {event['regarding']['name']}", event["reason"]
+        found.setdefault(key, []).append(event["note"])
+    return found
+
+
 async def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
     with trio.fail_after(seconds):
         while not await trio.to_thread.run_sync(condition):  # noqa: ASYNC110 -- of another process's state

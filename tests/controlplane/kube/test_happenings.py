@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from controlplane.kube.happenings import of_finding, of_other_mesh, of_problem, of_refusal, other_mesh
+from controlplane.kube.happenings import (
+    of_finding,
+    of_other_mesh,
+    of_problem,
+    of_refusal,
+    of_unpublished_roots,
+    other_mesh,
+)
 from controlplane.translate.finding import Condition, Finding
 from resources.base import ObjectMeta
 from resources.objects import HTTPRoute, ObjectKey, Pod
@@ -65,3 +72,9 @@ def test_other_meshes_are_known_by_their_pods(found: Pod, what: str | None) -> N
 def test_a_refused_caller_is_told_at_its_pod() -> None:
     told = of_refusal(pod(), "may not")
     assert (told.about, told.uid, told.note) == (ObjectKey("Pod", "shop", "p"), "u-p", "may not")
+
+
+def test_a_namespace_without_roots_is_told_so_although_there_is_no_object() -> None:
+    told = of_unpublished_roots("shop", "exceeded quota")
+    assert (told.about, told.path) == (ObjectKey("ConfigMap", "shop", "ambimesh-root-cert"), "")
+    assert "exceeded quota" in told.note

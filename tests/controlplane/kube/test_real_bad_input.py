@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from controlplane.testing.replica import NAMESPACE
 from mesh.grpc.driver import GrpcError, StatusCode
 from mesh.identity import SpiffeId
 from resources.kube.kinds import API_KINDS
-from tests.controlplane.kube.real_plane import account, apply, eventually, pod_token, replica_of, role, run_pod
+from tests.controlplane.kube.real_plane import account, apply, eventually, pod_token, replica_of, role, run_pod, told
 from tests.e2e.kit.control_plane import ControlPlane
 from tests.e2e.kit.definitions import definition
 
@@ -57,15 +56,6 @@ def prepare_trouble(plane: ControlPlane) -> None:
     metadata = {"name": "large", "namespace": "shop"}
     apply(plane, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": large})
     apply(plane, policy("typed", {"rules": "all"}), policy("named", {"rulez": []}))
-
-
-def told(plane: ControlPlane, where: str) -> dict[tuple[str, str], list[str]]:
-    """Notes of warnings, by object and reason."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for event in json.loads(plane.kubectl("get", "events.events.k8s.io", "-n", where, "-o", "json"))["items"]:
-        key = f"{event['regarding']['kind']} {event['regarding']['name']}", event["reason"]
-        found.setdefault(key, []).append(event["note"])
-    return found
 
 
 async def test_each_fault_is_told_and_the_rest_goes_on(

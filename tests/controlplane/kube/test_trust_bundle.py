@@ -7,7 +7,7 @@ import trio
 
 from controlplane.kube import trust_bundle_driver
 from controlplane.kube.permissions import TRUST_BUNDLE
-from controlplane.kube.trust_bundle import bundle_of, enrolled_namespaces, is_ours
+from controlplane.kube.trust_bundle import BUNDLE_KEY, bundle_of, enrolled_namespaces, is_ours, is_shared
 from controlplane.kube.trust_bundle_driver import TrustBundles
 from resources.base import ObjectMeta
 from resources.gateway import GatewaySpec
@@ -44,6 +44,9 @@ def test_who_needs_roots() -> None:
 def test_only_ours_is_ours() -> None:
     assert is_ours(bundle_of("n", b"roots"))
     assert not is_ours({"metadata": {"name": TRUST_BUNDLE}})
+    assert not is_shared(bundle_of("n", b"roots"))
+    assert is_shared(bundle_of("n", b"roots") | {"data": {BUNDLE_KEY: "roots", "else": "theirs"}})
+    assert is_shared(bundle_of("n", b"roots") | {"binaryData": {"else": "AA=="}})
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -74,14 +77,35 @@ async def test_published_repaired_and_taken_away(
         nursery.cancel_scope.cancel()
 
 
+async def test_what_others_keep_there_stays(server: ApiServer, client: ApiClient) -> None:
+    theirs = {"metadata": {"name": TRUST_BUNDLE, "namespace": "a", "labels": {"team": "x"}}, "data": {"else": "theirs"}}
+    server.cluster.put(CONFIG_MAPS, theirs)
+    bundles = TrustBundles(client)
+    bundles.update(b"one", frozenset({"a"}))
+
+    def kept() -> tuple[dict[str, str], dict[str, str]]:
+        [(_, body)] = server.cluster.of(CONFIG_MAPS)
+        return body["data"], body["metadata"]["labels"]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bundles.run)
+        await until(lambda: kept()[0] == {"else": "theirs", BUNDLE_KEY: "one"})
+        bundles.update(b"one", frozenset())
+        await until(lambda: kept() == ({"else": "theirs"}, {"team": "x"}))
+        nursery.cancel_scope.cancel()
+
+
 async def test_one_namespace_that_cannot_be_written_stops_no_other(
     server: ApiServer, client: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trust_bundle_driver, "RETRY_SECONDS", 0.05)
     server.faults.errors = [500]
-    bundles = TrustBundles(client)
+    failures: list[str] = []
+    bundles = TrustBundles(client, lambda namespace, reason: failures.append(f"{namespace}: {reason}"))
     bundles.update(b"one", frozenset({"a", "b"}))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bundles.run)
         await until(lambda: len(server.cluster.of(CONFIG_MAPS)) == 2)
+        [failure] = failures
+        assert failure.startswith("a: ")
         nursery.cancel_scope.cancel()

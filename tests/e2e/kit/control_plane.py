@@ -16,7 +16,7 @@ import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -119,15 +119,19 @@ class ControlPlane:
         return jwt.encode(dict(claims), self._signing_key.read_bytes(), algorithm="ES256")
 
     def store(self, key: str, value: Mapping[str, Any]) -> None:
-        """Put an object where the API server keeps objects, past all that it would refuse; its clients are told."""
+        """Put an object where the API server keeps objects, past all that it would refuse; who watches is told.
+
+        Raises:
+            EnvironmentLacks: etcd does not take it.
+        """
         entry = {"key": key.encode(), "value": json.dumps(value).encode()}
         body = json.dumps({name: base64.b64encode(part).decode() for name, part in entry.items()})
-        with self._inside():
-            connection = http.client.HTTPConnection(LOOPBACK, self._etcd_port, timeout=_REQUEST_SECONDS)
+        connection = http.client.HTTPConnection(LOOPBACK, self._etcd_port, timeout=_REQUEST_SECONDS)
+        with self._inside(), closing(connection):
             connection.request("POST", "/v3/kv/put", body)
             answer = connection.getresponse()
-        if answer.status != HTTPStatus.OK:
-            raise EnvironmentLacks(f"etcd does not take {key}: {answer.status}: {answer.read()[:500]!r}")
+            if answer.status != HTTPStatus.OK:
+                raise EnvironmentLacks(f"etcd does not take {key}: {answer.status}: {answer.read()[:500]!r}")
 
     def kubectl(self, *arguments: str, manifest: str | None = None, kubeconfig: Path | None = None) -> str:
         """Run kubectl, as administrator unless told otherwise; ``manifest`` is its standard input (``-f -``).
