@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from email.utils import parsedate_to_datetime
+from functools import partial
 from importlib.metadata import version as installed_version
 
 from ambimesh.cluster.client_driver import Cluster, Json
+from ambimesh.cluster.readiness import COMPONENT_LABEL, not_ready_because, problems
 from ambimesh.install import checks, neighbours
 from ambimesh.install.checks import Finding, Level
 from ambimesh.install.installing_driver import read_record
@@ -31,6 +33,8 @@ _WANTED = (
 _WAYPOINT_CLASS = "ambimesh-waypoint"
 _GATEWAY_VERSION = "gateway.networking.k8s.io/v1"
 _GATEWAYS = "gateways.gateway.networking.k8s.io"
+_NODES_EVENTS = "default"
+"""Where events of what is in no namespace are."""
 _PART_OF = "app.kubernetes.io/part-of=ambimesh"
 
 
@@ -136,8 +140,17 @@ def _installation(cluster: Cluster, namespace: str, nodes: list[Json]) -> list[F
         findings.append(
             Finding("installation", Level.FAILED, "the last attempt did not come to its end", "ambimesh install")
         )
-    operators = [pod for pod in pods if pod["metadata"]["labels"].get("app.kubernetes.io/component") == "operator"]
-    ready = sum(map(checks.is_ready, operators))
-    level = Level.OK if ready else Level.FAILED
-    findings.append(Finding("operator", level, f"{ready} of {len(operators)} replicas are ready"))
-    return [*findings, *(checks.coverage(nodes, pods, component) for component in ("agent", "ztunnel"))]
+    why = partial(not_ready_because, cluster)
+    operators = [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT_LABEL) == "operator"]
+    findings.append(checks.operators(operators, why))
+    findings += [checks.coverage(nodes, pods, component, why) for component in ("agent", "ztunnel")]
+    ready = next(filter(checks.is_ready, operators), None)
+    if ready is not None:
+        findings += _looked("objects and rights", lambda: [checks.unread(problems(cluster, ready))])
+    return findings + _looked("CNI of nodes", lambda: _of_nodes(cluster, nodes))
+
+
+def _of_nodes(cluster: Cluster, nodes: Iterable[Json]) -> list[Finding]:
+    fields = "involvedObject.kind=Node,type=Warning,reportingComponent=ambimesh.dev/agent"
+    events = cluster.all_of("v1", "Event", _NODES_EVENTS, fields=fields)
+    return checks.node_events(events, [node["metadata"]["name"] for node in nodes])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -68,6 +68,9 @@ def nodes(found: Sequence[Json]) -> list[Finding]:
     ]
     if not linux:
         return [Finding("nodes", Level.FAILED, "the cluster has no Linux node", "add one")]
+    away = [f"{_name(node)}: {_why_not_ready(node)}" for node in linux if not is_ready(node)]
+    if away:
+        findings.append(Finding("nodes", Level.WARNING, f"not ready: {some(away, '; ')}", "kubectl describe node"))
     if len(linux) < len(found):
         others = [_name(node) for node in found if node not in linux]
         findings.append(Finding("other systems", Level.WARNING, f"{some(others)}: no mesh there"))
@@ -159,20 +162,64 @@ def network_policies(policies: Iterable[Json], pods: Iterable[Json], namespaces:
     ]
 
 
-def coverage(found: Sequence[Json], pods: Iterable[Json], component: str) -> Finding:
-    """Whether every ready Linux node has a ready pod of a component."""
-    covered = {
-        pod.get("spec", {}).get("nodeName")
-        for pod in pods
-        if pod["metadata"].get("labels", {}).get("app.kubernetes.io/component") == component and is_ready(pod)
-    }
+def coverage(
+    found: Sequence[Json], pods: Iterable[Json], component: str, why: Callable[[Json], str] = lambda pod: ""
+) -> Finding:
+    """Whether every ready Linux node has a ready pod of a component.
+
+    Args:
+        found: the nodes.
+        pods: of the mesh.
+        component: which of its components.
+        why: what a pod that is not ready says of the reason.
+    """
+    own = [pod for pod in pods if pod["metadata"].get("labels", {}).get("app.kubernetes.io/component") == component]
+    there = {pod.get("spec", {}).get("nodeName"): pod for pod in sorted(own, key=is_ready)}
     expected = [_name(node) for node in found if is_ready(node) and _info(node).get("operatingSystem") == "linux"]
-    missing = [name for name in expected if name not in covered]
+    missing = [name for name in expected if name not in there or not is_ready(there[name])]
     name = f"{component} on nodes"
     if missing:
+        # Each that is named is asked, and no other: there may be thousands.
+        shown = [f"{one}: {said}" if (said := _said(there.get(one), why)) else one for one in missing[:_SHOWN]]
         remedy = f"kubectl describe pods -l app.kubernetes.io/component={component} -A"
-        return Finding(name, Level.FAILED, f"not ready on {some(missing)}", remedy)
+        return Finding(name, Level.FAILED, f"not ready on {some([*shown, *missing[_SHOWN:]])}", remedy)
     return Finding(name, Level.OK, f"ready on all {len(expected)}")
+
+
+def _said(pod: Json | None, why: Callable[[Json], str]) -> str:
+    return why(pod) if pod is not None else ""
+
+
+def operators(pods: Sequence[Json], why: Callable[[Json], str]) -> Finding:
+    """Whether a replica of the operator is ready; arguments as of ``coverage``."""
+    ready = sum(map(is_ready, pods))
+    detail = f"{ready} of {len(pods)} replicas are ready"
+    told = [f"{_name(pod)}: {said}" for pod in pods if not is_ready(pod) and (said := why(pod))]
+    level = Level.OK if ready == len(pods) > 0 else Level.WARNING if ready else Level.FAILED
+    remedy = "" if level is Level.OK else "kubectl describe pods -l app.kubernetes.io/component=operator -A"
+    return Finding("operator", level, f"{detail}; {some(told)}" if told else detail, remedy)
+
+
+def unread(problems: Sequence[str]) -> Finding:
+    """Whether the operator can read what it is to read; ``problems`` are its own words."""
+    name = "objects and rights"
+    if problems:
+        return Finding(name, Level.WARNING, some(problems, "; "), "ambimesh bug-report has all of them")
+    return Finding(name, Level.OK, "the operator can read everything")
+
+
+def node_events(events: Iterable[Json], living: Iterable[str]) -> list[Finding]:
+    """What agents have told of nodes that are there, each once; events last for an hour, and are told twice an hour."""
+    nodes = set(living)
+    latest: dict[tuple[str, str], str] = {}
+    for event in events:
+        node = event.get("involvedObject", {}).get("name", "")
+        when = (event.get("series") or {}).get("lastObservedTime") or event.get("eventTime") or ""
+        told = node, str(event.get("message", ""))
+        if node in nodes:
+            latest[told] = max(latest.get(told, ""), str(when))
+    found = [f"{node}: {text} (seen {when[:19]}Z)" for (node, text), when in sorted(latest.items())]
+    return [Finding("CNI of nodes", Level.WARNING, some(found, "; "), "correct or remove the files")] if found else []
 
 
 def versions(client: str, installed: str | None, images: Iterable[str]) -> Finding:
@@ -194,10 +241,16 @@ def is_ready(value: Json) -> bool:
     return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
 
 
-def some(values: Sequence[str]) -> str:
+def _why_not_ready(node: Json) -> str:
+    conditions = node.get("status", {}).get("conditions") or ()
+    said = [str(one.get("message", "")) for one in conditions if one.get("type") == "Ready"]
+    return said[0] if said and said[0] else "it says nothing of itself"
+
+
+def some(values: Sequence[str], between: str = ", ") -> str:
     """The first few of many, and how many more there are."""
     more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
-    return ", ".join(values[:_SHOWN]) + more
+    return between.join(values[:_SHOWN]) + more
 
 
 def _all_of(name: str, wrong: Sequence[str], detail: str, needed: str) -> Finding:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ambimesh.cluster.client_driver import Cluster, Json
+from ambimesh.cluster.readiness import not_ready_because
 from ambimesh.install import record as records
 from ambimesh.install.neighbours import gateway_class
 from ambimesh.install.planning import Key, Phase, in_namespace, key_of, obsolete, phases, removal
@@ -223,9 +224,12 @@ def _late(
         if not state.done
     ]
     error = EnvironmentLacks(f"not ready after {seconds:g} s: {', '.join(missing)}")
+    namespace = states[0][0]["metadata"]["namespace"]
     for problem in problems:
         error.add_note(str(problem))
-    namespace = states[0][0]["metadata"]["namespace"]
+        said = not_ready_because(cluster, pod) if (pod := _probed(cluster, namespace, problem)) is not None else ""
+        if said:
+            error.add_note(f"{problem.pod} says: {said}")
     for problem in _with_logs(problems):
         text = last_lines(cluster, namespace, problem)
         if text:
@@ -233,6 +237,11 @@ def _late(
     if not problems:
         error.add_note("nothing tells why; remedy: wait longer (--timeout), or look at the events of the namespace")
     return error
+
+
+def _probed(cluster: Cluster, namespace: str, problem: Problem) -> Json | None:
+    """The pod of a problem, if it runs and says that it is not ready."""
+    return cluster.find("v1", "Pod", problem.pod, namespace) if problem.kind == "probe" else None
 
 
 def _with_logs(problems: Iterable[Problem]) -> Iterable[Problem]:

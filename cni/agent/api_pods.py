@@ -64,6 +64,14 @@ class ApiPods(ObjectPods):
             )
         )
 
+    def tell_node(self, reason: str, note: str) -> None:
+        """An event of the node."""
+        # By its name in place of its uid, as kubelet's own: so it is found by whoever looks at the node.
+        about = ObjectKey("Node", "", self._node)
+        self._events.tell(
+            Notice(about=about, api_version="v1", uid=self._node, reason=reason, action="InstallPlugin", note=note)
+        )
+
     async def annotate(self, pod: PodFacts, annotation: str, value: str | None) -> None:
         """Write an annotation of a pod, or take it away; a pod that is gone, or another of its name, is no error.
 

@@ -35,7 +35,7 @@ from cni.agent.program_metrics import ProgramMetrics, watch_maps
 from cni.agent.reconciler import Reconciler
 from cni.agent.sandboxes import SandboxRegister
 from cni.enrolment import REDIRECTION_ANNOTATION
-from cni.installer.driver import keep_installed, uninstall_once
+from cni.installer.driver import Look, keep_installed, uninstall_once
 from cni.plugin_server import serve_plugin
 from ebpf.counters import Counters, map_usage
 from ebpf.pods import PodTable
@@ -118,6 +118,7 @@ class _Agent:
             self._sandboxes,
             settings.cni.pod_wait_seconds,
         )
+        self._plugin = Look(None)
         self._serving = False
 
     async def start(self, nursery: trio.Nursery) -> None:
@@ -140,7 +141,7 @@ class _Agent:
         nursery.start_soon(self._roles.keep)
         nursery.start_soon(watch_maps, partial(map_usage, settings.pin_paths), self._programs.found)
         if settings.cni.install:
-            nursery.start_soon(keep_installed, settings.installation(), self._metrics.installed)
+            nursery.start_soon(keep_installed, settings.installation(), self._installed)
         self._serving = True
         _log.info("agent started", node=settings.node.name, kept=len(self._zds.uids()))
 
@@ -170,10 +171,18 @@ class _Agent:
     async def _readiness(self, request: HttpRequest) -> HttpResponse:
         if not self._serving:
             return text_response("starting", 503)
-        missing = self._metrics.plugin_missing_because if self._settings.cni.install else None
+        missing = self._plugin.missing_because if self._settings.cni.install else None
         if missing is not None:
             return text_response(f"the CNI plugin is not installed: {missing}", 503)
         return text_response("ready")
+
+    def _installed(self, look: Look) -> None:
+        self._metrics.installed(look)
+        self._plugin = look
+        for reason in look.unusable:
+            self._source.tell_node("CniConfigurationUnusable", reason)
+        if look.failure is not None:
+            self._source.tell_node("CniPluginNotInstalled", str(look.failure))
 
 
 def pods_of(settings: AgentSettings) -> PodSource:

@@ -42,6 +42,9 @@ class FolderPods(ObjectPods):
     def tell_failure(self, pod: PodFacts, reason: str) -> None:
         """The agent's log has it: files have no events."""
 
+    def tell_node(self, reason: str, note: str) -> None:
+        """The agent's log has it."""
+
     async def annotate(self, pod: PodFacts, annotation: str, value: str | None) -> None:
         """Write an annotation into the pod's file, or take it out; a pod that is gone is no error.
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from mesh.errors import MeshError
+from cni.installer.driver import Look
 
 
 class AgentMetrics:
@@ -36,24 +34,16 @@ class AgentMetrics:
             "nodeagent_reconcile_events", "Steps of work on pods, by kind", ["type"], registry=self.registry
         )
         self._connected = Gauge("ztunnel_connected", "ztunnels connected to the agent", registry=self.registry)
-        self._installed: Path | None = None
-        self._install_failure = ""
+        self._installed = Look(None)
 
-    def installed(self, path: Path | None, failure: MeshError | None) -> None:
+    def installed(self, look: Look) -> None:
         """The outcome of a look at the plugin's installation; counted when it is another than before."""
-        self._install_ready.set(path is not None)
-        if path is not None and path != self._installed:
+        self._install_ready.set(look.path is not None)
+        if look.path is not None and look.path != self._installed.path:
             self._installs.labels(result="SUCCESS").inc()
-        elif failure is not None and str(failure) != self._install_failure:
+        elif look.failure is not None and str(look.failure) != str(self._installed.failure):
             self._installs.labels(result="FAILURE").inc()
-        self._installed, self._install_failure = path, str(failure or "")
-
-    @property
-    def plugin_missing_because(self) -> str | None:
-        """Why the plugin is not installed, as of the last look; None when it is."""
-        if self._installed is not None:
-            return None
-        return self._install_failure or "there is no usable CNI configuration yet"
+        self._installed = look
 
     def plugin_request(self, command: str, code: str) -> None:
         """One request of the plugin and what it was answered."""

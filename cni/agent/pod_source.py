@@ -29,6 +29,14 @@ class PodSource(Protocol):
     def tell_failure(self, pod: PodFacts, reason: str) -> None:
         """Let the pod's owner know that it is not as it should be, where there is a way to."""
 
+    def tell_node(self, reason: str, note: str) -> None:
+        """Let the node's administrator know what is wrong with it, where there is a way to.
+
+        Args:
+            reason: a word in camel case.
+            note: for people.
+        """
+
     async def annotate(self, pod: PodFacts, annotation: str, value: str | None) -> None:
         """Set an annotation of a pod, or take it away; a pod that is gone is no error.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from cni.installer.driver import Installation, install_once, keep_installed, uninstall_once
+from cni.installer.driver import Installation, Look, install_once, keep_installed, uninstall_once
 from mesh.errors import MeshError
 from mesh.telemetry import log
 
@@ -46,8 +46,8 @@ def run(arguments: list[str] | None = None) -> int:
 async def _install(installation: Installation, stay: bool) -> None:
     with trio.CancelScope() as scope:
 
-        def report(path: Path | None, error: MeshError | None) -> None:
-            if path is not None and not stay:
+        def report(look: Look) -> None:
+            if look.path is not None and not stay:
                 scope.cancel()
 
         await keep_installed(installation, report)

@@ -58,6 +58,27 @@ class Installation:
         return {"type": conflist.PLUGIN_TYPE, "agentSocket": str(self.agent_socket)}
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found, and done, at one look at the node."""
+
+    path: Path | None
+    """The configuration that holds the entry; None if there is none."""
+    failure: MeshError | None = None
+    """Why the plugin could not be installed."""
+    unusable: tuple[str, ...] = ()
+    """Of each file that comes before that one and that no runtime could use, what is wrong with it."""
+
+    @property
+    def missing_because(self) -> str | None:
+        """Why the plugin is not installed; None when it is."""
+        if self.path is not None:
+            return None
+        if self.failure is not None:
+            return str(self.failure)
+        return "; ".join(self.unusable) or "there is no usable CNI configuration yet"
+
+
 def _log_unusable(reason: str) -> None:
     _log.error("unusable CNI configuration", reason=reason)
 
@@ -101,43 +122,38 @@ def uninstall_once(installation: Installation) -> list[Path]:
     return changed
 
 
-async def keep_installed(
-    installation: Installation, report: Callable[[Path | None, MeshError | None], None] = lambda path, error: None
-) -> Never:
+async def keep_installed(installation: Installation, report: Callable[[Look], None] = lambda look: None) -> Never:
     """Install, and repair for ever; while there is no usable configuration, wait for one.
 
     Args:
         installation: what to install where.
-        report: told the outcome of every look: the file that holds the entry, or why there is none.
+        report: told the outcome of every look.
     """
     shown = ""
     complaints: set[str] = set()
-
-    def complain(reason: str) -> None:
-        if reason not in complaints:  # said once, not at every look
-            complaints.add(reason)
-            _log_unusable(reason)
-
     while True:
         with _watched(installation) as changes:
             # Watched before it is read: a change in between is seen twice, not missed.
-            path, failure = await trio.to_thread.run_sync(_attempt, installation, complain)
-            report(path, failure)
-            outcome = f"installed in {path}" if path else str(failure or "no usable CNI configuration yet")
+            look = await trio.to_thread.run_sync(_look, installation)
+            report(look)
+            for reason in look.unusable:
+                if reason not in complaints:  # said once, not at every look
+                    _log_unusable(reason)
+            complaints = set(look.unusable)
+            outcome = f"installed in {look.path}" if look.path else str(look.missing_because)
             if outcome != shown:
-                (_log.info if path else _log.warning)("cni plugin", outcome=outcome)
+                (_log.info if look.path else _log.warning)("cni plugin", outcome=outcome)
                 shown = outcome
             with trio.move_on_after(_REPEAT):
                 await _change(changes)
 
 
-def _attempt(
-    installation: Installation, complain: Callable[[str], None]
-) -> tuple[Path | None, MeshError | None]:
+def _look(installation: Installation) -> Look:
+    unusable: list[str] = []
     try:
-        return install_once(installation, complain), None
+        return Look(install_once(installation, unusable.append), None, tuple(unusable))
     except MeshError as error:
-        return None, error
+        return Look(None, error, tuple(unusable))
 
 
 @contextlib.contextmanager

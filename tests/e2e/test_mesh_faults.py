@@ -6,13 +6,21 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 
 from resources.node import NOT_READY_TAINT
 from tests.e2e.kit.cluster import Cluster
-from tests.e2e.kit.faults import kill_component, kill_pods, pods_on, restarts, wait_back
+from tests.e2e.kit.faults import (
+    CONFLIST,
+    conflist_repaired,
+    kill_component,
+    kill_pods,
+    pods_on,
+    restarts,
+    wait_back,
+    write_file,
+)
 from tests.e2e.kit.mesh import AMBIENT, Mesh
 from tests.e2e.kit.node import Node
 from tests.e2e.kit.node_files import cni_configuration
@@ -29,7 +37,6 @@ _MARKER = "secret-of-the-mesh"
 _URL = f"http://web/{_MARKER}"
 """Both the request and its answer hold the marker."""
 _REFUSALS = re.compile("ConnectionRefusedError|ConnectionResetError|RemoteDisconnected|BrokenPipeError")
-_CONFLIST = "/etc/cni/net.d/10-pods.conflist"
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +72,6 @@ def _containers(cluster: Cluster, namespace: str) -> dict[str, str]:
     """The containers of servers and client, by pod."""
     pods = cluster.objects("pods", f"--namespace={namespace}", "--selector=app in (web,client)")
     return {pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["containerID"] for pod in pods}
-
-
-def _repaired(node: Node, rewritten: dict[str, Any]) -> None:
-    """Our entry is in a configuration that somebody wrote anew, and all else in it is as it was written."""
-    found = json.loads(node.execute("cat", _CONFLIST))
-    *others, last = found["plugins"]
-    assert last["type"] == "ambimesh-cni"
-    assert {**found, "plugins": others} == rewritten
 
 
 def _not_ready(cluster: Cluster, component: str, node: Node) -> None:
@@ -192,9 +191,9 @@ def test_without_the_api_server_everything_goes_on(
             # The plugin's entry does not need the API server to be put back either.
             changed = json.loads(cni_configuration(there.number))
             changed["nobodyKnows"] = {"kept": [1, 2]}
-            there.execute("sh", "-c", f"echo '{json.dumps(changed)}' >{_CONFLIST}")
+            write_file(there, CONFLIST, json.dumps(changed))
 
-        eventually(lambda: _repaired(there, changed), seconds=_CHANGE_SECONDS)
+        eventually(lambda: conflist_repaired(there, changed), seconds=_CHANGE_SECONDS)
         for node in cluster.nodes:
             cluster.wait_node(node, "True")
         for component, state in before.items():

@@ -128,6 +128,60 @@ def test_every_ready_node_needs_a_ready_pod() -> None:
     assert checks.coverage(nodes, [pod("a"), pod("b")], "ztunnel").detail == "not ready on a, b"
 
 
+def test_who_is_not_ready_is_asked_why_but_not_thousands() -> None:
+    def pod(node: str, ready: bool = False) -> Json:
+        status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
+        labels = {"app.kubernetes.io/component": "agent"}
+        return {"metadata": {"name": f"of-{node}", "labels": labels}, "spec": {"nodeName": node}, "status": status}
+
+    asked: list[str] = []
+
+    def why(of: Json) -> str:
+        asked.append(of["metadata"]["name"])
+        return "no CNI configuration"
+
+    many = [f"n{number}" for number in range(100)]
+    found = checks.coverage([_node(name) for name in many], [pod(name) for name in many], "agent", why)
+    assert found.detail.startswith("not ready on n0: no CNI configuration, n1: ")
+    assert found.detail.endswith(" and 95 more")
+    assert len(asked) == 5
+    # A new pod beside an old one, as while ztunnels are replaced.
+    assert checks.coverage([_node("a")], [pod("a", ready=True), pod("a")], "agent").level is Level.OK
+
+    one = checks.operators([pod("a", ready=True), pod("b")], why)
+    assert (one.level, one.detail) == (Level.WARNING, "1 of 2 replicas are ready; of-b: no CNI configuration")
+    assert checks.operators([pod("a")], why).level is Level.FAILED
+    assert checks.operators([], why).level is Level.FAILED
+    assert checks.operators([pod("a", ready=True)], why).level is Level.OK
+
+
+def test_what_the_operator_cannot_read_is_shown() -> None:
+    assert checks.unread([]).level is Level.OK
+    found = checks.unread([f"kind{number} may not be read" for number in range(7)])
+    assert found.level is Level.WARNING
+    assert found.detail.startswith("kind0 may not be read; kind1 ")
+    assert found.detail.endswith(" and 2 more")
+
+
+def test_what_agents_tell_of_nodes_is_shown_once_and_of_nodes_that_are_there() -> None:
+    def event(node: str, text: str, when: str) -> Json:
+        return {"involvedObject": {"name": node}, "message": text, "eventTime": when}
+
+    assert checks.node_events([event("gone", "x", "2026-01-01T00:00:00.0Z")], ["n"]) == []
+    again = {"series": {"count": 2, "lastObservedTime": "2026-01-01T00:30:00.0Z"}}
+    told = [event("n", "not JSON", "2026-01-01T00:00:00.0Z") | again, event("n", "full", "2026-01-01T00:00:00.0Z")]
+    [found] = checks.node_events(told, ["n"])
+    assert found.detail == "n: full (seen 2026-01-01T00:00:00Z); n: not JSON (seen 2026-01-01T00:30:00Z)"
+
+
+def test_nodes_that_are_not_ready_say_why() -> None:
+    away = _node("b", ready=False)
+    away["status"]["conditions"][0]["message"] = "cni plugin not initialized"
+    found = {one.name: one for one in checks.nodes([_node("a"), away, _node("c", ready=False)])}
+    assert found["nodes"].level is Level.WARNING
+    assert found["nodes"].detail == "not ready: b: cni plugin not initialized; c: it says nothing of itself"
+
+
 def test_versions_that_differ_are_told() -> None:
     assert checks.versions("1", None, []).level is Level.OK
     assert checks.versions("1", "1", ["r/a:1", "r/b:1"]).level is Level.OK

@@ -82,6 +82,9 @@ class PaperNode(PodSource):
     def tell_failure(self, pod: PodFacts, reason: str) -> None:
         self.told.append((pod.uid, reason))
 
+    def tell_node(self, reason: str, note: str) -> None:
+        raise AssertionError("nothing is installed on the paper node")
+
     async def annotate(self, pod: PodFacts, annotation: str, value: str | None) -> None:
         await trio.lowlevel.checkpoint()
         if self.annotation_failure is not None:

@@ -124,3 +124,13 @@ async def test_a_pod_that_cannot_be_captured_has_an_event(server: ApiServer, pod
     }  # fmt: skip
     assert (event["type"], event["reason"]) == ("Warning", "EnrolmentFailed")
     assert event["note"].startswith("enrol: ")
+
+
+async def test_what_is_wrong_with_the_node_is_an_event_of_the_node(server: ApiServer, pods: ApiPods) -> None:
+    pods.tell_node("CniConfigurationUnusable", "05-broken.conflist: not JSON")
+    with trio.fail_after(10):
+        while not server.cluster.of("events.k8s.io/events"):  # noqa: ASYNC110 -- of the double's state
+            await trio.sleep(0.01)
+    [(_, event)] = server.cluster.of("events.k8s.io/events")
+    assert event["regarding"] == {"apiVersion": "v1", "kind": "Node", "name": "node1", "uid": "node1"}
+    assert (event["metadata"]["namespace"], event["reason"]) == ("default", "CniConfigurationUnusable")

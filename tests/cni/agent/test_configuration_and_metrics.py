@@ -5,6 +5,7 @@ from prometheus_client import generate_latest
 
 from cni.agent.configuration import AgentSettings
 from cni.agent.metrics import AgentMetrics
+from cni.installer.driver import Look
 from mesh.config import load
 from mesh.errors import ConfigurationError, EnvironmentLacks
 
@@ -64,11 +65,11 @@ def test_a_wrong_key_is_named(tmp_path: Path, addition: str, path: str) -> None:
 
 def test_metrics_have_the_names_dashboards_know() -> None:
     metrics = AgentMetrics()
-    metrics.installed(None, None)
-    metrics.installed(None, EnvironmentLacks("disk full"))
-    metrics.installed(None, EnvironmentLacks("disk full"))
-    metrics.installed(Path("/etc/cni/net.d/10-net.conflist"), None)
-    metrics.installed(Path("/etc/cni/net.d/10-net.conflist"), None)
+    metrics.installed(Look(None))
+    metrics.installed(Look(None, EnvironmentLacks("disk full")))
+    metrics.installed(Look(None, EnvironmentLacks("disk full")))
+    metrics.installed(Look(Path("/etc/cni/net.d/10-net.conflist")))
+    metrics.installed(Look(Path("/etc/cni/net.d/10-net.conflist")))
     metrics.plugin_request("ADD", "11")
     metrics.reconciled("enrol")
     metrics.repaired("enrol", False)

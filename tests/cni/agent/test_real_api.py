@@ -76,4 +76,13 @@ async def test_pods_of_the_node_are_known_and_annotated(
         assert await trio.to_thread.run_sync(annotation) == "one"
         await source.annotate(pod, "ambimesh.dev/x", None)
         assert await trio.to_thread.run_sync(annotation) == ""
+
+        def told() -> str:
+            fields = "--field-selector=involvedObject.kind=Node,involvedObject.name=node1"
+            return plane.kubectl("get", "events", "-n", "default", fields, "-o", "jsonpath={.items[*].message}")
+
+        source.tell_node("CniConfigurationUnusable", f"broken in {namespace}")
+        with trio.fail_after(30):
+            while f"broken in {namespace}" not in await trio.to_thread.run_sync(told):  # noqa: ASYNC110
+                await trio.sleep(0.1)
         nursery.cancel_scope.cancel()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from cni.installer.driver import Installation, install_once, keep_installed, uninstall_once
-from mesh.errors import EnvironmentLacks, MeshError
+from cni.installer.driver import Installation, Look, install_once, keep_installed, uninstall_once
+from mesh.errors import EnvironmentLacks
 
 pytestmark = pytest.mark.root
 
@@ -128,9 +128,9 @@ async def test_it_goes_on_when_there_is_room_again(place: Installation, configur
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
 
-            def report(path: Path | None, error: MeshError | None) -> None:
-                outcomes.append((path, str(error)))
-                if path is not None:
+            def report(look: Look) -> None:
+                outcomes.append((look.path, str(look.missing_because)))
+                if look.path is not None:
                     nursery.cancel_scope.cancel()
                 elif len(outcomes) == 1:
                     configurations.free()

@@ -13,8 +13,8 @@ import trio
 
 from cni.installer import driver
 from cni.installer.__main__ import run
-from cni.installer.driver import Installation, install_once, keep_installed, uninstall_once
-from mesh.errors import ConfigurationError, EnvironmentLacks, MeshError
+from cni.installer.driver import Installation, Look, install_once, keep_installed, uninstall_once
+from mesh.errors import ConfigurationError, EnvironmentLacks
 
 LIST = {"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge", "odd": 1}]}
 CONF = {"cniVersion": "0.4.0", "name": "net", "type": "bridge", "odd": 1}
@@ -160,12 +160,8 @@ def test_uninstall_takes_out_the_entry_everywhere_and_the_binary(place: Installa
 @asynccontextmanager
 async def kept(place: Installation) -> AsyncIterator[list[Path | None]]:
     outcomes: list[Path | None] = []
-
-    def report(path: Path | None, error: MeshError | None) -> None:
-        outcomes.append(path)
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep_installed, place, report)
+        nursery.start_soon(keep_installed, place, lambda look: outcomes.append(look.path))
         yield outcomes
         nursery.cancel_scope.cancel()
 
@@ -198,6 +194,29 @@ async def test_it_waits_for_a_configuration_and_repairs_what_others_do(place: In
         (place.binary_directory / "ambimesh-cni").unlink()
         await eventually((place.binary_directory / "ambimesh-cni").exists)
         await eventually(lambda: outcomes[-1] == path)
+
+
+async def test_what_no_runtime_could_use_is_told_at_every_look(
+    place: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_REPEAT", 0.02)
+    looks: list[Look] = []
+    broken = write(place, "05-broken.conflist", "{")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_installed, place, looks.append)
+        await eventually(lambda: len(looks) > 1)
+        for look in looks:
+            assert look.missing_because is not None
+            assert look.missing_because.startswith(f"{broken}: not JSON")
+        good = write(place, "10-net.conflist", LIST)
+        await eventually(lambda: looks[-1].path == good)
+        assert looks[-1].missing_because is None
+        assert len(looks[-1].unusable) == 1
+        broken.unlink()
+        await eventually(lambda: looks[-1].unusable == ())
+        nursery.cancel_scope.cancel()
+    assert Look(None).missing_because == "there is no usable CNI configuration yet"
+    assert Look(None, EnvironmentLacks("disk full"), ("x",)).missing_because == "disk full"
 
 
 async def test_a_folder_replaced_by_another_is_found(place: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

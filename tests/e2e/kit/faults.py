@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,8 @@ from tests.e2e.kit.mesh import NAMESPACE
 from tests.e2e.kit.node import Node
 from tests.e2e.kit.waiting import eventually
 
+CONFLIST = "/etc/cni/net.d/10-pods.conflist"
+"""A node's CNI configuration."""
 _BACK_SECONDS = 120.0
 _SANDBOX = "pause"
 # All processes of a pod but its sandbox's, by their cgroups; a process that ends meanwhile is no error.
@@ -83,6 +87,19 @@ def wait_back(cluster: Cluster, component: str, before: Restarts, killed: set[st
         assert now.counts == expected, f"starts of {component}: {now.counts}, expected {expected}"
 
     eventually(look, seconds=_BACK_SECONDS)
+
+
+def write_file(node: Node, path: str, text: str) -> None:
+    """Write a file of a node, in place, as somebody does who knows nothing of the mesh."""
+    node.execute("sh", "-c", f"printf %s {shlex.quote(text)} >{path}")
+
+
+def conflist_repaired(node: Node, rewritten: Mapping[str, Any]) -> None:
+    """Our entry is in a configuration that somebody wrote anew, and all else in it is as it was written."""
+    found = json.loads(node.execute("cat", CONFLIST))
+    *others, last = found["plugins"]
+    assert last["type"] == "ambimesh-cni"
+    assert {**found, "plugins": others} == rewritten
 
 
 def _pods(cluster: Cluster, component: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from ambimesh.cluster import ztunnels
+from ambimesh.cluster import readiness, ztunnels
 from ambimesh.cluster.client_driver import Cluster as Api
 from resources.kube.kinds import API_KINDS
 from tests.e2e.kit.cluster import Cluster
@@ -24,6 +24,7 @@ PARTS = ("deployment/ambimesh-operator", "daemonset/ambimesh-agent", "daemonset/
 AMBIENT = "istio.io/dataplane-mode=ambient"
 _POLICIES = ("PeerAuthentication", "AuthorizationPolicy")
 _GATEWAYS = ("GatewayClass", "Gateway", "HTTPRoute")
+_TRAFFIC = ("DestinationRule",)
 _SECONDS = 240.0
 _FIELD = re.compile(r'([a-z_.]+)="?([^" ]*)"?')
 
@@ -132,6 +133,27 @@ class Mesh:
     def forget_gateways(self) -> None:
         """Take those kinds, with all waypoints, away."""
         self._forget(*_GATEWAYS)
+
+    def define_traffic(self) -> None:
+        """Have the API server know Istio's rules for destinations."""
+        self._define(*_TRAFFIC)
+
+    def forget_traffic(self) -> None:
+        """Take that kind, with all rules, away."""
+        self._forget(*_TRAFFIC)
+
+    def checked(self) -> dict[str, dict[str, Any]]:
+        """What ``check --cluster`` finds, by the name of the check; some may have failed."""
+        found: list[dict[str, Any]] = json.loads(self.attempt("check", "--cluster", "-o", "json").stdout)
+        return {each["name"]: each for each in found}
+
+    def not_ready_because(self, component: str, node: Node) -> str:
+        """What a component's pod of a node says of why it is not ready; empty if it is."""
+        selector = f"--selector=app.kubernetes.io/name=ambimesh-{component}"
+        place = (f"--namespace={NAMESPACE}", selector, f"--field-selector=spec.nodeName={node.name}")
+        with self.cluster.network.entered():
+            api = Api(kubeconfig=str(self.cluster.plane.kubeconfig))
+            return " ".join(readiness.not_ready_because(api, pod) for pod in self.cluster.objects("pods", *place))
 
     def _define(self, *kinds: str) -> None:
         for name in kinds:
