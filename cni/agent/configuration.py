@@ -56,6 +56,10 @@ class CniGroup(Settings, frozen=True, kw_only=True):
     """The built plugin, copied into ``binary_directory``; none: it is there already."""
     net_directory: Path = Path("/etc/cni/net.d")
     binary_directory: Path = Path("/opt/cni/bin")
+    net_directory_of_node: Path | None = None
+    """What the node calls ``net_directory``, in messages, where that is a mount of a container's; none: the same."""
+    binary_directory_of_node: Path | None = None
+    """The same for ``binary_directory``."""
     pod_wait_seconds: Seconds = 5.0
     """How long an ADD waits for the source to show the pod; then it fails and the runtime tries again."""
 
@@ -203,6 +207,8 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
             binary_directory=self.cni.binary_directory,
             binary=self.cni.binary,
             agent_socket=self.cni.socket,
+            net_directory_of_node=self.cni.net_directory_of_node,
+            binary_directory_of_node=self.cni.binary_directory_of_node,
         )
 
     def zds_limits(self) -> ZdsLimits:

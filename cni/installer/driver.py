@@ -51,6 +51,20 @@ class Installation:
     binary: Path | None
     """The built plugin to copy there; None when it is there already."""
     agent_socket: Path
+    net_directory_of_node: Path | None = None
+    """What the node calls ``net_directory``, where that is a mount of this container's; None: the same."""
+    binary_directory_of_node: Path | None = None
+
+    def on_node(self, path: Path | str) -> Path:
+        """What the node calls a file: in messages, which are read there."""
+        path = Path(path)
+        for here, there in (
+            (self.net_directory, self.net_directory_of_node),
+            (self.binary_directory, self.binary_directory_of_node),
+        ):
+            if there is not None and path.is_relative_to(here):
+                return there / path.relative_to(here)
+        return path
 
     @property
     def entry(self) -> conflist.JsonObject:
@@ -99,7 +113,7 @@ def install_once(installation: Installation, complain: Callable[[str], None] = _
     """
     with _explained(installation):
         _install_binary(installation)
-        for path, configuration in _usable(installation.net_directory, complain):
+        for path, configuration in _usable(installation, complain):
             return _chain(path, configuration, installation)
         return None
 
@@ -112,7 +126,7 @@ def uninstall_once(installation: Installation) -> list[Path]:
     """
     changed = []
     with _explained(installation):
-        for path, configuration in _usable(installation.net_directory, _log_unusable):
+        for path, configuration in _usable(installation, _log_unusable):
             document = conflist.without_entry(configuration)
             if document is not None:
                 _replace(path, conflist.encode(document), path.stat())
@@ -140,7 +154,7 @@ async def keep_installed(installation: Installation, report: Callable[[Look], No
                 if reason not in complaints:  # said once, not at every look
                     _log_unusable(reason)
             complaints = set(look.unusable)
-            outcome = f"installed in {look.path}" if look.path else str(look.missing_because)
+            outcome = f"installed in {installation.on_node(look.path)}" if look.path else str(look.missing_because)
             if outcome != shown:
                 (_log.info if look.path else _log.warning)("cni plugin", outcome=outcome)
                 shown = outcome
@@ -190,13 +204,17 @@ def _explained(installation: Installation) -> Iterator[None]:
         yield
     except OSError as error:
         raise EnvironmentLacks(
-            f"the CNI plugin cannot be installed in {installation.net_directory} and {installation.binary_directory}: "
-            f"{error.strerror} ({error.filename}); what was there is intact"
+            f"the CNI plugin cannot be installed in {installation.on_node(installation.net_directory)} and "
+            f"{installation.on_node(installation.binary_directory)}: {error.strerror} "
+            f"({installation.on_node(error.filename or '')}); what was there is intact"
         ) from error
 
 
-def _usable(folder: Path, complain: Callable[[str], None]) -> Iterator[tuple[Path, conflist.Configuration]]:
+def _usable(
+    installation: Installation, complain: Callable[[str], None]
+) -> Iterator[tuple[Path, conflist.Configuration]]:
     """The configurations a runtime could use, first one first; the others are complained of and left alone."""
+    folder = installation.net_directory
     try:
         names = sorted(entry.name for entry in folder.iterdir() if conflist.is_candidate(entry.name))
     except FileNotFoundError:
@@ -205,7 +223,7 @@ def _usable(folder: Path, complain: Callable[[str], None]) -> Iterator[tuple[Pat
         path = folder / name
         try:
             with path.open("rb") as file:
-                configuration = conflist.read(file.read(conflist.MAXIMUM_FILE + 1), str(path))
+                configuration = conflist.read(file.read(conflist.MAXIMUM_FILE + 1), str(installation.on_node(path)))
         except (FileNotFoundError, IsADirectoryError):
             continue
         except ConfigurationError as error:
@@ -220,7 +238,7 @@ def _chain(path: Path, configuration: conflist.Configuration, installation: Inst
         return path
     target = path if configuration.is_list else path.with_name(conflist.target_name(path.name))
     if target != path and target.exists():
-        _require_ours(target, path)
+        _require_ours(target, installation.on_node(path))
     _replace(target, conflist.encode(document), path.stat())
     if target != path:
         path.unlink()

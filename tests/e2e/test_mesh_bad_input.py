@@ -193,6 +193,36 @@ def test_what_may_not_or_cannot_be_read_is_told_and_the_rest_goes_on(
     eventually(lambda: _is(cluster_mesh.checked()["objects and rights"]["level"], "ok"), seconds=2 * _CHANGE_SECONDS)
 
 
+def test_another_mesh_is_told_and_a_second_one_refused(cluster_mesh: Mesh, cluster: Cluster, client: Client) -> None:
+    labels = {"app": "ztunnel"}
+    template = pod("ztunnel", ["sleep", "infinity"])
+    spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": template["spec"]}}
+    cluster.kubectl("create", "namespace", "istio-system")
+    try:
+        apply(
+            cluster,
+            "istio-system",
+            {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "ztunnel"}, "spec": spec},
+        )
+        row = cluster_mesh.checked()["other meshes"]
+        assert (row["level"], "istio-system/ztunnel" in row["detail"]) == ("failed", True), row
+        fields = "--field-selector=involvedObject.name=ambimesh-operator,reason=OtherMesh"
+
+        def told() -> None:
+            notes = [each["message"] for each in cluster.objects("events", f"--namespace={NAMESPACE}", fields)]
+            assert any("Istio's ztunnel" in note and "in namespace istio-system" in note for note in notes), notes
+
+        eventually(told, seconds=_CHANGE_SECONDS)
+    finally:
+        cluster.kubectl("delete", "namespace", "istio-system", "--timeout=100s")
+    for options in ((), ("--skip-checks",)):
+        second = cluster_mesh.attempt("install", "--mesh-namespace", "second", *options)
+        assert second.returncode != 0
+        assert NAMESPACE in second.stdout + second.stderr
+    assert cluster.objects("namespaces", "--field-selector=metadata.name=second") == []
+    client.get("http://web/")
+
+
 def _names(what: str, text: str) -> None:
     assert what in text, text
 

@@ -88,6 +88,12 @@ def test_without_room_for_the_plugin_nothing_is_changed(
     assert install_once(place) is not None
 
 
+def test_of_a_full_disk_the_node_hears_its_own_names(place: Installation, plugins: Disk) -> None:
+    plugins.fill()
+    with pytest.raises(EnvironmentLacks, match=r"No space left on device \(/opt/cni/bin/ambimesh-cni\)"):
+        install_once(replace(place, binary_directory_of_node=Path("/opt/cni/bin")))
+
+
 def test_without_room_for_a_newer_plugin_the_older_stays(place: Installation, plugins: Disk, tmp_path: Path) -> None:
     """Each pod that starts executes it: at no time may it be missing or cut."""
     install_once(place)

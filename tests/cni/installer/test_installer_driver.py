@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,20 @@ def test_with_only_a_malformed_file_nothing_is_installed(place: Installation) ->
     broken = write(place, "05-broken.conflist", "[]")
     assert install_once(place) is None
     assert broken.read_text() == "[]"
+
+
+def test_messages_call_files_what_the_node_calls_them(place: Installation) -> None:
+    there = replace(place, net_directory_of_node=Path("/etc/cni/net.d"), binary_directory_of_node=Path("/opt/cni/bin"))
+    write(place, "05-broken.conflist", "{")
+    told: list[str] = []
+    assert install_once(there, told.append) is None
+    assert [text.partition(": ")[0] for text in told] == ["/etc/cni/net.d/05-broken.conflist"]
+    write(place, "10-net.conf", CONF)
+    write(place, "10-net.conflist", LIST)
+    with pytest.raises(ConfigurationError, match=r"^/etc/cni/net\.d/10-net\.conf has to become"):
+        install_once(there, told.append)
+    assert there.on_node(place.binary_directory / "ambimesh-cni") == Path("/opt/cni/bin/ambimesh-cni")
+    assert (place.on_node("/x"), there.on_node("/else")) == (Path("/x"), Path("/else"))
 
 
 def test_a_folder_that_is_missing_is_no_error(place: Installation) -> None:

@@ -96,6 +96,8 @@ cni:
   binary: /opt/ambimesh/bin/ambimesh-cni
   net_directory: /host/cni/net.d
   binary_directory: /host/cni/bin
+  net_directory_of_node: {{ .Values.agent.cniNetDirectory }}
+  binary_directory_of_node: {{ .Values.agent.cniBinaryDirectory }}
 bpf:
   bpffs: /sys/fs/bpf
   cgroup: /host/cgroup
