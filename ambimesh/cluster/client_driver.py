@@ -61,12 +61,13 @@ class Cluster:
         try:
             self._client = _from_kubeconfig(kubeconfig, context)
         except ConfigException as error:
-            if context is None and kubeconfig is None:
-                self._client = _in_cluster(error)
-            else:
-                raise ConfigurationError(f"kubeconfig: {error}") from error
+            if context is not None:
+                raise ConfigurationError(f"no cluster to talk to: {_no_context(kubeconfig, context, error)}") from error
+            if kubeconfig is not None:
+                raise ConfigurationError(f"no cluster to talk to: {error}") from error
+            self._client = _in_cluster(error)
         except OSError as error:
-            raise ConfigurationError(f"kubeconfig: {error}") from error
+            raise ConfigurationError(f"no cluster to talk to: kubeconfig: {error}") from error
         self.context = context or ""
         self.server: str = self._client.configuration.host
         self._date = ""
@@ -256,6 +257,19 @@ class Cluster:
 
 def _from_kubeconfig(file: str | None, context: str | None) -> Any:
     return kubernetes.config.new_client_from_config(config_file=file, context=context)  # type: ignore[no-untyped-call]
+
+
+def _no_context(file: str | None, context: str, error: ConfigException) -> str:
+    """Why a context cannot be used: mostly that there is none of this name."""
+    try:
+        contexts, _ = kubernetes.config.list_kube_config_contexts(config_file=file)  # type: ignore[no-untyped-call]
+    except (ConfigException, OSError):
+        return str(error)
+    names = [str(one["name"]) for one in contexts]
+    if context in names:
+        return str(error)
+    there = ", ".join(names) or "none"
+    return f"the kubeconfig has no context {context}; it has: {there}; remedy: --context, KUBECONFIG"
 
 
 def _in_cluster(first: ConfigException) -> Any:

@@ -100,7 +100,8 @@ def uninstall(
             "has installed it"
         )
     if not yes:
-        typer.confirm(f"Take the mesh out of {cluster.server}? Traffic of enrolled pods becomes plain.", abort=True)
+        question = f"Take the mesh out of {cluster.server}? Traffic of enrolled pods becomes plain."
+        typer.confirm(question, abort=True, err=True)
     values = merged(record.values, {"agent": {"action": "uninstall"}})
     objects = render(chart, values, namespace=namespace, api_versions=_api_versions(cluster))
     agents = [value for value in objects if value["kind"] == "DaemonSet" and "agent" in value["metadata"]["name"]]

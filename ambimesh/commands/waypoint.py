@@ -156,11 +156,7 @@ def status(
 ) -> None:
     """Show whether waypoints are programmed; exit 1 if one is not."""
     store = store_of(lab, context)
-    found = [
-        gateway
-        for gateway in _waypoints(store, None if everywhere else namespace)
-        if not names or gateway.metadata.name in names
-    ]
+    found = _chosen(store, names, None if everywhere else namespace)
     if wait:
         for gateway in found:
             _wait_ready(store, gateway.metadata.namespace, gateway.metadata.name, timeout)
@@ -218,10 +214,7 @@ def restart(
 ) -> None:
     """Replace the replicas of waypoints: each old one drains once a new one is ready, so no request is lost."""
     store = store_of(lab, context)
-    found = [each for each in _waypoints(store, namespace) if not names or each.metadata.name in names]
-    missing = set(names or ()) - {gateway.metadata.name for gateway in found}
-    if missing:
-        raise ConfigurationError(f"there is no waypoint {namespace}/{min(missing)}")
+    found = _chosen(store, names, namespace)
     if not found and out is OutputFormat.SHORT:
         say("No waypoints found.")
     old = {gateway.metadata.name: set(_replicas(store, gateway)) for gateway in found}
@@ -315,6 +308,15 @@ def _namespace(store: ObjectStore, name: str) -> Namespace:
         raise ConfigurationError(f"there is no namespace {name}") from error
 
 
+def _chosen(store: ObjectStore, names: list[str] | None, namespace: str | None) -> list[Gateway]:
+    """Those of these names, or all; raises ConfigurationError if a name is of none."""
+    found = [each for each in _waypoints(store, namespace) if not names or each.metadata.name in names]
+    missing = set(names or ()) - {gateway.metadata.name for gateway in found}
+    if missing:
+        raise ConfigurationError(f"there is no waypoint {'' if namespace is None else f'{namespace}/'}{min(missing)}")
+    return found
+
+
 def _asks_for(store: ObjectStore, namespace: str, waypoint: str) -> bool:
     """Whether a namespace's label sends its traffic to this waypoint of its own."""
     try:
@@ -362,10 +364,8 @@ def _wait_ready(store: ObjectStore, namespace: str, name: str, timeout: float) -
         if condition["status"] == "True":
             return
         if time.monotonic() > deadline:
-            raise ConfigurationError(
-                f"waypoint {namespace}/{name} is not ready after {timeout:g} s: {condition['message']}; see "
-                "ambimesh waypoint status"
-            )
+            text = f"waypoint {namespace}/{name} is not ready after {timeout:g} s: {condition['message']}"
+            raise ConfigurationError(f"{text}; see ambimesh waypoint status")
         time.sleep(_POLL_SECONDS)
 
 

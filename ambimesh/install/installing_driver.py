@@ -24,6 +24,8 @@ from ambimesh.install.rollout import Problem, Rollout, progress_of, selector_of
 from mesh.errors import ConfigurationError, EnvironmentLacks, MeshError, ObjectMissing
 
 _POLL_SECONDS = 1.0
+_STARTING_SECONDS = 20.0
+"""How long probes of a pod may fail before that is told: until it listens they do."""
 _LOG_LINES = 10
 _STAND_IN_NAMESPACE = "default"
 """Where objects are checked whose own namespace is yet to be made."""
@@ -183,6 +185,7 @@ def wait_for(cluster: Cluster, phase: Phase, seconds: float, report: Reporter) -
     old = {_version_of(event) for namespace in namespaces for event in cluster.all_of("v1", "Event", namespace)}
     deadline = time.monotonic() + seconds
     told: set[Problem] = set()
+    first: dict[tuple[str, str], float] = {}
     while True:
         states = [(value, _look(cluster, value, old)) for value in phase.workloads]
         if all(state.done for _, state in states):
@@ -190,7 +193,9 @@ def wait_for(cluster: Cluster, phase: Phase, seconds: float, report: Reporter) -
         report.detail(", ".join(f"{value['metadata']['name']} {state.ready}/{state.wanted}" for value, state in states))
         problems = sorted({problem for _, state in states for problem in state.problems})
         for problem in problems:
-            if problem not in told:
+            since = first.setdefault((problem.kind, problem.place), time.monotonic())
+            starting = problem.kind == "probe" and time.monotonic() - since < _STARTING_SECONDS
+            if problem not in told and not starting:
                 told.add(problem)
                 report.problem(problem)
         if time.monotonic() > deadline:

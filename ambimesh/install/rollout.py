@@ -78,7 +78,7 @@ def progress_of(workload: Json, pods: Iterable[Json], events: Iterable[Json]) ->
         return Rollout(wanted, ready, wanted > 0, () if wanted else (_nowhere(workload),))
     pods, events = list(pods), list(events)
     problems = [*_of_workload(workload, events)]
-    for pod in pods:
+    for pod in [pod for pod in pods if _is_current(pod, workload)] or pods:
         problems += _of_pod(pod, events)
     # Who is ready is not told by old and new: as many of the new ones are as the old ones cannot account for.
     return Rollout(wanted, max(0, min(updated, ready - old)), False, tuple(sorted(set(problems))))
@@ -88,6 +88,13 @@ def selector_of(workload: Json) -> str:
     """A workload's label selector, as a query takes it."""
     labels: dict[str, str] = workload["spec"]["selector"].get("matchLabels", {})
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+
+
+def _is_current(pod: Json, workload: Json) -> bool:
+    """Whether a pod has the images that the workload has now: what keeps older ones is to be over with them."""
+    template = workload["spec"].get("template", {}).get("spec", {})
+    wanted = {one["image"] for one in template.get("containers", ())}
+    return wanted <= {one["image"] for one in pod["spec"].get("containers", ())}
 
 
 def _nowhere(workload: Json) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,5 +84,23 @@ def test_paths_hold_no_more_than_names() -> None:
 
 
 def test_without_any_configuration_that_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="kubeconfig"):
+    with pytest.raises(ConfigurationError, match=r"no cluster to talk to: .*kube-config"):
         Cluster(kubeconfig=str(tmp_path / "none"))
+
+
+def test_a_context_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    context = {"context": {"cluster": "c", "user": "u"}}
+    file.write_text(
+        json.dumps(
+            {
+                "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
+                "users": [{"name": "u", "user": {}}],
+                "contexts": [{"name": "one", **context}, {"name": "two", **context}],
+                "current-context": "one",
+            }
+        )
+    )
+    assert Cluster("two", kubeconfig=str(file)).context == "two"
+    with pytest.raises(ConfigurationError, match="has no context three; it has: one, two; remedy: --context"):
+        Cluster("three", kubeconfig=str(file))

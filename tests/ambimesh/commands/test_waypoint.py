@@ -85,6 +85,9 @@ def test_the_status_is_the_operators(shell: Shell) -> None:
         shell.run("status", "-n", "demo", "--wait", "--timeout", "0")
     shell.programmed("waypoint")
     assert shell.run("status", "-n", "demo", "--wait")[0] == 0
+    for where, place in (("-n", "demo/other"), ("-A", "other")):
+        with pytest.raises(ConfigurationError, match=f"there is no waypoint {place}$"):
+            shell.run("status", "other", *((where, "demo") if where == "-n" else (where,)))
     assert "True" in shell.run("list", "-A")[1]
 
 

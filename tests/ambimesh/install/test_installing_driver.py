@@ -61,18 +61,11 @@ def test_a_mesh_is_installed_changed_and_removed(cluster: Cluster, kubelets: Any
     assert cluster.get("apps/v1", "Deployment", "ambimesh-operator", namespace)["status"]["availableReplicas"] == 3
 
     # What the operator makes is taken away, what users write is not.
-    roots = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {
-            "name": "ambimesh-root-cert",
-            "namespace": "default",
-            "labels": {"app.kubernetes.io/managed-by": "ambimesh"},
-        },
-        "data": {"root-cert.pem": "roots"},
-    }
-    elsewhere = {**roots["metadata"], "namespace": "kube-public"}
-    shared = {**roots, "metadata": elsewhere, "data": {"root-cert.pem": "roots", "own": "1"}}
+    labelled = {"name": "ambimesh-root-cert", "labels": {"app.kubernetes.io/managed-by": "ambimesh"}}
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "data": {"root-cert.pem": "roots"}}
+    roots = {**config_map, "metadata": {**labelled, "namespace": "default"}}
+    mixed = {"root-cert.pem": "roots", "own": "1"}
+    shared = {**config_map, "metadata": {**labelled, "namespace": "kube-public"}, "data": mixed}
     users = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "users-own", "namespace": "default"}}
     labels = {"ambimesh.dev/managed": "waypoint"}
     part = {

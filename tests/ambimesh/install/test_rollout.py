@@ -123,6 +123,18 @@ def test_a_pod_that_is_well_or_whose_events_are_anothers_says_nothing() -> None:
     assert progress_of(_daemon_set(numberAvailable=1), [well], events).problems == ()
 
 
+def test_what_keeps_pods_of_earlier_images_is_not_told() -> None:
+    now = _deployment(availableReplicas=0)
+    now["spec"]["template"] = {"spec": {"containers": [{"name": "main", "image": "i:2"}]}}
+    old = _pod({"state": {"waiting": {"reason": "ErrImagePull", "message": "no host"}}})
+    old["spec"]["containers"] = [{"name": "main", "image": "i:1"}]
+    new = _pod(_CRASHED)
+    new["spec"]["containers"] = [{"name": "injected", "image": "x"}, {"name": "main", "image": "i:2"}]
+    assert [problem.kind for problem in progress_of(now, [old, new], []).problems] == ["crash"]
+    # Where somebody rewrites images on the way, none is as it was asked for.
+    assert [problem.kind for problem in progress_of(now, [old], []).problems] == ["image"]
+
+
 def test_a_refused_pod_is_told_of_its_workload() -> None:
     text = 'pods "agent-x" is forbidden: exceeded quota: none'
     event = {"reason": "FailedCreate", "message": text, "involvedObject": {"kind": "DaemonSet", "name": "agent"}}
