@@ -53,7 +53,7 @@ def _status(gateway: Gateway, ready: int, objects: ObjectSet, now: str) -> Gatew
     before = gateway.status or GatewayStatus()
     conditions = (
         _condition(before, "Accepted", "True", "Accepted", "the operator runs this waypoint", now),
-        _condition(before, "Programmed", "True", "Programmed", f"{ready} replicas are ready", now)
+        _condition(before, "Programmed", "True", "Programmed", f"replicas that are ready: {ready}", now)
         if addresses
         else _condition(before, "Programmed", "False", "Pending", "no replica is ready yet", now),
     )
