@@ -109,6 +109,17 @@ async def test_a_pod_is_enrolled_before_it_starts_and_freed_when_it_goes(agent_n
     assert 'ambimesh_ebpf_map_capacity{map="tickets"} 8192.0' in page
 
 
+async def test_its_readiness_says_what_is_wrong_with_the_nodes_cni(agent_node: Any) -> None:
+    agent_node.start_agent()
+    place = agent_node.net_d / "10-net.conflist"
+    whole = place.read_text()
+    place.write_text(whole[:-9])
+    await eventually(lambda: agent_node.get("/healthz/ready")[0] == 503)
+    assert f"the CNI plugin is not installed: {place}: not JSON" in agent_node.get("/healthz/ready")[1]
+    place.write_text(whole)
+    await eventually(lambda: agent_node.get("/healthz/ready")[0] == 200)
+
+
 async def test_many_pods_leave_no_descriptor_behind(agent_node: Any) -> None:
     agent_node.start_agent()
     agent_node.label("ambient")

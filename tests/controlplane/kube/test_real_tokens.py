@@ -43,7 +43,7 @@ async def replica(plane: ControlPlane, token: str, tmp_path: Path) -> AsyncItera
 
 
 EXPIRED = "service account token has expired"
-NOT_OURS = {
+NOT_OURS: dict[str, dict[str, Any]] = {
     EXPIRED: {"iat": -2 * HOUR, "nbf": -2 * HOUR, "exp": -HOUR},
     "service account token is not valid yet": {"nbf": HOUR, "exp": 2 * HOUR},
     "the token is not good: invalid bearer token": {"iss": "https://elsewhere"},
