@@ -228,7 +228,8 @@ class ApiServer:
                             await say(told, one.body)
                 with trio.move_on_after(self.bookmark_seconds) as quiet:
                     await changed.wait()
-                if quiet.cancelled_caught and version >= self.cluster.compacted:
+                # What has happened since the time was up is told first: a bookmark behind it would leave it out.
+                if quiet.cancelled_caught and not changed.is_set() and version >= self.cluster.compacted:
                     version = self.cluster.version
                     await say("BOOKMARK", {"metadata": {"resourceVersion": str(version)}})
             if version < self.cluster.compacted:
