@@ -7,7 +7,7 @@ GENERATED := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_ca
 
 .PHONY: help setup demo lab check test kubernetes test-unit test-compiled test-kubernetes test-root test-lab test-scale \
     tools setup-e2e e2e setup-images images containerfiles vagrant-files test-vagrant \
-    bench bench-quick bench-control proto lock clean
+    setup-vm test-vm bench bench-quick bench-control proto lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ lab: setup ## Bring the lab up and leave it running (root); .venv/bin/ambimesh l
 # Each of check and test does all it has to do, and fails at the end if a part failed: the first fault hides no other.
 CHECKS := "$(PYTHON) -m ruff check" "$(PYTHON) -m mypy" ".venv/bin/lint-imports --no-logo"
 TIERS := unit compiled kubernetes root lab
-UNPRIVILEGED := not root and not lab and not kubernetes and not e2e and not vagrant
+UNPRIVILEGED := not root and not lab and not kubernetes and not e2e and not vagrant and not vm
 # Where the modules of scripts/compile_hot.py are tested.
 COMPILED := tests/mesh/hbone tests/mesh/relay tests/mesh/state tests/mesh/telemetry tests/ztunnel tests/waypoint \
     tests/mesh/test_addresses.py tests/mesh/test_compiled.py tests/mesh/test_rbac.py
@@ -55,10 +55,10 @@ test-kubernetes: setup ## Tests against a real API server and etcd, built when t
 	$(PYTEST) -m kubernetes
 
 test-root: setup ## Tests in network namespaces, with BPF (root)
-	$(PYTEST) -m "root and not lab and not e2e"
+	$(PYTEST) -m "root and not lab and not e2e and not vm"
 
 test-lab: setup ## Tests that bring a lab up (root)
-	$(PYTEST) -m lab
+	$(PYTEST) -m "lab and not vm"
 
 setup-e2e: ## As setup, and what a test cluster needs: containerd and runc, Kubernetes, images (root; some 10 minutes once)
 	@scripts/setup.sh e2e
@@ -67,6 +67,13 @@ setup-e2e: ## As setup, and what a test cluster needs: containerd and runc, Kube
 
 e2e: setup-e2e ## Tests on a whole Kubernetes cluster of two nodes (root)
 	$(PYTEST) -m e2e --durations=10
+
+setup-vm: ## As setup, and what a virtual machine needs: qemu, mmdebstrap (root)
+	@scripts/setup.sh vm
+
+# TESTS: pytest's arguments, instead of the tier; MODULES: of the kernel, to be loaded first.
+test-vm: setup-vm ## Tests in a virtual machine with Debian 12's kernel, systemd and cgroup v2 alone (root)
+	@$(PYTHON) -m tests.vm.kit.run $(MODULES:%=--modprobe=%) $(TESTS)
 
 tools: ## Build the Go programs that tests use (h2spec)
 	@mkdir -p .build && scripts/tools.sh

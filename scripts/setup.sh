@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Brings a checkout to the point where everything runs: Debian packages, virtual environment, kernel headers for bcc,
 # the static CNI plugin. Every step looks first whether it is needed, so a second run takes well under a second.
-# "setup.sh e2e" installs what the nodes of a test cluster need, too, and "setup.sh images" what images are built with.
+# "setup.sh e2e" installs what the nodes of a test cluster need, too, "setup.sh images" what images are built with, and
+# "setup.sh vm" what a virtual machine is. "setup.sh list" names the packages that every checkout needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,6 +27,16 @@ case ${1:-} in
             mmdebstrap      # Debian's part of the images
         ) ;;
     images) packages+=(debootstrap) ;; # Debian's part of the images, where there is no container engine
+    vm)
+        packages+=(
+            qemu-system-x86 # runs a virtual machine for tests
+            mmdebstrap      # its disk
+            e2fsprogs
+        ) ;;
+    list) # for who makes a Debian of their own
+        printf '%s\n' "${packages[@]}"
+        exit
+        ;;
 esac
 build=.build
 stamps=$build/stamps

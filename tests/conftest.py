@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +43,8 @@ if os.environ.get("AMBIMESH_TEST_FORM") == "compiled":
     if not _form.compiled:
         raise pytest.UsageError(f"AMBIMESH_TEST_FORM=compiled, but {_form.detail}")
 _SKIPPED = "skipped where everything must run (CI=true or AMBIMESH_REQUIRE_ALL=1): {reason}"
+_VIRTUAL_MACHINE = Path("/run/ambimesh-vm")
+"""What ``tests/vm/kit`` makes in its machine."""
 _TARGETS = {"lab": "test-lab", "root": "test-root", "e2e": "e2e"}
 _NEEDS_ROOT = (
     "{kind} tests need root: run `make {target}` as root, or only the tier without privileges with `make test-unit`"
@@ -92,6 +95,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     kind = _privileged_kind(item)
     if kind is not None and os.geteuid() != 0:
         pytest.fail(_NEEDS_ROOT.format(kind=kind, target=_TARGETS[kind]), pytrace=False)
+    if item.get_closest_marker("vm") and not _VIRTUAL_MACHINE.exists():
+        pytest.fail("vm tests run in a virtual machine with Debian's kernel: `make test-vm`", pytrace=False)
 
 
 @pytest.fixture

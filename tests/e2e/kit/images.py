@@ -19,14 +19,9 @@ from pathlib import Path
 from typing import IO
 
 from tests.e2e.kit.build import cache_folder, locked
+from tests.e2e.kit.debian import architecture
 
 _BLOCK = 1 << 20
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-def architecture() -> str:
-    """This machine's processor, as images and Debian name it."""
-    return _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
 
 
 @dataclass(frozen=True, slots=True)

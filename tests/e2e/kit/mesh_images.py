@@ -11,8 +11,6 @@ checkout as it is, in ``/opt/ambimesh``.
 from __future__ import annotations
 
 import re
-import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,8 +20,9 @@ from pathlib import Path
 from mesh.errors import EnvironmentLacks
 from scripts.image import components, make_context
 from tests.e2e.kit import build
+from tests.e2e.kit.debian import MERGING, architecture, bootstrap, merging_hooks, run
 from tests.e2e.kit.image_store import image_store
-from tests.e2e.kit.images import Image, Layer, architecture, kept_layer, tree_layer, write_tree
+from tests.e2e.kit.images import Image, Layer, kept_layer, tree_layer, write_tree
 from tests.e2e.kit.node_files import SANDBOX_IMAGE
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +30,6 @@ LISTS = ROOT / "deploy/images"
 HOME = "opt/ambimesh"
 VENV = f"{HOME}/venv"
 SITE = f"{VENV}/lib/python3.11/site-packages"
-SUITE = "bookworm"
 _SOURCES_OF_THE_APPLICATION = ("mesh",)
 _MODULE_OF = {"operator": "controlplane", "agent": "cni"}
 MESH_COMPONENTS = ("operator", "agent", "ztunnel", "waypoint")
@@ -50,9 +48,6 @@ _ENVIRONMENT_OF = {
 APPLICATION_IMAGE = "localhost/application:1"
 """Python, the mesh's packages, and the programs of ``application`` as ``/application``."""
 COREDNS_IMAGE = "localhost/coredns:1"
-_SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources"))
-_LEFT_OUT = ("doc", "locale", "man", "info", "lintian")
-_BUILD_SECONDS = 1200.0
 
 
 def package_list(name: str) -> list[str]:
@@ -69,7 +64,7 @@ def pause_program() -> Path:
     """
     source = build.SOURCES / "pause.c"
     options = ["-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror"]
-    made = kept_layer("pause", [source.read_bytes()], lambda file: _run("pause", "gcc", *options, source, "-o", file))
+    made = kept_layer("pause", [source.read_bytes()], lambda file: run("pause", "gcc", *options, source, "-o", file))
     made.file.chmod(0o755)
     return made.file
 
@@ -149,25 +144,12 @@ def debian_layer(*lists: str) -> Layer:
         EnvironmentLacks: mmdebstrap is missing, or failed.
     """
     packages = [package for name in lists for package in package_list(name)]
-    headers = ROOT / "ebpf/headers.py"
-    errors = ROOT / "mesh/errors.py"
-    merging = [headers.read_bytes(), errors.read_bytes()] if "agent" in lists else []
+    merging = [module.read_bytes() for module in MERGING] if "agent" in lists else []
 
     def make(file: Path) -> None:
-        command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar", f"--include={','.join(packages)}"]
-        command += ['--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"']
-        command += [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _LEFT_OUT]
         with tempfile.TemporaryDirectory() as folder:
-            if merging:
-                # The module runs inside, where the headers are; it needs nothing but Python.
-                for package, module in (("ebpf", headers), ("mesh", errors)):
-                    (Path(folder) / package).mkdir()
-                    (Path(folder) / package / module.name).write_bytes(module.read_bytes())
-                script = f"cd /merging && mkdir -p /{HOME} && python3 -m ebpf.headers /{HOME}/kernel-headers"
-                command.append(f'--customize-hook=mkdir "$1/merging" && cp -r {shlex.quote(folder)}/* "$1/merging"')
-                command.append(f'--customize-hook=chroot "$1" sh -c {shlex.quote(script)} && rm -r "$1/merging"')
-            sources = [source for source in _SOURCES if source.exists() and source.read_text().strip()]
-            _run("Debian's part", *command, SUITE, file, *sources[:1])
+            hooks = merging_hooks(Path(folder), f"/{HOME}/kernel-headers") if merging else []
+            bootstrap("Debian's part", file, packages, hooks=hooks)
 
     return kept_layer("-".join(("debian", *lists)), [*packages, *merging], make)
 
@@ -192,7 +174,7 @@ def python_layer() -> Layer:
         with tempfile.TemporaryDirectory() as folder:
             options = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-compile"]
             options += ["--require-hashes", "--only-binary", ":all:"]
-            _run("Python's part", sys.executable, "-m", "pip", "install", *options, "--target", folder, "-r", lock)
+            run("Python's part", sys.executable, "-m", "pip", "install", *options, "--target", folder, "-r", lock)
             write_tree(file, {**around, SITE: Path(folder)})
 
     return kept_layer("python", [lock.read_bytes(), repr(sorted(around.items()))], make)
@@ -215,17 +197,6 @@ def component_layer(component: str) -> Layer:
     with tempfile.TemporaryDirectory() as folder:
         root = make_context(component, Path(folder)) / "root"
         return tree_layer(f"project-{component}", {entry.name: entry for entry in root.iterdir()})
-
-
-def _run(what: str, *command: str | Path) -> None:
-    words = [str(word) for word in command]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS)
-    except FileNotFoundError as error:
-        raise EnvironmentLacks(f"{what}: {words[0]} not found; remedy: make setup-e2e") from error
-    if done.returncode:
-        said = "\n".join(f"  {line}" for line in done.stderr.splitlines()[-20:])
-        raise EnvironmentLacks(f"{what} could not be made: {words[0]} ended with status {done.returncode}:\n{said}")
 
 
 def main() -> None:
