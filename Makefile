@@ -72,7 +72,7 @@ setup-vm: ## As setup, and what a virtual machine needs: qemu, mmdebstrap (root)
 	@scripts/setup.sh vm
 
 # TESTS: pytest's arguments, instead of the tier; MODULES: of the kernel, to be loaded first.
-test-vm: setup-vm ## Tests in a virtual machine with Debian 12's kernel, systemd and cgroup v2 alone (root)
+test-vm: setup-vm kubernetes ## Tests in a virtual machine with Debian 12's kernel, systemd and cgroup v2 alone (root)
 	@$(PYTHON) -m tests.vm.kit.run $(MODULES:%=--modprobe=%) $(TESTS)
 
 tools: ## Build the Go programs that tests use (h2spec)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh.errors import EnvironmentLacks
 from tests.vm.kit import disks, machine, run
 
 WITH = "processor\t: 0\nflags\t\t: fpu vmx sse\n"
@@ -45,6 +46,7 @@ def test_a_request_is_a_tar_file_of_whole_blocks() -> None:
     assert len(packed) % 512 == 0
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         held = {entry.name: content.read().decode() for entry in archive if (content := archive.extractfile(entry))}
+    assert held.pop("main").startswith("#!/bin/bash\n")
     assert held == {"checkout": str(disks.ROOT), "script": "echo hello\n"}
 
 
@@ -75,7 +77,7 @@ def test_a_machine_that_left_nothing_is_told_of_with_its_console(tmp_path: Path)
     disk, console = tmp_path / "results.img", tmp_path / "console.log"
     disk.write_bytes(bytes(1 << 20))
     console.write_text("Kernel panic - not syncing\n")
-    with pytest.raises(machine.EnvironmentLacks, match=r"(?s)left no results.*Kernel panic"):
+    with pytest.raises(EnvironmentLacks, match=r"(?s)left no results.*Kernel panic"):
         machine._unpack(disk, console, tmp_path / "results")
 
 

@@ -115,8 +115,8 @@ class Container:
 
     def _into_scope(self) -> None:
         manager = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
-        properties = ("PIDs", "au", "1", str(self.pid), "Slice", "s", self.slice, "Delegate", "b", "true")
-        properties += ("DefaultDependencies", "b", "false")
+        properties = ["PIDs", "au", "1", str(self.pid), "Slice", "s", self.slice, "Delegate", "b", "true"]
+        properties += ["DefaultDependencies", "b", "false"]
         run(
             "busctl", "call", *manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", self.scope, "fail", "4", *properties,
             "0",
@@ -265,7 +265,7 @@ def inode(cgroup: Path) -> int:
 
 def test_ztunnel_and_kubelet_are_found(node: SystemdNode) -> None:
     ztunnel = node.start("ztunnel", [sys.executable, "-c", ZTUNNEL, str(node.folder / "ztunnel.sock")])
-    expected = {inode(ztunnel.cgroup)}, {inode(TREE / "system.slice/kubelet.service")}
+    expected = frozenset({inode(ztunnel.cgroup)}), frozenset({inode(TREE / "system.slice/kubelet.service")})
     eventually(lambda: read_caller_roles(node.pins) == expected, lambda: (read_caller_roles(node.pins), expected))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -18,12 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.errors import EnvironmentLacks
+from tests.e2e.kit import build
 from tests.e2e.kit.build import cache_folder, locked
 from tests.e2e.kit.debian import MERGING, bootstrap, merging_hooks, run
+from tests.e2e.kit.images import write_archive
+from tests.e2e.kit.mesh_images import sandbox_image
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / ".build" / "vm"
-GUEST = Path(__file__).parent / "guest"
+SERVICE = Path(__file__).parent / "guest" / "ambimesh-tests.service"
+"""What the machine does when it is up: it runs the request's ``main``."""
 HEADERS = "/opt/ambimesh/kernel-headers"
 """Where the machine has kernel headers as bcc wants them."""
 _SYSTEM = (
@@ -41,6 +46,10 @@ _INITIAL_MODULES = ("virtio_pci", "virtio_blk", "ext4", "crc32c_generic", "crc32
 _BUILT = ("bin", "compiled", "debian")
 """Of ``.build``, what the programs use."""
 _SPARE_BYTES = 1 << 30
+
+KUBELET = ROOT / ".build" / "node" / "kubelet"
+PAUSE_IMAGE = ROOT / ".build" / "node" / "pause.tar"
+"""Of the machine: kubelet and the image of sandboxes, where `make kubernetes` has built Kubernetes."""
 
 Say = Callable[[str], None]
 
@@ -70,7 +79,10 @@ def debian(say: Say) -> Debian:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 root = Path(scratch) / "root"
-                _make_debian(root, Path(scratch) / "merging", packages)
+                merging = Path(scratch) / "merging"
+                merging.mkdir()
+                hooks = [*merging_hooks(merging, HEADERS), *_hooks()]
+                bootstrap("Debian", root, packages, form="directory", hooks=hooks)
                 file_system(made.disk, root, spare=4 * _SPARE_BYTES)
                 shutil.copy(_only(root / "boot", "vmlinuz-*"), made.kernel)
                 # The last one: where it is, all is there.
@@ -119,7 +131,16 @@ def checkout_disk(disk: Path) -> None:
             if (ROOT / ".build" / name).exists():
                 shutil.copytree(ROOT / ".build" / name, tree / ".build" / name, symlinks=True)
         (tree / ".venv").mkdir()
+        _copy_kubelet(tree / KUBELET.relative_to(ROOT), tree / PAUSE_IMAGE.relative_to(ROOT))
         file_system(disk, tree)
+
+
+def _copy_kubelet(program: Path, archive: Path) -> None:
+    if build.KUBERNETES.built:
+        program.parent.mkdir(parents=True)
+        shutil.copy(build.program("kubelet").resolve(), program)
+        with archive.open("wb") as stream:
+            write_archive(stream, [sandbox_image()])
 
 
 def file_system(disk: Path, tree: Path, spare: int = _SPARE_BYTES) -> None:
@@ -139,30 +160,25 @@ def file_system(disk: Path, tree: Path, spare: int = _SPARE_BYTES) -> None:
     unfinished.replace(disk)
 
 
-def _make_debian(root: Path, merging: Path, packages: list[str]) -> None:
-    merging.mkdir()
+def _hooks() -> list[str]:
     modules = "\\n".join(_INITIAL_MODULES)
     initial = '"$1/etc/initramfs-tools/conf.d" "$1/usr/share/initramfs-tools/modules.d"'
-    service = '"$1/etc/systemd/system/ambimesh-tests.service"'
-    hooks = [
+    return [
         # Before the kernel comes, so that its initial file system is the small one.
         f"--essential-hook=mkdir -p {initial}",
         '--essential-hook=printf "MODULES=list\\nCOMPRESS=gzip\\n" >"$1/etc/initramfs-tools/conf.d/ambimesh"',
         f'--essential-hook=printf "{modules}\\n" >"$1/usr/share/initramfs-tools/modules.d/ambimesh"',
-        *merging_hooks(merging, HEADERS),
         '--customize-hook=echo ambimesh >"$1/etc/hostname"; echo "127.0.0.1 localhost ambimesh" >"$1/etc/hosts"',
-        f"--customize-hook=cp {GUEST / 'ambimesh-tests.service'} {service}",
-        f'--customize-hook=install {GUEST / "run.sh"} "$1/usr/local/sbin/ambimesh-tests"',
-        '--customize-hook=systemctl --root="$1" enable ambimesh-tests.service',
+        f'--customize-hook=echo {shlex.quote(SERVICE.read_text())} >"$1/etc/systemd/system/{SERVICE.name}"',
+        f'--customize-hook=systemctl --root="$1" enable {SERVICE.name}',
         f'--customize-hook=systemctl --root="$1" mask {" ".join(_MASKED)}',
         '--customize-hook=rm -rf "$1/var/cache/apt/archives" "$1/var/lib/apt/lists"',
     ]
-    bootstrap("Debian", root, packages, form="directory", hooks=hooks)
 
 
 def _debian_key(packages: Iterable[str]) -> str:
-    digest = hashlib.sha256(" ".join((*packages, *_MASKED, *_INITIAL_MODULES)).encode())
-    for file in (*MERGING, Path(__file__), *sorted(GUEST.iterdir())):
+    digest = hashlib.sha256("\n".join((*packages, *_hooks())).encode())
+    for file in MERGING:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -4,7 +4,8 @@ Theory of operation. Where the processor offers virtualisation, the machine runs
 translates every instruction, and is ten to thirty times slower; by a real clock all that waits for something would then
 give up too early. So the machine is given a clock of its own there: time in it passes by instructions executed
 (``-icount``), as on a slow machine that is not emulated, and waits of the product and of its tests are as long as they
-should be. One thread executes both processors then, so one core of the host is busy.
+should be. With such a clock Linux does not get a second processor started, so it has one, and keeps one core of the
+host busy.
 
 Host and machine exchange two tar files, each the content of a disk, and the output of what runs is a console of its
 own. A machine that does not switch itself off in time is killed.
@@ -28,16 +29,19 @@ from pathlib import Path
 from mesh.errors import EnvironmentLacks
 from tests.vm.kit import disks
 
-PROCESSORS = 2
+_MAIN = disks.SERVICE.with_name("main.sh")
 _MEMORY = "6G"
 _RESULTS_BYTES = 64 << 20
 _SHOWN_LINES = 40
-_EMULATED = ("-accel", "tcg,tb-size=1024", "-cpu", "max,la57=off", "-icount", "shift=0,sleep=on", "-rtc", "clock=vm")
+_EMULATED = (
+    "-accel", "tcg,tb-size=1024", "-cpu", "max,la57=off", "-smp", "1",
+    "-icount", "shift=0,sleep=on", "-rtc", "clock=vm",
+)  # fmt: skip
 """Each instruction takes a nanosecond of the machine's time."""
-_VIRTUALISED = ("-accel", "kvm", "-cpu", "host")
+_VIRTUALISED = ("-accel", "kvm", "-cpu", "host", "-smp", "2")
 _KERNEL = (
     "root=/dev/vda", "rw", "console=ttyS0", "systemd.unified_cgroup_hierarchy=1", "panic=-1", "mitigations=off",
-    "nowatchdog", "quiet", "systemd.show_status=no", "net.ifnames=0",
+    "nowatchdog", "systemd.show_status=no", "net.ifnames=0",
 )  # fmt: skip
 
 
@@ -76,10 +80,9 @@ def qemu(debian: disks.Debian, drives: dict[str, Path], console: Path) -> list[s
         console: a file for what the kernel and systemd say.
     """
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"]
-    command += [*accelerator(), "-smp", str(PROCESSORS), "-m", _MEMORY, "-serial", f"file:{console}"]
+    command += [*accelerator(), "-m", _MEMORY, "-serial", f"file:{console}"]
     command += ["-kernel", str(debian.kernel), "-initrd", str(debian.initial), "-append", " ".join(_KERNEL)]
-    command += ["-device", "virtio-serial-pci", "-chardev", "stdio,id=out,signal=off"]
-    command += ["-device", "virtconsole,chardev=out"]
+    command += ["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]
     for name, file in {"root": debian.disk, **drives}.items():
         kept = "off" if name == "results" else "on"
         command += ["-drive", f"id={name},if=none,file={file},format=raw,snapshot={kept},cache=unsafe"]
@@ -124,7 +127,7 @@ def _request(script: str) -> bytes:
     """A tar file, padded as a disk must be (which a tar file is)."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name, text in (("checkout", str(disks.ROOT)), ("script", script)):
+        for name, text in (("main", _MAIN.read_text()), ("checkout", str(disks.ROOT)), ("script", script)):
             entry = tarfile.TarInfo(name)
             entry.size = len(text.encode())
             archive.addfile(entry, io.BytesIO(text.encode()))
