@@ -58,6 +58,7 @@ async def bring_up(wish: Wish, step: Callable[[str], None]) -> Lab:
     """
     if not 1 <= wish.nodes <= MAX_NODES:
         raise ConfigurationError(f"a lab has 1 to {MAX_NODES} nodes, not {wish.nodes}")
+    preflight.load_bridge_filter()
     preflight.require(preflight.checks(wish.mesh))
     layout = wish.layout
     if layout.root.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ _PROGRAMS = {
     "mount": "apt-get install mount",
 }
 _PLUGINS = ("bridge", "host-local")
+_BRIDGE_FILTER = Path("/proc/sys/net/bridge")
+_BRIDGE_MODULE = "br_netfilter"
 _OLDEST_KERNEL = (5, 14)
 """The first with ``cgroup.kill``."""
 
@@ -85,11 +88,32 @@ def _namespaces() -> FeatureCheck:
     return FeatureCheck("network namespaces", ok, "yes" if ok else "the kernel has none", remedy)
 
 
+def load_bridge_filter() -> None:
+    """Have the kernel show bridged packets to its filter.
+
+    Where that is a module nobody has loaded yet, as on a Debian that has just been installed, it is loaded, and stays.
+    Nothing happens where it is there, or is not to be had: `checks` tells of that.
+    """
+    if not _BRIDGE_FILTER.is_dir():
+        _modprobe()
+
+
 def _bridge_filter() -> FeatureCheck:
     # Without it, replies between two pods of one node would pass by the translation of Service addresses.
-    ok = Path("/proc/sys/net/bridge").is_dir()
-    detail = "yes" if ok else "the kernel does not show bridged packets to its filter"
-    return FeatureCheck("bridge filter", ok, detail, "" if ok else "modprobe br_netfilter")
+    name = "bridge filter"
+    if _BRIDGE_FILTER.is_dir():
+        return FeatureCheck(name, True, "yes", "")
+    if _modprobe("--dry-run"):
+        return FeatureCheck(name, True, f"module {_BRIDGE_MODULE}, which a lab loads", "")
+    detail = "the kernel does not show bridged packets to its filter"
+    return FeatureCheck(name, False, detail, f"modprobe {_BRIDGE_MODULE}")
+
+
+def _modprobe(*options: str) -> bool:
+    program = shutil.which("modprobe", path=_SYSTEM_PATH)
+    if program is None:
+        return False
+    return subprocess.run([program, "-q", *options, _BRIDGE_MODULE], capture_output=True, check=False).returncode == 0
 
 
 def _cgroups() -> FeatureCheck:

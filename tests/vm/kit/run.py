@@ -29,6 +29,7 @@ def script(modules: list[str], commands: list[str], arguments: list[str]) -> str
         arguments: pytest's; none, and only the commands run.
     """
     lines = ["set -eu", f"export BCC_KERNEL_SOURCE={disks.HEADERS} AMBIMESH_REQUIRE_ALL=1 PATH=$PWD/.venv/bin:$PATH"]
+    lines.append("export NO_COLOR=1 TERM=dumb COLUMNS=120")
     lines.append('echo "vm: Linux $(uname -r), $(stat -f -c %T /sys/fs/cgroup), up $(cut -d" " -f1 /proc/uptime) s"')
     lines += [f"modprobe {shlex.quote(module)}" for module in modules]
     lines += commands
