@@ -160,7 +160,7 @@ class KubeletNode:
             time.sleep(0.5)
 
     def start(self, number: int, name: str, spec: dict[str, Any], labels: dict[str, str] | None = None) -> Path:
-        """A pod's manifest for kubelet, and for the agent; returns the pod's cgroup."""
+        """A pod for kubelet, and for the agent; returns its cgroup."""
         uid = UID.format(number)
         spec["containers"][0]["image"] = SANDBOX_IMAGE
         spec["containers"][0]["imagePullPolicy"] = "Never"
@@ -169,21 +169,26 @@ class KubeletNode:
             volumes.append({"name": f"machine{index}", "hostPath": {"path": str(Path(place).resolve())}})
             mounts.append({"name": f"machine{index}", "mountPath": place, "readOnly": True})
         metadata = {"name": name, "namespace": "shop", "uid": uid, "labels": labels or {}}
+        # As from an API server the agent learns of the pod before it has an address.
+        self._show({**metadata, "name": f"{name}-{NODE}"}, [])
         (self.manifests / f"{name}.json").write_text(
             json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
         )
         return TREE / SLICE.format(uid.replace("-", "_"))
 
-    def show(self, name: str, namespace: str = "shop") -> None:
+    def show_running(self, name: str) -> None:
         """Tell the agent of a pod that runs."""
         pod = self.pods()[name]
-        metadata = {key: pod["metadata"].get(key, {}) for key in ("uid", "labels")}
+        metadata = {key: pod["metadata"].get(key, {}) for key in ("name", "namespace", "uid", "labels")}
+        self._show(metadata, pod["status"]["podIPs"])
+
+    def _show(self, metadata: dict[str, Any], addresses: list[dict[str, str]]) -> None:
         manifest = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {**metadata, "name": pod["metadata"]["name"], "namespace": namespace},
+            "metadata": metadata,
             "spec": {"nodeName": NODE, "containers": [{"name": "main"}]},
-            "status": {"phase": "Running", "podIPs": pod["status"]["podIPs"]},
+            "status": {"phase": "Running" if addresses else "Pending", "podIPs": addresses},
         }
         self._apply(manifest)
 
@@ -272,7 +277,7 @@ def test_ztunnels_container_is_found(node: KubeletNode) -> None:
     }
     cgroup = node.start(2, "ztunnel", spec, {"app.kubernetes.io/name": "ambimesh-ztunnel"})
     node.eventually(lambda: node.ready("ztunnel"), "ztunnel does not run")
-    node.show("ztunnel")
+    node.show_running("ztunnel")
     node.eventually(lambda: bool(read_caller_roles(node.pins)[0]), "ztunnel is not found")
     assert read_caller_roles(node.pins)[0] <= inodes(cgroup)
 
@@ -285,7 +290,7 @@ def test_kubelets_probes_get_into_a_captured_pod_and_nobody_else(node: KubeletNo
     }
     node.start(3, "server", spec)
     node.eventually(lambda: node.ready("server"), "the server is not ready")
-    node.show("server")
+    node.show_running("server")
     address = (node.pods()["server"]["status"]["podIP"], PORT)
     assert _ask(address) == "alive"
     node.label("ambient")
