@@ -14,14 +14,13 @@ from ambimesh.lab import capture as wire
 from ambimesh.lab import pods, record
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
 from ambimesh.lab.processes import Processes
-from ambimesh.lab.readiness import wait_for_process
+from ambimesh.lab.readiness import READY_SECONDS, wait_for_process
 from ambimesh.lab.record import Lab
 from ambimesh.output import console, say
 from mesh.errors import ConfigurationError
 
 ProcessName = Annotated[str, typer.Argument(help="Such as operator, agent-node1, ztunnel-node2.")]
 Kill = Annotated[bool, typer.Option("--kill", help="With SIGKILL, at once.")]
-_READY_SECONDS = 60.0
 _FOLLOW_SECONDS = 0.2
 
 
@@ -87,7 +86,7 @@ def restart(process: ProcessName, kill: Kill = False, lab: LabName = DEFAULT_LAB
     async def work() -> None:
         processes = Processes(found.layout)
         pid = await processes.restart(process, kill=kill)
-        await wait_for_process(processes, processes.spec(process), _READY_SECONDS)
+        await wait_for_process(processes, processes.spec(process), READY_SECONDS)
         say(f"{process} runs again, process {pid}")
 
     trio.run(work)
@@ -108,7 +107,7 @@ def start(process: ProcessName, lab: LabName = DEFAULT_LAB) -> None:
     async def work() -> None:
         processes = Processes(found.layout)
         pid = await processes.start(processes.spec(process))
-        await wait_for_process(processes, processes.spec(process), _READY_SECONDS)
+        await wait_for_process(processes, processes.spec(process), READY_SECONDS)
         say(f"{process} runs, process {pid}")
 
     trio.run(work)

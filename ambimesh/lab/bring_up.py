@@ -17,7 +17,7 @@ from ambimesh.lab.layout import MAX_NODES, LabLayout, NodeLayout
 from ambimesh.lab.mesh_processes import Planned
 from ambimesh.lab.processes import Processes, ProcessSpec
 from ambimesh.lab.programs import run
-from ambimesh.lab.readiness import wait_for_process
+from ambimesh.lab.readiness import READY_SECONDS, wait_for_process
 from ambimesh.lab.record import DEFAULT_CERTIFICATE_SECONDS, Lab, LabRecord, ProcessSettings
 from ambimesh.lab.stand_ins import stand_ins
 from ambimesh.lab.take_down import take_down
@@ -26,8 +26,6 @@ from resources.base import ObjectMeta
 from resources.folder_store import FolderStore
 from resources.objects import Namespace
 
-_READY_SECONDS = 60.0
-"""Longer than bcc takes to compile on a slow machine."""
 _NAMESPACES = ("default", "kube-system", "istio-system", "ambimesh-system")
 
 
@@ -140,7 +138,7 @@ async def _start(lab: Lab, planned: Sequence[Planned]) -> None:
         Path(one.spec.cgroup).mkdir(parents=True, exist_ok=True)
         await processes.start(one.spec)
     for one in planned:
-        await wait_for_process(processes, one.spec, _READY_SECONDS)
+        await wait_for_process(processes, one.spec, READY_SECONDS)
 
 
 def lay_out_node(node: NodeLayout) -> None:

@@ -13,6 +13,10 @@ from mesh.errors import ConnectFailed, ConnectionLost
 from resources.folder_source import FolderSource
 from resources.objects import Pod
 
+READY_SECONDS = 180.0
+"""For a process. Longer than the agents' loaders give themselves (`ebpf.programs_driver`): on a slow machine several
+nodes' compile for more than a minute, and of a loader that gives up the word is the better one. What ends is told of at
+once."""
 _POLL_SECONDS = 0.05
 
 

@@ -10,8 +10,9 @@ import trio
 
 from ambimesh.lab.daemon import until_told_to_stop
 from ambimesh.lab.layout import LabLayout
-from ambimesh.lab.readiness import wait_for_pods
+from ambimesh.lab.readiness import READY_SECONDS, wait_for_pods
 from ambimesh.lab.record import Lab, LabRecord
+from ebpf import programs_driver
 from resources.base import Condition, ObjectMeta
 from resources.folder_store import FolderStore
 from resources.objects import Pod
@@ -82,3 +83,8 @@ async def test_a_daemon_ends_when_told_with_its_work_undone() -> None:
     with trio.fail_after(5):
         await until_told_to_stop(work)
     assert undone
+
+
+def test_an_agent_is_given_longer_than_its_loader() -> None:
+    """So that what the loader says of its failure is what a person reads."""
+    assert READY_SECONDS > programs_driver._CHILD_DEADLINE
