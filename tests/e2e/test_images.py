@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mesh.errors import EnvironmentLacks
-from tests.e2e.kit import image_store, images, mesh_images
+from tests.e2e.kit import debian, image_store, images, mesh_images
 from tests.e2e.kit.images import Image, Layer
 
 
@@ -158,7 +158,7 @@ def test_a_store_is_linked_but_for_its_databases(tmp_path: Path) -> None:
 
 def test_the_lists_are_of_names_that_debian_has() -> None:
     packages = [package for name in ("base", "agent") for package in mesh_images.package_list(name)]
-    assert f"linux-headers-cloud-{images.architecture()}" in packages
+    assert f"linux-headers-cloud-{debian.architecture()}" in packages
     assert [package for package in packages if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", package)] == []
     known = subprocess.run(["dpkg-query", "-W", "-f=${Package}\n"], stdout=subprocess.PIPE, text=True, check=True)
     # What the images need, the checkout's own set-up has on the machine, or it would not be tried there.

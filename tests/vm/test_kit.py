@@ -61,7 +61,7 @@ def test_a_script_loads_modules_then_runs_commands_then_pytest(tmp_path: Path) -
 def test_results_are_taken_from_the_disk(tmp_path: Path) -> None:
     disk, console, results = tmp_path / "results.img", tmp_path / "console.log", tmp_path / "results"
     results.mkdir()
-    (results / "stale").touch()
+    (results / "junit.xml").touch()
     console.write_text("Linux\n")
     with tarfile.open(disk, "w") as archive:
         entry = tarfile.TarInfo("./status")

@@ -32,6 +32,8 @@ from tests.vm.kit import disks
 _MAIN = disks.SERVICE.with_name("main.sh")
 _MEMORY = "6G"
 _RESULTS_BYTES = 64 << 20
+_RESULTS = ("status", "junit.xml", "kernel.log", "journal.log", "console.log")
+"""What of an earlier run must not be taken for this one's."""
 _SHOWN_LINES = 40
 _EMULATED = (
     "-accel", "tcg,tb-size=1024", "-cpu", "max,la57=off", "-smp", "1",
@@ -97,7 +99,7 @@ def run(script: str, results: Path, *, timeout: float, say: disks.Say) -> Outcom
 
     Args:
         script: its text.
-        results: a folder for what it left; emptied first.
+        results: a folder for what it left.
         timeout: seconds of the host until the machine is killed.
         say: told what is being done.
 
@@ -165,8 +167,8 @@ def _execute(command: Sequence[str], timeout: float, console: Path, folder: Path
 
 def _unpack(disk: Path, console: Path, results: Path) -> int:
     results.mkdir(parents=True, exist_ok=True)
-    for left in results.iterdir():
-        left.unlink()
+    for name in _RESULTS:
+        (results / name).unlink(missing_ok=True)
     (results / "console.log").write_text(_text(console))
     try:
         with tarfile.open(disk) as archive:

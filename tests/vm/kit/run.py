@@ -14,7 +14,13 @@ from pathlib import Path
 from mesh.errors import EnvironmentLacks
 from tests.vm.kit import disks, machine
 
-TIER: tuple[str, ...] = ("-m", "vm", "tests/vm")
+TIER = (
+    "-m", "vm or root",
+    "tests/vm",
+    # That the programs are compiled, pass this kernel's verifier, are attached and do what they are for.
+    "tests/ebpf/test_features.py", "tests/ebpf/test_loader_selftest.py", "tests/ebpf/test_programs_driver.py",
+    "tests/ebpf/test_capture.py", "tests/ebpf/test_arrival.py",
+)  # fmt: skip
 """What ``make test-vm`` runs, as arguments of pytest."""
 _RESULTS = disks.FOLDER / "results"
 _SECONDS = 3600.0
