@@ -63,22 +63,32 @@ class ControlFrames:
     def _fail_stream(self, stream: HboneStream, code: ErrorCode) -> None:
         """A stream error of the peer's: reset it and tell its owner."""
         self._spend(4)
+        owner = stream.owner
         self.reset_stream(stream, code)
-        if stream.owner is not None:
-            stream.owner.stream_reset(code)
+        if owner is not None:
+            owner.stream_reset(code)
 
     def _local_end(self, stream: HboneStream) -> None:
         stream.local_ended = True
         self._waiting.pop(stream.id, None)
         if stream.remote_ended:
-            self.streams.pop(stream.id, None)
+            self._forget(stream)
 
     def _remote_end(self, stream: HboneStream) -> None:
         stream.remote_ended = True
+        owner = stream.owner
         if stream.local_ended:
-            self.streams.pop(stream.id, None)
-        if stream.owner is not None:
-            stream.owner.stream_ended()
+            self._forget(stream)
+        if owner is not None:
+            owner.stream_ended()
+
+    def _forget(self, stream: HboneStream) -> bool:
+        """The stream is over, and its owner hears no more; returns False if it was over before.
+
+        It lets go of the owner, who knows the stream: a circle would wait for the collector with all of its connection.
+        """
+        stream.owner = None
+        return self.streams.pop(stream.id, None) is not None
 
     def _wake_waiting(self) -> None:
         """First come, first served, and only while the connection's window lasts: else a peer that grants one byte at a
@@ -104,16 +114,18 @@ class ControlFrames:
     def _on_reset(self, stream_id: int, _flags: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise Http2Violation(ErrorCode.FRAME_SIZE_ERROR, "a RST_STREAM frame of the wrong size")
-        stream = self.streams.pop(stream_id, None)
+        stream = self.streams.get(stream_id)
         if stream is None:
             self._check_known(stream_id, "RST_STREAM")
             self._spend(1)
             return
+        owner = stream.owner
+        self._forget(stream)
         if not stream.answered:
             self._spend(4)
         self._waiting.pop(stream_id, None)
-        if stream.owner is not None:
-            stream.owner.stream_reset(int.from_bytes(payload, "big"))
+        if owner is not None:
+            owner.stream_reset(int.from_bytes(payload, "big"))
 
     def _on_priority(self, stream_id: int, _flags: int, payload: bytes) -> None:
         """Priorities are deprecated and count for nothing (RFC 9113 section 5.3.2); its form does, and that no stream
@@ -192,8 +204,9 @@ class ControlFrames:
             # The peer has not looked at these and never will (RFC 9113 section 6.8): they may be tried elsewhere.
             for stream in [s for s in self.streams.values() if s.id > last & MAX_STREAM_ID]:
                 self._waiting.pop(stream.id, None)
-                if self.streams.pop(stream.id, None) and stream.owner is not None:
-                    stream.owner.stream_reset(ErrorCode.REFUSED_STREAM)
+                owner = stream.owner
+                if self._forget(stream) and owner is not None:
+                    owner.stream_reset(ErrorCode.REFUSED_STREAM)
 
     def _on_window_update(self, stream_id: int, _flags: int, payload: bytes) -> None:
         if len(payload) != 4:
@@ -239,7 +252,7 @@ class ControlFrames:
 
     def reset_stream(self, stream: HboneStream, code: ErrorCode) -> None:
         """Give the stream up."""
-        if self.streams.pop(stream.id, None) is None:
+        if not self._forget(stream):
             return
         self._waiting.pop(stream.id, None)
         if self._data_stream is stream:

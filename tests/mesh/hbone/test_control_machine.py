@@ -226,6 +226,26 @@ def test_a_stream_reset_amid_a_frame_hears_no_more_of_it() -> None:
     assert not client.machine.streams
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda client: client.feed(reset_frame(1)),
+        lambda client: client.feed(frame(FrameType.GOAWAY, 0, 0, struct.pack(">II", 0, 0))),
+        lambda client: client.feed(window_update_frame(1, 0)),
+        lambda client: client.machine.reset_stream(client.machine.streams[1], ErrorCode.CANCEL),
+        lambda client: [client.machine.end_stream(client.machine.streams[1]), client.feed(frame(FrameType.DATA, 1, 1))],
+        lambda client: [client.feed(frame(FrameType.DATA, 1, 1)), client.machine.end_stream(client.machine.streams[1])],
+    ],
+    ids=["reset by the peer", "refused", "failed", "reset", "ended", "ended by the peer first"],
+)
+def test_a_stream_that_is_over_lets_go_of_its_owner(end: Callable[[Endpoint], object]) -> None:
+    client, stream = opened()
+    assert stream.stream.owner is stream
+    end(client)
+    assert not client.machine.streams
+    assert stream.stream.owner is None
+
+
 def test_pings_are_answered_and_answers_told() -> None:
     client, server = connected_pair()
     client.machine.ping(b"12345678")

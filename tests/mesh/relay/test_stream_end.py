@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import socket
@@ -139,6 +140,21 @@ async def test_an_application_that_does_not_listen(open_relays: Any) -> None:
         assert error.status == 503
 
 
+async def test_data_sent_ahead_to_an_application_that_does_not_listen(open_relays: Any) -> None:
+    async with open_relays() as relays:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            relays.server_owner.port = unused.getsockname()[1]
+            client = await relays.connect()
+            await client.send_all(b"nobody reads this")
+            with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
+                await client.receive_some()
+        await wait_until(lambda: relays.closed)
+        error = relays.closed[0].error
+        assert isinstance(error, TunnelRefused)
+        assert error.status == 503
+
+
 async def test_a_refusal_carries_its_status(open_relays: Any) -> None:
     async with open_relays() as relays:
         relays.server_owner.status = 401
@@ -218,3 +234,22 @@ async def test_data_sent_before_the_answer_arrives(open_relays: Any) -> None:
             async for chunk in client:
                 answer += chunk
         assert answer == b"early" * 1000
+
+
+async def test_what_is_over_keeps_nothing_alive(open_relays: Any) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await echo(stream)
+
+    async with open_relays(serve) as relays:
+        ended = await relays.connect()
+        await ended.send_all(b"hello")
+        await ended.send_eof()
+        await wait_until(lambda: relays.closed)
+        reset = await relays.connect()
+        await reset.send_all(b"hello")
+        await wait_until(lambda: relays.server_owner.ends[-1].received)
+        reset.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset.socket.close()
+        await wait_until(lambda: len(relays.closed) == 2 and all(end.closed for end in relays.server_owner.ends))
+        assert [end.stream.owner for end in (*relays.closed, *relays.server_owner.ends)] == [None] * 4

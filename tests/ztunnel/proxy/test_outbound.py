@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import socket
+import struct
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from mesh.model.policy import Match, PolicyAction
 from mesh.model.workload import TunnelProtocol
 from mesh.testing.model import make_policy, make_service
 from ztunnel.proxy import descriptions as descriptions_module
+
+OURS = ("mesh.", "ztunnel.", "ebpf.", "_socket")
 
 
 def gate(kit: Any) -> int:
@@ -225,3 +229,37 @@ async def test_a_bug_costs_its_connection_only(kit: Any, where: str, monkeypatch
     await kit.record("a bug of this proxy")
     async with await dialled(listening) as stream:
         await exchanged(stream, b"hello")
+
+
+async def test_what_is_over_leaves_nothing_to_the_collector(kit: Any) -> None:
+    """Circles would fill memory between two collections, and no cache holds what is never used again."""
+    kit.describe(kit.server, kit.client)
+    port = await kit.application(kit.echo)
+    kit.serve_hbone()
+    kit.originals.destination = SocketAddress(parse_ip("127.0.0.2"), port)
+    listening = gate(kit)
+
+    async def connections(count: int) -> None:
+        for number in range(count):
+            stream = await dialled(listening)
+            await exchanged(stream, b"hello")
+            if number % 2:
+                await stream.send_eof()
+                with trio.fail_after(5):
+                    assert await stream.receive_some() == b""
+            else:
+                stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stream.aclose()
+        await kit.until(lambda: len(kit.table) == 0)
+
+    await connections(4)
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await connections(8)
+        gc.collect()
+        left = {type(found).__qualname__ for found in gc.garbage if type(found).__module__.startswith(OURS)}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert not left
