@@ -12,12 +12,15 @@ from weakref import WeakKeyDictionary
 
 from mesh.tls.context import client_context, server_context
 from mesh.tls.credentials import Credentials
+from mesh.tls.key_log_driver import KeyLog
 
 
 class ContextCache:
     """Client and server contexts of this node's identities."""
 
-    def __init__(self) -> None:
+    def __init__(self, key_log: KeyLog | None = None) -> None:
+        """``key_log``: where handshakes of the contexts tell their secrets."""
+        self._key_log = key_log
         self._client: WeakKeyDictionary[Credentials, ssl.SSLContext] = WeakKeyDictionary()
         self._server: WeakKeyDictionary[Credentials, ssl.SSLContext] = WeakKeyDictionary()
 
@@ -25,12 +28,17 @@ class ContextCache:
         """For the dialling side. Raises as ``mesh.tls.context.client_context``."""
         context = self._client.get(credentials)
         if context is None:
-            context = self._client[credentials] = client_context(credentials)
+            context = self._client[credentials] = self._logging(client_context(credentials))
         return context
 
     def server(self, credentials: Credentials) -> ssl.SSLContext:
         """For the accepting side. Raises as ``mesh.tls.context.server_context``."""
         context = self._server.get(credentials)
         if context is None:
-            context = self._server[credentials] = server_context(credentials)
+            context = self._server[credentials] = self._logging(server_context(credentials))
+        return context
+
+    def _logging(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        if self._key_log is not None:
+            self._key_log.attach(context)
         return context

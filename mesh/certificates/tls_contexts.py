@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mesh.certificates.contexts import ContextCache
 from mesh.certificates.manager import IdentityManager
 from mesh.identity import SpiffeId
+from mesh.tls.kernel_driver import KernelTls, NoKernelTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,15 @@ class TlsContexts:
 
     identities: IdentityManager
     cache: ContextCache
+    kernel: KernelTls | None = None
+    """What gives the keys of their handshakes to the kernel."""
+
+    @staticmethod
+    def of(identities: IdentityManager, tls: KernelTls | NoKernelTls) -> TlsContexts:
+        """Contexts whose handshakes end in the kernel, if there is one that does TLS."""
+        if isinstance(tls, NoKernelTls):
+            return TlsContexts(identities, ContextCache())
+        return TlsContexts(identities, ContextCache(tls.key_log), tls)
 
     async def client(self, identity: SpiffeId) -> ssl.SSLContext:
         """For the dialling side.

@@ -27,6 +27,7 @@ from mesh.identity import SpiffeId
 from mesh.relay.engine import Engine
 from mesh.relay.host import TunnelHost
 from mesh.relay.tunnel import Tunnel
+from mesh.relay.tunnels import make_tunnel
 from mesh.tls.handshake_driver import handshake
 from mesh.tls.peer import verify_client_side
 
@@ -136,14 +137,15 @@ class TunnelPool:
         sock = await self._connect(key)
         try:
             deadline = trio.current_time() + HANDSHAKE_SECONDS
-            tls = await handshake(sock, context, server_side=False, deadline=deadline)
+            kernel = self._contexts.kernel
+            tls = await handshake(sock, context, server_side=False, deadline=deadline, kernel=kernel)
             identity = verify_client_side(tls.peer_identity_der, key.expected)
         except BaseException:
             sock.close()
             raise
         raw = socket.socket(fileno=sock.detach())
         raw.setblocking(False)
-        return Tunnel(self._engine, raw, tls, Role.CLIENT, self, identity)
+        return make_tunnel(self._engine, raw, tls, Role.CLIENT, self, identity)
 
     async def _connect(self, key: PoolKey) -> trio.socket.SocketType:
         ipv4 = is_ipv4(key.address.ip)

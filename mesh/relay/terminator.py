@@ -23,6 +23,7 @@ from mesh.relay.failures import unexpected
 from mesh.relay.host import TunnelHost
 from mesh.relay.socket_end import RawSocket, reset_socket
 from mesh.relay.tunnel import Tunnel
+from mesh.relay.tunnels import make_tunnel
 from mesh.tls.handshake_driver import handshake
 from mesh.tls.peer import verify_server_side
 
@@ -123,7 +124,8 @@ class Terminator(Generic[Host]):
         try:
             context = await self._contexts.server(self._host.identity)
             deadline = trio.current_time() + HANDSHAKE_SECONDS
-            tls = await handshake(sock, context, server_side=True, deadline=deadline)
+            kernel = self._contexts.kernel
+            tls = await handshake(sock, context, server_side=True, deadline=deadline, kernel=kernel)
             identity = verify_server_side(tls.peer_identity_der, self._host.identity.trust_domain)
         except (MeshError, OSError) as error:
             sock.close()
@@ -140,7 +142,7 @@ class Terminator(Generic[Host]):
             self._handshake_over(peer.ip)
         raw = socket.socket(fileno=sock.detach())
         raw.setblocking(False)
-        tunnel = Tunnel(self._engine, raw, tls, Role.SERVER, self, identity)
+        tunnel = make_tunnel(self._engine, raw, tls, Role.SERVER, self, identity)
         self._served[tunnel] = ServedTunnel(self._host, peer, local, identity)
         tunnel.start()
         if self._draining_since is not None:

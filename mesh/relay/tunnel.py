@@ -1,34 +1,29 @@
-"""One HBONE connection in the relay: a TCP socket, TLS over memory BIOs, and the HBONE machine.
+"""One HBONE connection in the relay: a TCP socket, TLS, and the HBONE machine.
 
 The handshake is done before this object exists (``mesh.tls.handshake_driver``, under trio, with a deadline). From then
-on every ``recv`` takes up to :data:`~mesh.relay.engine.READ_SIZE` bytes, OpenSSL decrypts them record by record into
-the engine's plain buffer, and the machine reads the frames there. Output collects in the machine until the end of the
-engine's turn; a large DATA frame on an idle tunnel skips that and is encrypted from the buffer it was read into.
+on the machine reads frames in the engine's plain buffer, and output collects in the machine until the end of the
+engine's turn; a large DATA frame on an idle tunnel skips that and is sent from the buffer it was read into. Between
+these buffers and the socket stands TLS: of OpenSSL (``mesh.relay.openssl_tunnel``) or of the kernel
+(``mesh.relay.kernel_tunnel``).
 """
 
 from __future__ import annotations
 
 import select
 import socket
-import ssl
-from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias
+from abc import ABC, abstractmethod
+from typing import Final, Protocol, TypeAlias
 
-from mesh.errors import ConnectionLost, MeshError, ProtocolViolation, TlsFailure
+from mesh.errors import ConnectionLost, MeshError, ProtocolViolation
 from mesh.hbone.codec import ErrorCode
 from mesh.hbone.contract import HboneSettings, HboneStream, Http2Violation, Role
 from mesh.hbone.machine import HboneMachine
 from mesh.identity import SpiffeId
-from mesh.relay.engine import READ_SIZE, Engine
+from mesh.relay.engine import Engine
 from mesh.relay.tunnel_contract import Dialling, TunnelEnd
-from mesh.tls.handshake_driver import EstablishedTls
 
 EPOLLIN: Final = select.EPOLLIN
 EPOLLOUT: Final = select.EPOLLOUT
-SLICE: Final = 128 * 1024
-"""Bytes that pass through OpenSSL's buffers at a time. Those never shrink, and what stays small stays in the cache."""
-RECORD: Final = 16384
-"""Plain bytes in one TLS record (RFC 8446 section 5.1)."""
 DIRECT_SIZE: Final = 32 * 1024
 """DATA frames from this size on are worth a ``send`` of their own."""
 FLUSH_AT: Final = 256 * 1024
@@ -52,13 +47,12 @@ class TunnelOwner(Protocol):
         """The connection has ended; all streams have been told."""
 
 
-class Tunnel:
+class Tunnel(ABC):
     """See the module's docstring."""
 
     __slots__ = (
-        *("_answered", "_closing", "_dialling", "_dirty", "_ends", "_events", "_fd", "_incoming", "_leftover"),
-        *("_next_ping_at", "_outgoing", "_owner", "_pending", "_pinged_at", "_read_plain", "_receiving", "_tls"),
-        *("_waiting", "_write_plain"),
+        *("_answered", "_closing", "_dialling", "_dirty", "_ends", "_events", "_fd", "_leftover", "_next_ping_at"),
+        *("_owner", "_pending", "_pinged_at", "_receiving", "_waiting"),
         *("blocked", "blocked_at", "closed", "engine", "last_used", "machine", "peer_identity", "sock"),
     )
 
@@ -66,7 +60,6 @@ class Tunnel:
         self,
         engine: Engine,
         sock: socket.socket,
-        tls: EstablishedTls,
         role: Role,
         owner: TunnelOwner,
         peer_identity: SpiffeId | str,
@@ -75,13 +68,6 @@ class Tunnel:
         self.engine = engine
         self.sock = sock
         self._fd = sock.fileno()
-        self._tls = tls.ssl_object
-        # What is behind it, when there: a call of Python's less for every record, either way.
-        session: Any = getattr(tls.ssl_object, "_sslobj", None) or tls.ssl_object
-        self._write_plain: Callable[[Buffer], int] = session.write
-        self._read_plain: Callable[[int, memoryview], int] = session.read
-        self._incoming = tls.incoming
-        self._outgoing = tls.outgoing
         self._owner = owner
         self.peer_identity = peer_identity
         """Whom the handshake has proven the peer to be; a name that is no SPIFFE id only where one was expected."""
@@ -92,9 +78,9 @@ class Tunnel:
         self._dialling: list[Dialling] = []
         """Ends that began to dial while a batch was read."""
         self._pending = bytearray()
-        """Encrypted, not yet taken by the socket."""
+        """What the socket is to be given, and has not taken yet."""
         self._leftover = b""
-        """Decrypted, not yet a whole frame."""
+        """Received, not yet a whole frame."""
         self._events = EPOLLIN
         self._dirty = False
         self._receiving = False
@@ -112,9 +98,9 @@ class Tunnel:
         engine.register(self._fd, EPOLLIN, self._on_ready)
         self.output_ready()
 
+    @abstractmethod
     def start(self) -> None:
         """Handle what arrived together with the end of the handshake."""
-        self._decrypt()
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
@@ -164,7 +150,7 @@ class Tunnel:
             self._dirty = True
             self.engine.mark_dirty(self)
         elif len(self.machine.outgoing) > FLUSH_AT and not self.blocked:
-            self._encrypt_outgoing()
+            self._send_outgoing()
 
     def output_can_wait(self) -> None:
         """It goes out with other output, or when all is quiet (``mesh.hbone.contract.ConnectionOwner``)."""
@@ -174,37 +160,18 @@ class Tunnel:
         """End of turn: send what has collected."""
         self._dirty = False
         if not self.closed and not self.blocked:
-            self._encrypt_outgoing()
+            self._send_outgoing()
 
+    @abstractmethod
     def send_now(self, frames: memoryview) -> None:
         """Send what is large; nothing else waits to be sent."""
-        for start in range(0, len(frames), SLICE):
-            self._encrypt(frames[start : start + SLICE])
-            self._send_encrypted()
-            if self.closed:
-                return
 
-    def _encrypt_outgoing(self) -> None:
-        outgoing = self.machine.outgoing
-        if len(outgoing) > RECORD:
-            self.machine.outgoing = bytearray()
-            self.send_now(memoryview(outgoing))
-            return
-        if outgoing:
-            self._write_plain(outgoing)
-            outgoing.clear()
-        self._send_encrypted()
+    @abstractmethod
+    def _send_outgoing(self) -> None:
+        """Send what has collected in the machine."""
 
-    def _encrypt(self, view: memoryview) -> None:
-        write = self._write_plain
-        position, end = 0, len(view)
-        while position < end:
-            position += write(view[position : position + RECORD])
-
-    def _send_encrypted(self) -> None:
-        data = self._outgoing.read()
-        if not data:
-            return
+    def _send(self, data: Buffer) -> None:
+        """Give bytes to the socket; what it does not take waits."""
         if self._pending:
             self._pending += data
             return
@@ -235,7 +202,7 @@ class Tunnel:
         self.blocked = False
         self._set_events(self._events & ~EPOLLOUT)
         if self.machine.outgoing:
-            self._encrypt_outgoing()
+            self._send_outgoing()
         waiting, self._waiting = self._waiting, []
         for end in waiting:
             end.resume_reading()
@@ -251,53 +218,15 @@ class Tunnel:
         if events & EPOLLOUT:
             self._on_writable()
         if events & ~EPOLLOUT and not self.closed:
-            try:
-                size = self.sock.recv_into(self.engine.read_view, READ_SIZE)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self.close(ConnectionLost(f"the tunnel's connection failed: {error.strerror}"))
-                return
-            if not size:
-                self.close(ConnectionLost("the peer closed the tunnel") if self._ends else None)
-                return
-            for start in range(0, size, SLICE):
-                self._incoming.write(self.engine.read_view[start : min(start + SLICE, size)])
-                self._decrypt()
-                if self.closed:
-                    return
+            self._receive()
 
-    def _decrypt(self) -> None:
-        view = self.engine.plain_view
-        read = self._read_plain
-        end = len(self._leftover)
-        if end:
-            view[:end] = self._leftover
-        try:
-            while True:
-                size = read(RECORD, view[end:])
-                if not size:
-                    self._parse(end)
-                    self.close(ConnectionLost("the peer closed the tunnel") if self._ends else None)
-                    return
-                end += size
-                if not self._incoming.pending:
-                    break  # all of it: asking again would only raise
-                if end > READ_SIZE:
-                    self._parse(end)
-                    if self.closed:
-                        return
-                    end = len(self._leftover)
-                    if end:
-                        view[:end] = self._leftover
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError as error:
-            self.close(TlsFailure(f"the tunnel's TLS failed: {error.reason or error}"))
-            return
-        self._parse(end)
-        if self._outgoing.pending and not self.closed:
-            self._send_encrypted()  # a key update's answer
+    @abstractmethod
+    def _receive(self) -> None:
+        """The socket has something: a whole read of it, or its end."""
+
+    def _ended(self) -> None:
+        """The peer has said all it had to say."""
+        self.close(ConnectionLost("the peer closed the tunnel") if self._ends else None)
 
     def _parse(self, end: int) -> None:
         view = self.engine.plain_view
@@ -381,12 +310,7 @@ class Tunnel:
         self.engine.unregister(self._fd)
         if not self._pending:
             try:
-                self._encrypt(memoryview(bytes(self.machine.outgoing)))  # a GOAWAY, say, that explains this end
-                self._tls.unwrap()
-            except ssl.SSLError:
-                pass  # the peer has not said good-bye, and need not
-            try:
-                self.sock.send(self._outgoing.read())
+                self._say_goodbye()
             except OSError:
                 pass  # it is gone already
         self.sock.close()
@@ -395,3 +319,7 @@ class Tunnel:
             end.tunnel_lost(error)
         self._ends.clear()
         self._owner.lost(self, error)
+
+    @abstractmethod
+    def _say_goodbye(self) -> None:
+        """Send what has collected (a GOAWAY, say, that explains this end), then TLS's own end, as far as possible."""

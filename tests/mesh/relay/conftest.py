@@ -14,6 +14,7 @@ from mesh.errors import MeshError
 from mesh.hbone import codec
 from mesh.hbone.contract import HboneSettings, HboneStream, Role
 from mesh.relay.engine import Engine
+from mesh.relay.openssl_tunnel import OpensslTunnel
 from mesh.relay.stream_end import StreamEnd
 from mesh.relay.tunnel import Tunnel
 from mesh.testing.ca import TestAuthority
@@ -142,8 +143,12 @@ def open_relays() -> Callable[..., AbstractAsyncContextManager[Relays]]:
                 listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
                 server_owner.port = listeners[0].socket.getsockname()[1]
                 nursery.start_soon(trio.serve_listeners, application, listeners)
-            client = Tunnel(client_engine, client_socket, client_tls, Role.CLIENT, client_owner, "server", settings)
-            server = Tunnel(server_engine, server_socket, server_tls, Role.SERVER, server_owner, "client", settings)
+            client = OpensslTunnel(
+                client_engine, client_socket, client_tls, Role.CLIENT, client_owner, "server", settings
+            )
+            server = OpensslTunnel(
+                server_engine, server_socket, server_tls, Role.SERVER, server_owner, "client", settings
+            )
             client.start()
             server.start()
             relays = Relays(client_engine, server_engine, client_owner, server_owner, client, server)

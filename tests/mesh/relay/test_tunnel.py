@@ -120,7 +120,7 @@ async def test_a_bug_while_flushing_ends_the_tunnel(open_relays: Any, monkeypatc
             raise RuntimeError("surprise")
 
         with monkeypatch.context() as patch:
-            patch.setattr(type(relays.client), "_encrypt_outgoing", fail)
+            patch.setattr(type(relays.client), "_send_outgoing", fail)
             await client.send_all(b"x")
             await until(lambda: relays.client.closed)
         assert isinstance(relays.client_owner.lost_with[0], InternalError)

@@ -11,6 +11,7 @@ from mesh.errors import ConnectFailed, ConnectionLost, HboneUnreachable, MeshErr
 from mesh.hbone.codec import encode_connect
 from mesh.hbone.contract import HboneSettings, Role
 from mesh.relay import pool as pool_module
+from mesh.relay.openssl_tunnel import OpensslTunnel
 from mesh.relay.pool import UNUSED_SECONDS
 from mesh.relay.socket_end import RawSocket
 from mesh.relay.tunnel import Tunnel
@@ -36,7 +37,7 @@ class Peer:
         tls = await handshake(sock, context, server_side=True, deadline=trio.current_time() + 5)
         raw = socket.socket(fileno=sock.detach())
         raw.setblocking(False)
-        tunnel = Tunnel(self.kit.engine, raw, tls, Role.SERVER, self, "client", self.settings)
+        tunnel = OpensslTunnel(self.kit.engine, raw, tls, Role.SERVER, self, "client", self.settings)
         self.tunnels.append(tunnel)
         if self.then_close:
             tunnel.close(None)
