@@ -1,11 +1,17 @@
-"""Two relays joined by a real tunnel over loopback TCP and TLS, with real applications at both ends."""
+"""Two relays joined by a real tunnel over loopback TCP and TLS, with real applications at both ends.
+
+Every test runs with both kinds of tunnel. Those whose TLS is the kernel's get sockets that are plain: to a tunnel they
+look the same, as the kernel's do (``tests/vm`` has these, where the kernel has TLS).
+"""
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import trio
@@ -14,12 +20,14 @@ from mesh.errors import MeshError
 from mesh.hbone import codec
 from mesh.hbone.contract import HboneSettings, HboneStream, Role
 from mesh.relay.engine import Engine
+from mesh.relay.kernel_tunnel import KernelTunnel
 from mesh.relay.openssl_tunnel import OpensslTunnel
 from mesh.relay.stream_end import StreamEnd
 from mesh.relay.tunnel import Tunnel
 from mesh.testing.ca import TestAuthority
 from mesh.tls.context import client_context, server_context
 from mesh.tls.handshake_driver import EstablishedTls, handshake
+from mesh.tls.kernel_codec import ALERT, GET_RECORD_TYPE, SET_RECORD_TYPE, SOL_TLS
 
 ServerApplication = Callable[[trio.SocketStream], Awaitable[None]]
 
@@ -29,6 +37,41 @@ def nonblocking(sock: trio.socket.SocketType) -> socket.socket:
     raw = socket.socket(fileno=sock.detach())
     raw.setblocking(False)
     return raw
+
+
+class KernelSocket(socket.socket):
+    """What a tunnel sees of a socket with TLS in the kernel, without TLS."""
+
+    alerts: list[bytes]
+    """Sent here."""
+    records: list[tuple[int, bytes]]
+    """That the peer is taken to have sent next, of other kinds than application data."""
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self.alerts, self.records = [], []
+        self.setblocking(False)
+
+    def sendmsg(self, buffers: Any, ancillary: Any = (), *_: Any) -> int:
+        assert ancillary == [(SOL_TLS, SET_RECORD_TYPE, bytes([ALERT]))]
+        self.alerts += buffers
+        return sum(map(len, buffers))
+
+    def recv_into(self, *arguments: Any) -> int:
+        if self.records:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().recv_into(*arguments)
+
+    def recvmsg(self, *_: Any) -> Any:
+        if not self.records:
+            raise BlockingIOError
+        kind, content = self.records.pop(0)
+        return content, [(SOL_TLS, GET_RECORD_TYPE, bytes([kind]))], 0, None
+
+
+def kernels(sock: socket.socket) -> KernelSocket:
+    """As if its keys had been given away."""
+    return KernelSocket(sock.detach())
 
 
 @dataclass
@@ -125,9 +168,10 @@ async def _handshakes(authority: TestAuthority) -> tuple[socket.socket, Establis
         return nonblocking(client_socket), results["client"], nonblocking(server_socket), results["server"]
 
 
-@pytest.fixture
-def open_relays() -> Callable[..., AbstractAsyncContextManager[Relays]]:
+@pytest.fixture(params=["openssl", "kernel"])
+def open_relays(request: pytest.FixtureRequest) -> Callable[..., AbstractAsyncContextManager[Relays]]:
     """``async with open_relays(server_application, settings=...) as relays``."""
+    in_kernel = request.param == "kernel"
 
     @asynccontextmanager
     async def opened(
@@ -143,12 +187,22 @@ def open_relays() -> Callable[..., AbstractAsyncContextManager[Relays]]:
                 listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
                 server_owner.port = listeners[0].socket.getsockname()[1]
                 nursery.start_soon(trio.serve_listeners, application, listeners)
-            client = OpensslTunnel(
-                client_engine, client_socket, client_tls, Role.CLIENT, client_owner, "server", settings
-            )
-            server = OpensslTunnel(
-                server_engine, server_socket, server_tls, Role.SERVER, server_owner, "client", settings
-            )
+            client: Tunnel
+            server: Tunnel
+            if in_kernel:
+                client = KernelTunnel(
+                    client_engine, kernels(client_socket), Role.CLIENT, client_owner, "server", settings
+                )
+                server = KernelTunnel(
+                    server_engine, kernels(server_socket), Role.SERVER, server_owner, "client", settings
+                )
+            else:
+                client = OpensslTunnel(
+                    client_engine, client_socket, client_tls, Role.CLIENT, client_owner, "server", settings
+                )
+                server = OpensslTunnel(
+                    server_engine, server_socket, server_tls, Role.SERVER, server_owner, "client", settings
+                )
             client.start()
             server.start()
             relays = Relays(client_engine, server_engine, client_owner, server_owner, client, server)

@@ -91,6 +91,7 @@ async def test_a_violation_ends_the_tunnel_with_its_reason(open_relays: Any, att
         await reset(client)
 
 
+@pytest.mark.parametrize("open_relays", ["openssl"], indirect=True)
 async def test_bytes_that_are_no_tls_records(open_relays: Any) -> None:
     async with open_relays(echo) as relays:
         client = await talking(relays)
