@@ -12,6 +12,7 @@ from mesh.identity import SpiffeId
 from mesh.readiness import ProxyReadiness
 from mesh.state.store import MeshState
 from mesh.telemetry import log
+from mesh.tls.kernel_driver import KernelTls, NoKernelTls, describe
 from waypoint.destinations import Destinations
 from waypoint.inbound import ConnectionServer
 
@@ -64,6 +65,7 @@ def dump(
     identities: IdentityManager,
     destinations: Destinations[ConnectionServer],
     serving: Describes,
+    kernel_tls: KernelTls | NoKernelTls,
 ) -> object:
     """Everything this replica works from."""
     return {
@@ -80,6 +82,7 @@ def dump(
             }
             for report in identities.report()
         ],
+        "kernel_tls": describe(kernel_tls),
         "workloads": len(state.workloads.by_uid),
         "services": len(state.services.views),
     }

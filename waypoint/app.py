@@ -13,7 +13,6 @@ import trio
 
 from mesh import compiled
 from mesh.admin import admin_routes, metrics_routes, readiness_routes, serve_admin, stop_on_signal
-from mesh.certificates.contexts import ContextCache
 from mesh.certificates.manager import IdentityManager
 from mesh.certificates.tls_contexts import TlsContexts
 from mesh.clock import SystemClock
@@ -29,6 +28,7 @@ from mesh.state.store import MeshState
 from mesh.telemetry import log
 from mesh.telemetry.metrics import XdsMetrics, metrics_page, new_registry
 from mesh.telemetry.output import standard_output
+from mesh.tls.kernel_driver import find_kernel_tls
 from mesh.xds.client_machine import Subscription
 from mesh.xds.codec import ADDRESS_TYPE, DESTINATION_TYPE, LABELS_TYPE
 from mesh.xds.discovery_codec import Rejected, Resource
@@ -85,7 +85,8 @@ class _Waypoint:
             impersonates=False,
         )
         self.identities = IdentityManager(client, SystemClock(), random.random)
-        self.contexts = TlsContexts(self.identities, ContextCache())
+        self.kernel_tls = find_kernel_tls(settings.kernel_tls)
+        self.contexts = TlsContexts.of(self.identities, self.kernel_tls)
         self.stopping = trio.Event()
 
     async def run(self) -> None:
@@ -176,7 +177,7 @@ class _Waypoint:
         readiness: Readiness,
     ) -> None:
         async def everything() -> object:
-            return dump(self.state, self.identities, destinations, serving)
+            return dump(self.state, self.identities, destinations, serving, self.kernel_tls)
 
         async def missing() -> list[str]:
             return readiness.missing()

@@ -11,6 +11,7 @@ from mesh import ports
 from mesh.config import Port, Seconds, Settings
 from mesh.control_plane import ControlPlaneGroup
 from mesh.identity import SpiffeId
+from mesh.tls.kernel_driver import KernelTlsWish
 from mesh.xds.discovery_codec import NodeInfo
 
 
@@ -96,6 +97,9 @@ class WaypointSettings(Settings, frozen=True, kw_only=True):
     control_plane: ControlPlaneGroup
     listen: ListenGroup = ListenGroup()
     log: LogGroup = LogGroup()
+    kernel_tls: KernelTlsWish = "never"
+    """As that of ztunnel: ``auto`` leaves the encryption of tunnels to the kernel, where it can. A waypoint cannot load
+    the kernel's module itself."""
     rate_limit_store: RateLimitStoreGroup | None = None
     """Left out: each replica counts shared limits for itself."""
     drain_seconds: Seconds = 25.0

@@ -132,7 +132,7 @@ class _Ztunnel:
         plane = self.plane
 
         async def everything() -> object:
-            return dump(plane.state, plane.identities, plane.table, pods)
+            return dump(plane.state, plane.identities, plane.table, pods, plane.kernel_tls)
 
         async def ready() -> list[str]:
             return readiness.missing()

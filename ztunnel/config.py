@@ -10,6 +10,7 @@ import msgspec
 from ebpf.layout import MAX_WORKERS
 from mesh.config import Port, Seconds, Settings
 from mesh.control_plane import ControlPlaneGroup
+from mesh.tls.kernel_driver import KernelTlsWish
 from mesh.xds.discovery_codec import NodeInfo
 
 
@@ -84,6 +85,10 @@ class ZtunnelSettings(Settings, frozen=True, kw_only=True):
     workers: Workers | Literal["auto"] = "auto"
     """Processes that move bytes. ``auto``: as many as there are cores to use, by affinity and processor quota. With 1
     there is but one process, which is the supervisor as well; each further one takes some 20 MiB."""
+    kernel_tls: KernelTlsWish = "never"
+    """Who encrypts what tunnels carry once OpenSSL has done their handshakes. ``never``: OpenSSL; ``auto``: the kernel,
+    where it can (it has its module ``tls``, and stands a trial at the start), else OpenSSL. A peer that changes its
+    keys loses a tunnel of the kernel's."""
     admin: AdminGroup = AdminGroup()
     log: LogGroup = LogGroup()
     drain_seconds: Seconds = 25.0

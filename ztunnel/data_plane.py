@@ -14,7 +14,6 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from mesh.certificates.ca_client import CaClient
-from mesh.certificates.contexts import ContextCache
 from mesh.certificates.manager import IdentityManager
 from mesh.certificates.tls_contexts import TlsContexts
 from mesh.clock import SystemClock
@@ -25,6 +24,7 @@ from mesh.state.store import MeshState
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import L4Metrics, WorkloadManagerMetrics
 from mesh.telemetry.output import standard_output
+from mesh.tls.kernel_driver import find_kernel_tls
 from ztunnel.config import ZtunnelSettings
 from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.inpod.manager import PodManager
@@ -66,6 +66,7 @@ class DataPlane:
         self.descriptions = Descriptions(self.state, self.table)
         self.dials = Dials(self.engine)
         self.identities = IdentityManager(client, SystemClock(), random.random)
+        self.kernel_tls = find_kernel_tls(settings.kernel_tls)
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start what needs no kernel maps."""
@@ -95,7 +96,7 @@ class DataPlane:
         deliverer = Deliverer(maps.deliveries)
         return Proxies(
             engine=engine,
-            contexts=TlsContexts(self.identities, ContextCache()),
+            contexts=TlsContexts.of(self.identities, self.kernel_tls),
             listener_table=maps.listeners,
             connections=table,
             deliverer=deliverer,

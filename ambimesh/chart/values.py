@@ -133,6 +133,8 @@ class Ztunnel(Placement, frozen=True, kw_only=True):
 
     workers: Annotated[int, Meta(ge=0, le=64)] = 0
     """Processes that move bytes; 0: as many as there are cores to use."""
+    kernel_tls: Literal["auto", "never"] = "never"
+    """``auto``: the kernel encrypts what tunnels carry, where it can."""
     access_log: Literal["info", "warning", "off"] = "info"
     """``warning`` for failures only."""
     drain_seconds: Annotated[int, Meta(ge=1, le=3600)] = 25

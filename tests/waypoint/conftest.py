@@ -317,6 +317,8 @@ async def web(own_mesh: Mesh) -> AsyncIterator[Application]:
 class ClientContexts:
     """``mesh.certificates.tls_contexts.TlsContexts`` without a manager."""
 
+    kernel = None
+
     def __init__(self, authority: TestAuthority) -> None:
         self._authority = authority
         self._cache = ContextCache()

@@ -15,6 +15,7 @@ from mesh.state.store import MeshState
 from mesh.telemetry.http_endpoint import HttpRequest
 from mesh.testing.ca import TestAuthority
 from mesh.tls.credentials import Credentials
+from mesh.tls.kernel_driver import NoKernelTls
 from mesh.xds.codec import ADDRESS_TYPE, DESTINATION_TYPE, LABELS_TYPE
 from mesh.xds.discovery_codec import Resource
 from mesh.xds.waypoint_codec import encode_destination
@@ -83,12 +84,13 @@ async def test_the_dump_and_the_end_are_asked_for_over_http() -> None:
     quits: list[int] = []
 
     async def everything() -> object:
-        return dump(state, identities, destinations, Serves())
+        return dump(state, identities, destinations, Serves(), NoKernelTls("not wished for"))
 
     routes = admin_routes(HELP, everything, set_levels, lambda: quits.append(1))
     page = await routes["GET", "/config_dump"](request("GET", "/config_dump", {}))
     assert b'"demo/web"' in page.body
     assert b'"connections"' in page.body
+    assert b'"kernel_tls": "off: not wished for"' in page.body
     assert (await routes["POST", "/logging"](request("POST", "/logging", {"level": "loud"}))).status == 400
     levels = await routes["GET", "/logging"](request("GET", "/logging", {}))
     assert levels.body == b"level: info\n"

@@ -35,6 +35,7 @@ def test_defaults() -> None:
         15021,
     )
     assert settings.certificate_lifetime_seconds == 86400
+    assert [settings.kernel_tls, read(LEAST + "kernel_tls: auto").kernel_tls] == ["never", "auto"]
     assert settings.workers == "auto"
     assert [read(LEAST + f"workers: {text}").workers for text in ("1", "16", "auto")] == [1, 16, "auto"]
 

@@ -13,6 +13,7 @@ from mesh.model.service import Service
 from mesh.model.workload import GatewayAddress, HealthStatus, NamespacedHostname, NetworkAddress, Workload
 from mesh.state.service_index import ServiceView
 from mesh.state.store import MeshState
+from mesh.tls.kernel_driver import KernelTls, NoKernelTls, describe
 from ztunnel.inpod.manager import PodManager
 from ztunnel.proxy.connections import Connection, ConnectionTable
 
@@ -20,10 +21,14 @@ Flat = dict[str, Any]
 
 
 def dump(
-    state: MeshState, identities: IdentityManager, connections: ConnectionTable, pods: PodManager
+    state: MeshState,
+    identities: IdentityManager,
+    connections: ConnectionTable,
+    pods: PodManager,
+    kernel_tls: KernelTls | NoKernelTls,
 ) -> dict[str, list[Flat]]:
     """All tables of a ztunnel that is one process."""
-    return {**dump_state(state), **dump_traffic(identities, connections, pods)}
+    return {**dump_state(state), **dump_traffic(identities, connections, pods, kernel_tls)}
 
 
 def dump_state(state: MeshState) -> dict[str, list[Flat]]:
@@ -36,14 +41,14 @@ def dump_state(state: MeshState) -> dict[str, list[Flat]]:
 
 
 def dump_traffic(
-    identities: IdentityManager, connections: ConnectionTable, pods: PodManager
+    identities: IdentityManager, connections: ConnectionTable, pods: PodManager, kernel_tls: KernelTls | NoKernelTls
 ) -> dict[str, list[Flat]]:
     """What this process itself has: certificates, connections, pods."""
     return {
         "certificates": [_certificate(report) for report in identities.report()],
         "connections": [_connection(connection) for connection in connections],
         "pods": _pods(pods),
-        "processes": [_process(compiled.current())],
+        "processes": [_process(compiled.current(), kernel_tls)],
     }
 
 
@@ -143,8 +148,13 @@ def _pods(pods: PodManager) -> list[Flat]:
     return served + [{"uid": uid, "pending": True} for uid in pods.pending]
 
 
-def _process(form: compiled.Form) -> Flat:
-    return {"pid": os.getpid(), "form": form.name, "formDetail": form.detail}
+def _process(form: compiled.Form, kernel_tls: KernelTls | NoKernelTls) -> Flat:
+    return {
+        "pid": os.getpid(),
+        "form": form.name,
+        "formDetail": form.detail,
+        "kernelTls": describe(kernel_tls),
+    }
 
 
 def _gateway(gateway: GatewayAddress | None) -> str:

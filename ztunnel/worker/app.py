@@ -195,7 +195,7 @@ class _Worker:
             return b""
         if what == "readiness":
             return msgspec.msgpack.encode(readiness.missing())
-        return msgspec.msgpack.encode(dump_traffic(plane.identities, plane.table, pods))
+        return msgspec.msgpack.encode(dump_traffic(plane.identities, plane.table, pods, plane.kernel_tls))
 
     def _set_levels(self, message: SetLevels) -> None:
         try:

@@ -44,7 +44,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "maxUnavailable": 1,
             "tolerations": [{"key": "a", "effect": "NoSchedule", "operator": "Equal", "value": "yes"}],
         },
-        "ztunnel": {"workers": 3, "accessLog": "off", "drainSeconds": 3600, "fastPath": {"splice": False}},
+        "ztunnel": {
+            "workers": 3, "kernelTls": "auto", "accessLog": "off", "drainSeconds": 3600, "fastPath": {"splice": False}
+        },
         "waypoints": {"istioClass": True, "autoscaling": {"enabled": False}},
     },
     "nothing by default": {
@@ -121,7 +123,7 @@ def test_ztunnel_reads_what_the_chart_writes() -> None:
     environment = {"NODE_NAME": "n1", "POD_NAME": "z", "POD_NAMESPACE": NAMESPACE, "POD_IP": "10.0.0.1"}
     settings = decode(text, "ztunnel.yaml", ZtunnelSettings, environment)
     assert settings.node.name == "n1"
-    assert settings.workers == 2
+    assert (settings.workers, settings.kernel_tls) == (2, "never")
     assert settings.control_plane.host_and_port() == (f"ambimesh-operator.{NAMESPACE}.svc", 15012)
     pod = _rendered({})[("DaemonSet", NAMESPACE, "ambimesh-ztunnel")]["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] == settings.drain_seconds + 5

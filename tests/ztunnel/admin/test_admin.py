@@ -30,6 +30,7 @@ from mesh.telemetry.http_endpoint import HttpRequest, HttpResponse
 from mesh.telemetry.metrics import L4Metrics, ServiceLabels
 from mesh.testing.ca import TestAuthority
 from mesh.testing.model import make_policy, make_service, make_workload
+from mesh.tls.kernel_driver import NoKernelTls
 from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, encode_address, encode_authorization
 from mesh.xds.discovery_codec import Resource
 from ztunnel.admin.dump import dump
@@ -102,7 +103,7 @@ def test_the_dump_is_flat_and_can_be_written_as_json() -> None:
     outbound.record.hbone_target = "10.0.0.2:80"
     table.begin(pod, "inbound", parse_socket_address("10.0.0.3:9"), parse_socket_address("10.0.0.1:80"))
 
-    found = json.loads(json.dumps(dump(described(), identities, table, pods)))
+    found = json.loads(json.dumps(dump(described(), identities, table, pods, NoKernelTls("no such protocol"))))
     assert set(found) == {"workloads", "services", "policies", "certificates", "connections", "pods", "processes"}
     a, b = found["workloads"]
     assert (a["name"], a["protocol"], a["status"], a["waypoint"]) == ("a", "HBONE", "Healthy", "None")
@@ -123,6 +124,7 @@ def test_the_dump_is_flat_and_can_be_written_as_json() -> None:
     assert by_direction["Outbound"]["protocol"] == "HBONE"
     assert by_direction["Inbound"]["protocol"] == "TCP"
     assert (by_direction["Inbound"]["local"], by_direction["Inbound"]["remote"]) == ("10.0.0.1:80", "10.0.0.3:9")
+    assert found["processes"][0]["kernelTls"] == "off: no such protocol"
     served, pending = found["pods"]
     assert (served["tunnelsOut"], served["tunnelsIn"], served["described"]) == (2, 1, False)
     assert pending == {"uid": "u2", "pending": True}

@@ -39,6 +39,7 @@ from mesh.testing.hbone import RecordingStream
 from mesh.testing.model import make_workload
 from mesh.tls.context import client_context, server_context
 from mesh.tls.credentials import Credentials
+from mesh.tls.kernel_driver import KernelTls
 from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, encode_address, encode_authorization
 from mesh.xds.discovery_codec import Resource
 from mesh.zds.codec import WorkloadInfo
@@ -147,6 +148,7 @@ class FakeContexts:
         self.others: dict[SpiffeId, Credentials] = {}
         """Shown instead of an identity's own."""
         self.failure: MeshError | None = None
+        self.kernel: KernelTls | None = None
 
     def credentials(self, identity: SpiffeId) -> Credentials:
         if self.failure is not None:
@@ -154,10 +156,15 @@ class FakeContexts:
         return self.others.get(identity) or self.authority.issue(identity)
 
     async def client(self, identity: SpiffeId) -> ssl.SSLContext:
-        return client_context(self.credentials(identity))
+        return self.telling(client_context(self.credentials(identity)))
 
     async def server(self, identity: SpiffeId) -> ssl.SSLContext:
-        return server_context(self.credentials(identity))
+        return self.telling(server_context(self.credentials(identity)))
+
+    def telling(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        if self.kernel is not None:
+            self.kernel.key_log.attach(context)
+        return context
 
 
 class RedirectedPool(TunnelPool):

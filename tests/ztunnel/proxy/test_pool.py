@@ -16,6 +16,9 @@ from mesh.relay.pool import UNUSED_SECONDS
 from mesh.relay.socket_end import RawSocket
 from mesh.relay.tunnel import Tunnel
 from mesh.tls.handshake_driver import handshake
+from mesh.tls.kernel_driver import AnySocket, KernelTls
+from mesh.tls.key_log_driver import KeyLog
+from mesh.tls.key_schedule_codec import Suite, TrafficSecrets
 
 
 class Peer:
@@ -89,6 +92,32 @@ class Stub:
 
     def tunnel_lost(self, error: MeshError | None) -> None:
         """Nothing to lose."""
+
+
+class Declining(KernelTls):
+    """Remembers who offered keys, and leaves them to OpenSSL."""
+
+    def __init__(self) -> None:
+        super().__init__(KeyLog())
+        self.offered: list[tuple[bool, TrafficSecrets]] = []
+
+    def give(self, sock: AnySocket, suite: Suite, secrets: TrafficSecrets, *, server_side: bool) -> bool:
+        self.offered.append((server_side, secrets))
+        return False
+
+
+async def test_both_ends_offer_their_keys_to_the_kernel(kit: Any) -> None:
+    kernel = kit.contexts.kernel = Declining()
+    kit.pool.port = kit.listen(kit.terminator.accepted)
+    tunnel = await kit.pool.checkout(kit.key())
+    assert isinstance(tunnel, OpensslTunnel)
+    await kit.until(lambda: len(kit.terminator) == 1)
+    (server_side, secrets), (other_side, same) = kernel.offered
+    assert {server_side, other_side} == {False, True}
+    assert secrets == same
+    await kit.until(lambda: tunnel.machine.peer_max_streams == HboneSettings().max_streams)  # it works
+    kit.terminator.close(None)
+    kernel.key_log.close()
 
 
 async def test_those_who_ask_together_share_one_tunnel(kit: Any) -> None:
@@ -191,7 +220,7 @@ async def test_nobody_answers(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_a_peer_that_takes_no_streams_is_not_dialled_for_ever(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # As if its SETTINGS had come with the last flight of the handshake.
-    monkeypatch.setattr(Tunnel, "start", lambda self: setattr(self.machine, "peer_max_streams", 0))
+    monkeypatch.setattr(OpensslTunnel, "start", lambda self: setattr(self.machine, "peer_max_streams", 0))
     peer = Peer(kit)
     with trio.fail_after(5), pytest.raises(ConnectFailed, match="took no connection"):
         await kit.pool.checkout(kit.key())

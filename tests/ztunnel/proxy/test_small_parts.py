@@ -15,6 +15,8 @@ from mesh.hbone.codec import Baggage
 from mesh.relay.dialing_end import DialingEnd
 from mesh.relay.engine import Engine
 from mesh.testing.ca import TestAuthority
+from mesh.tls.kernel_driver import KernelTls, NoKernelTls
+from mesh.tls.key_log_driver import KeyLog
 from ztunnel.proxy.admission import check_destination
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.delivery import Deliverer
@@ -157,3 +159,23 @@ async def test_contexts_are_of_the_newest_certificate() -> None:
     identities.credentials = authority.issue(identity)
     assert await contexts.client(identity) is not client
     assert await contexts.server(identity) is not server
+
+
+async def test_contexts_tell_their_secrets_only_where_the_kernel_is_given_keys() -> None:
+    authority = TestAuthority()
+    identity = authority.identity("demo", "a")
+
+    class Identities:
+        credentials = authority.issue(identity)
+
+        async def get(self, _identity: object) -> Any:
+            return self.credentials
+
+    identities: Any = Identities()
+    kernel = KernelTls(KeyLog())
+    for tls, logs in ((NoKernelTls("not wished for"), False), (kernel, True)):
+        contexts = TlsContexts.of(identities, tls)
+        assert contexts.kernel is (tls if logs else None)
+        for context in (await contexts.client(identity), await contexts.server(identity)):
+            assert (context.keylog_filename is not None) == logs
+    kernel.key_log.close()

@@ -135,6 +135,7 @@ fast_path:
 {{- if .Values.ztunnel.workers }}
 workers: {{ .Values.ztunnel.workers }}
 {{- end }}
+kernel_tls: {{ .Values.ztunnel.kernelTls }}
 drain_seconds: {{ .Values.ztunnel.drainSeconds }}
 log:
   level: {{ .Values.log.level }}
