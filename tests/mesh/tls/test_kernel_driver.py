@@ -29,7 +29,7 @@ class Options(socket.socket):
         self.refused, self.number = refused, number
         self.taken: list[tuple[int, int, bytes]] = []
 
-    def setsockopt(self, level: int, option: int, value: object, size: object = None) -> None:  # type: ignore[override]
+    def setsockopt(self, level: int, option: int, value: object, size: object = None) -> None:
         if option == self.refused and level in (SOL_TLS, socket.IPPROTO_TCP):
             raise OSError(self.number, "refused")
         assert isinstance(value, bytes)
