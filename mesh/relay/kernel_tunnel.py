@@ -14,7 +14,7 @@ import errno
 import socket
 from typing import Final
 
-from mesh.errors import ConnectionLost, TlsFailure
+from mesh.errors import TlsFailure
 from mesh.hbone.contract import HboneSettings, Role
 from mesh.identity import SpiffeId
 from mesh.relay.engine import READ_SIZE, Engine
@@ -26,7 +26,7 @@ from mesh.tls.kernel_codec import (
     Control,
     judge_control,
     record_type,
-    translate_receive_error,
+    translate_socket_error,
 )
 from mesh.tls.kernel_driver import CONTROL_SPACE, send_alert
 
@@ -92,7 +92,7 @@ class KernelTunnel(Tunnel):
             if error.errno == errno.EIO:
                 self._receive_control()
             else:
-                self._receive_failed(error)
+                self._socket_failed(error)
             return
         if size:
             self._parse(start + size)
@@ -105,7 +105,7 @@ class KernelTunnel(Tunnel):
         except BlockingIOError:
             return
         except OSError as error:
-            self._receive_failed(error)
+            self._socket_failed(error)
             return
         try:
             kind = record_type(ancillary)
@@ -121,10 +121,11 @@ class KernelTunnel(Tunnel):
         if control is Control.CLOSE:
             self._ended()
 
-    def _receive_failed(self, error: OSError) -> None:
-        failure = translate_receive_error(error)
+    def _socket_failed(self, error: OSError) -> None:
+        """What the kernel finds wrong with a record's header it tells whoever calls next, who may want to send."""
+        failure = translate_socket_error(error)
         if failure is not None:
             self._alert = BAD_RECORD
             self.close(failure)
         else:
-            self.close(ConnectionLost(f"the tunnel's connection failed: {error.strerror}"))
+            super()._socket_failed(error)

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
-from mesh.errors import ConnectionLost, TlsFailure
+from mesh.errors import TlsFailure
 from mesh.hbone.contract import HboneSettings, Role
 from mesh.identity import SpiffeId
 from mesh.relay.engine import READ_SIZE, Engine
@@ -100,7 +100,7 @@ class OpensslTunnel(Tunnel):
         except BlockingIOError:
             return
         except OSError as error:
-            self.close(ConnectionLost(f"the tunnel's connection failed: {error.strerror}"))
+            self._socket_failed(error)
             return
         if not size:
             self._ended()

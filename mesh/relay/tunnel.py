@@ -180,7 +180,7 @@ class Tunnel(ABC):
         except BlockingIOError:
             size = 0
         except OSError as error:
-            self.close(ConnectionLost(f"the tunnel's connection failed: {error.strerror}"))
+            self._socket_failed(error)
             return
         if size < len(data):
             self._pending += memoryview(data)[size:]
@@ -194,7 +194,7 @@ class Tunnel(ABC):
         except BlockingIOError:
             return
         except OSError as error:
-            self.close(ConnectionLost(f"the tunnel's connection failed: {error.strerror}"))
+            self._socket_failed(error)
             return
         del self._pending[:size]
         if self._pending:
@@ -223,6 +223,10 @@ class Tunnel(ABC):
     @abstractmethod
     def _receive(self) -> None:
         """The socket has something: a whole read of it, or its end."""
+
+    def _socket_failed(self, error: OSError) -> None:
+        """Sending or receiving is over."""
+        self.close(ConnectionLost(f"the tunnel's connection failed: {error.strerror}"))
 
     def _ended(self) -> None:
         """The peer has said all it had to say."""

@@ -110,8 +110,8 @@ def judge_control(kind: int, content: bytes, *, server_side: bool) -> Control:
     return Control.IGNORE
 
 
-def translate_receive_error(error: OSError) -> TlsFailure | None:
-    """What ``recv`` on a socket with TLS in the kernel failed with, where that is TLS's doing."""
+def translate_socket_error(error: OSError) -> TlsFailure | None:
+    """What ``recv`` or ``send`` on a socket with TLS in the kernel failed with, where that is TLS's doing."""
     if error.errno == errno.EBADMSG:
         return TlsFailure("the tunnel's TLS failed (bad record mac): bytes were altered on the way")
     if error.errno in (errno.EINVAL, errno.EMSGSIZE):

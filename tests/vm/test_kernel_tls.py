@@ -31,6 +31,7 @@ from mesh.relay.tunnel import Tunnel
 from mesh.relay.tunnels import make_tunnel
 from mesh.testing.ca import TestAuthority
 from mesh.tls import kernel_driver
+from mesh.tls.context import server_context
 from mesh.tls.credentials import Credentials
 from mesh.tls.handshake_driver import EstablishedTls, KernelHasTls, handshake
 from mesh.tls.kernel_codec import HANDSHAKE, SET_RECORD_TYPE, SOL_TLS
@@ -104,12 +105,12 @@ async def shaken(
     kernel: KernelTls, of_client: bool, of_server: bool, client_credentials: Credentials = CLIENT
 ) -> tuple[Ended, Ended]:
     """A connection over loopback whose handshake is done: the client's end and the server's."""
-    contexts = ContextCache(kernel.key_log)
     results: dict[bool, Ended] = {}
 
     async def shake(sock: trio.socket.SocketType, *, server_side: bool) -> None:
-        context = contexts.server(SERVER) if server_side else contexts.client(client_credentials)
         given = kernel if (of_server if server_side else of_client) else None
+        contexts = ContextCache(given.key_log if given else None)
+        context = contexts.server(SERVER) if server_side else contexts.client(client_credentials)
         tls = await handshake(
             sock, context, server_side=server_side, deadline=trio.current_time() + 60, kernel=given
         )
@@ -480,7 +481,9 @@ async def test_a_forged_record_ends_the_tunnel(kernel: KernelTls, role: Role, wh
 
 @ROLES
 @pytest.mark.parametrize(
-    "made_up", [b"\x17\x03\x03\xff\xff", b"\x17\x02\x00\x00\x20", b"\x17\x03\x03\x00\x00", b"this is not TLS, at all"]
+    "made_up",
+    [b"\x17\x03\x03\xff\xff", b"\x17\x02\x00\x00\x20", b"\x17\x03\x03\x00\x00", b"this is not TLS, at all"],
+    ids=["too long", "no version", "too short", "no record"],
 )
 async def test_what_is_no_record_ends_the_tunnel(kernel: KernelTls, role: Role, made_up: bytes) -> None:
     async with against_openssl(kernel, role) as against:
@@ -565,7 +568,6 @@ async def test_a_server_that_refuses_us_is_understood(kernel: KernelTls) -> None
     """In TLS 1.3 the refusal comes after the client's handshake: an alert that the kernel opens."""
     stranger = TestAuthority()
     credentials = replace(stranger.issue(stranger.identity("demo", "client")), roots=CLIENT.roots)
-    contexts = ContextCache(kernel.key_log)
     left = trio.socket.socket()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         await left.connect(listener.getsockname())
@@ -573,14 +575,14 @@ async def test_a_server_that_refuses_us_is_understood(kernel: KernelTls) -> None
 
     async def refuse() -> None:
         with pytest.raises(TlsFailure, match="not acceptable"):
-            await handshake(right, contexts.server(SERVER), server_side=True, deadline=trio.current_time() + 60)
+            await handshake(right, server_context(SERVER), server_side=True, deadline=trio.current_time() + 60)
 
     with right:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(refuse)
             tls = await handshake(
                 left,
-                contexts.client(credentials),
+                ContextCache(kernel.key_log).client(credentials),
                 server_side=False,
                 deadline=trio.current_time() + 60,
                 kernel=kernel,

@@ -170,6 +170,24 @@ async def test_errors_of_the_socket(
         assert sock.alerts == [alert]
 
 
+async def test_what_is_wrong_with_a_record_may_be_told_when_something_is_sent(
+    open_relays: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_relays(echo) as relays:
+        client = await relays.connect()
+        await says(client, b"before")
+        sock = relays.client.sock
+
+        def fail(*_: Any) -> Any:
+            raise OSError(errno.EMSGSIZE, "Message too long")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(sock), "send", fail, raising=False)
+            await client.send_all(b"after")
+            error = await lost(relays, client)
+        assert isinstance(error, TlsFailure)
+
+
 async def test_a_record_that_is_gone_when_it_is_fetched(open_relays: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_relays(echo) as relays:
         client = await relays.connect()

@@ -18,7 +18,7 @@ from mesh.tls.kernel_codec import (
     crypto_info,
     judge_control,
     record_type,
-    translate_receive_error,
+    translate_socket_error,
 )
 from mesh.tls.key_schedule_codec import RecordKeys
 
@@ -123,8 +123,8 @@ def test_what_must_not_be_said_is_refused(kind: int, content: bytes, server_side
 
 @pytest.mark.parametrize("number", [errno.EBADMSG, errno.EMSGSIZE, errno.EINVAL])
 def test_what_the_kernel_finds_wrong_with_records(number: int) -> None:
-    assert "altered" in str(translate_receive_error(OSError(number, "")))
+    assert "altered" in str(translate_socket_error(OSError(number, "")))
 
 
 def test_other_errors_are_not_of_tls() -> None:
-    assert translate_receive_error(OSError(errno.ECONNRESET, "")) is None
+    assert translate_socket_error(OSError(errno.ECONNRESET, "")) is None
