@@ -2,7 +2,8 @@
 
 Python's ``ssl`` shows a connection's traffic secrets in one place only: the key log of its context, a file. Here that
 file is anonymous memory, which has no name, is on no disk, and is not handed to programs that are started. It holds
-something only while a handshake takes a step: what a step has put there is read right after it and overwritten.
+something only while a handshake takes a step: what a step has put there is read right after it and overwritten. Each
+context has a descriptor of its own for it.
 """
 
 from __future__ import annotations
