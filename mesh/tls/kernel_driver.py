@@ -33,11 +33,12 @@ private key in the same way before.
 *What else may come.* The kernel opens every record and checks its tag. A record that fails it ends the connection
 (EBADMSG). What is no application data is never mixed into it: a plain ``recv`` fails with EIO in front of such a
 record, and ``recvmsg`` fetches it with its kind. Alerts end the tunnel as OpenSSL's errors would; tickets, which other
-servers may send, are dropped, a bounded number of them. A key update ends the tunnel with an error that says so, as kernels before 6.14 cannot take new keys for a socket, and OpenSSL, which could follow the
-secret, is gone. OpenSSL, on the other side, sends one only when its user asks for it, which Python cannot; rustls, in
-Istio's ztunnel, does so by itself when a key has protected some 2^24 records of whatever size (since its version
-0.23.11). Neither OpenSSL nor the kernel counts what our own keys protect; the bound of RFC 8446 section 5.5, 2^24.5
-full records, is some 380 GiB of one direction of a tunnel, with either of them.
+servers may send, are dropped, a bounded number of them. A key update ends the tunnel with an error that says so, as
+kernels before 6.14 cannot take new keys for a socket, and OpenSSL, which could follow the secret, is gone. OpenSSL, on
+the other side, sends one only when its user asks for it, which Python cannot; rustls, in Istio's ztunnel, does so by
+itself when a key has protected some 2^24 records of whatever size (since its version 0.23.11). Neither OpenSSL nor the
+kernel counts what our own keys protect; the bound of RFC 8446 section 5.5, 2^24.5 full records, is some 380 GiB of one
+direction of a tunnel, with either of them.
 
 *A connection that ends* without close_notify looks like one that ends with it: nothing is left to read. That is no
 truncation that anybody falls for, as streams end by HTTP/2's END_STREAM, inside of records; the others are reset.
