@@ -12,7 +12,7 @@ import struct
 from typing import Final
 
 from mesh.errors import TlsFailure
-from mesh.tls.failures import translate_alert
+from mesh.tls.alert_codec import translate_alert
 from mesh.tls.key_schedule_codec import RecordKeys
 
 TCP_ULP: Final = 31

@@ -13,6 +13,7 @@ from mesh.errors import ConnectionLost, MeshError, TlsFailure
 from mesh.hbone import codec
 from mesh.hbone.contract import Role
 from mesh.relay.engine import Engine
+from mesh.relay.tunnel import PING_EVERY
 from mesh.relay.tunnels import make_tunnel
 from mesh.testing.ca import TestAuthority
 from mesh.tls.context import server_context
@@ -46,6 +47,8 @@ async def test_good_bye_is_understood(kernel: KernelTls, of_client: bool, of_ser
         stream = await talking(relays)
         one, other = (relays.client, relays.server) if client_ends else (relays.server, relays.client)
         owner = relays.server_owner if client_ends else relays.client_owner
+        one.tick(one.engine.now + PING_EVERY + 1)
+        await until(lambda: one._pinged_at is None)  # nothing is left unread, for which TCP would reset
         one.drain()
         one.close(None)
         await until(lambda: other.closed)
