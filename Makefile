@@ -62,8 +62,9 @@ test-lab: setup ## Tests that bring a lab up (root)
 
 setup-e2e: ## As setup, and what a test cluster needs: containerd and runc, Kubernetes, images (root; some 10 minutes once)
 	@scripts/setup.sh e2e
-	@$(PYTHON) -m tests.e2e.kit.build
-	@$(PYTHON) -m tests.e2e.kit.mesh_images
+	@$(PYTHON) -m tests.e2e.kit.build & built=$$!; \
+	$(PYTHON) -m tests.e2e.kit.mesh_images; images=$$?; \
+	wait $$built && exit $$images
 
 e2e: setup-e2e ## Tests on a whole Kubernetes cluster of two nodes (root)
 	$(PYTEST) -m e2e --durations=10

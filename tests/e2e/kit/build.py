@@ -26,7 +26,10 @@ SOURCES = Path(__file__).parent / "programs"
 KUBERNETES_PROGRAMS = (
     "etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet",
 )  # fmt: skip
-_FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false", "-tags=providerless,grpcnotrace")
+_FLAGS = (
+    *("-mod=readonly", "-trimpath", "-buildvcs=false"), "-tags=providerless,grpcnotrace", "-gcflags=all=-dwarf=false",
+)  # fmt: skip
+"""Nobody debugs them: without their debug information the compiler has a fifth less to do."""
 _REMEDY = "make kubernetes"
 _REPORT_SECONDS = 15.0
 _SHOWN_LINES = 20
@@ -131,7 +134,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _compile(go: str, target: Target, made: Path, say: Say) -> None:
-    environment = {**os.environ, "CGO_ENABLED": "0"}
+    # The compiler is a short-lived process per package: collecting garbage less often costs it little memory.
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOGC": "400"}
     title = f"{target.name} {target.version}"
     started = time.monotonic()
     say(f"{title}: fetching Go modules ...")
