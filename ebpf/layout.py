@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mesh.addresses import IpBytes
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 ZTUNNEL_OUTBOUND_PORT = 15001
 ZTUNNEL_HBONE_PORT = 15008
@@ -226,6 +226,8 @@ class FastFlow(ctypes.Structure):
         ("mode", ctypes.c_uint32),
         ("is_client", ctypes.c_uint32),
         ("entered", ctypes.c_uint32),
+        ("waiting", ctypes.c_uint32),
+        ("rests", ctypes.c_uint32),
         ("zero", ctypes.c_uint32),
     )
 

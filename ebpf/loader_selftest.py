@@ -39,6 +39,9 @@ class _Noted(ctypes.Structure):
         ("copied_seq", ctypes.c_uint32),
         ("snd_una", ctypes.c_uint32),
         ("owner", ctypes.c_uint32),
+        ("owned", ctypes.c_uint32),
+        ("other_owned", ctypes.c_uint32),
+        ("zero", ctypes.c_uint32),
     )
 
 
@@ -106,6 +109,7 @@ def _converse(module: Any, first: socket.socket, second: socket.socket) -> None:
         (last.write_seq != empty.copied_seq, "write_seq and copied_seq of two ends"),
         (last.bytes_acked not in (len(by_tcp), len(by_tcp) + 1), "bytes_acked"),  # one more: the SYN
         (last.snd_una != last.write_seq, "snd_una"),
+        ((empty.owned, empty.other_owned) != (1, 0), "sk_lock.owned, of who sends and of who does not"),
         (owners != _OWNERS, f"O_NONBLOCK and epoll sets: {owners}"),
     ):
         if wrong:

@@ -155,6 +155,7 @@ _FIELDS = {
     "OFFSET_COOKIE": ("sock_common", "skc_cookie"),
     "OFFSET_RMEM_ALLOC": ("sock", "sk_backlog.rmem_alloc"),
     "OFFSET_RCVLOWAT": ("sock", "sk_rcvlowat"),
+    "OFFSET_OWNED": ("sock", "sk_lock.owned"),
     "OFFSET_FLAGS": ("sock_common", "skc_flags"),
     "OFFSET_NET": ("sock_common", "skc_net.net"),
     "OFFSET_NET_COOKIE": ("net", "net_cookie"),

@@ -10,7 +10,7 @@
 #ifndef AMBIMESH_ABI_H
 #define AMBIMESH_ABI_H
 
-#define AMBIMESH_ABI_VERSION 5
+#define AMBIMESH_ABI_VERSION 6
 
 /* ztunnel's listeners inside a pod. */
 #define ZTUNNEL_OUTBOUND_PORT 15001
@@ -271,6 +271,8 @@ struct fast_flow {
 	__u32 mode;
 	__u32 is_client;
 	__u32 entered; /* it is in the sockhash */
+	__u32 waiting; /* its sender waits for the reader right now, with its own socket's lock held */
+	__u32 rests;   /* messages for which it does not wait again, since it has waited in vain */
 	__u32 zero;
 };
 

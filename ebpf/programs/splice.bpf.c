@@ -11,6 +11,13 @@
  * TCP's queue, and would not notice the splice's if it waits; therefore the first message after both ends are entered
  * still goes by TCP, and when it has been read, that call has ended.
  *
+ * Between the two stands a short wait. Who splices takes the reader's socket lock; while the reader copies with it held, the
+ * kernel puts the sender to sleep, and by the time it is awake again the reader is often in its next call. Falling back to
+ * TCP and returning costs more still. So a sender that finds the reader at work, or some part of the limit waiting, looks
+ * for some microseconds whether that changes, as adaptive locks do. It looks in vain when the reader does not run or does
+ * something else; then it does not look again for a while. Its own lock is held meanwhile: if the other end is looking
+ * for that one, it goes on at once.
+ *
  * A direction returns to the splice once; to fall back again its reader must have taken something from the splice since,
  * which proves that no call that began with TCP data is still running. The other end is read through its address, after
  * its cookie has shown that it is still the same socket. Offsets come from the running kernel's type information.
@@ -24,6 +31,14 @@ static void *(*to_tcp_sock)(void *) = (void *)BPF_FUNC_skc_to_tcp_sock;
 
 /* Waits this many times the limit for a sign of a reader, then takes to TCP nevertheless: memory stays bounded. */
 #define PATIENCE 4
+/* Bytes: what a message that waits costs the kernel besides its payload, which alone is in sk_rmem_alloc. */
+#define MESSAGE_OVERHEAD 1024
+
+/* Part of the limit that may wait before a sender looks whether the reader takes some of it. */
+#define EASY_PART 4
+#define LOOK_NANOSECONDS 50000
+#define LOOKS 512 /* at most; for the verifier */
+#define RESTS 64  /* messages */
 
 static __always_inline void count(u32 reason)
 {
@@ -38,6 +53,52 @@ static __always_inline int by_tcp(struct fast_flow *flow, void *tcp)
 	u32 written = *(volatile u32 *)(tcp + OFFSET_WRITE_SEQ), unacked = *(volatile u32 *)(tcp + OFFSET_SND_UNA);
 	flow->tcp = acked + (u32)(written - unacked) - flow->acked_before;
 	return SK_PASS;
+}
+
+/*
+ * Whether another message of this size is too much beside what waits. The overhead of those that wait is not known, but
+ * if all are like this one, it is this one's share: so small ones fill a queue with fewer bytes.
+ */
+static __always_inline bool over(u64 queued, u32 size, u64 limit)
+{
+	return queued * ((u64)size + MESSAGE_OVERHEAD) > limit * size;
+}
+
+static __always_inline u32 read_peer(u64 peer, u32 offset)
+{
+	u32 value = 0;
+	bpf_probe_read_kernel(&value, sizeof(value), (void *)(peer + offset));
+	return value;
+}
+
+/* Looks for a moment at which the reader can be given more. Returns the bytes that wait now. */
+static __always_inline u32 look(struct fast_flow *flow, u64 peer, u64 peer_cookie, u32 queued, u32 easy)
+{
+	if (queued <= easy && !read_peer(peer, OFFSET_OWNED))
+		return queued;
+	if (flow->rests) {
+		flow->rests -= 1;
+		return queued;
+	}
+	struct fast_flow *back = fast_flows.lookup(&peer_cookie);
+	if (!back || back->waiting)
+		return queued;
+	flow->waiting = 1;
+	bool in_vain = true;
+	u64 until = bpf_ktime_get_ns() + LOOK_NANOSECONDS;
+	for (int number = 0; number < LOOKS; number++) {
+		queued = read_peer(peer, OFFSET_RMEM_ALLOC);
+		if (queued <= easy && !read_peer(peer, OFFSET_OWNED)) {
+			in_vain = false;
+			break;
+		}
+		if (bpf_ktime_get_ns() > until)
+			break;
+	}
+	flow->waiting = 0;
+	if (in_vain)
+		flow->rests = RESTS;
+	return queued;
 }
 
 int mesh_sk_msg(struct sk_msg_md *msg)
@@ -87,11 +148,12 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 		if (flow->spliced)
 			count(REASON_FAST_RETURNED);
 	}
-	u32 queued = 0, wanted = 0;
-	bpf_probe_read_kernel(&queued, sizeof(queued), (void *)(peer + OFFSET_RMEM_ALLOC));
-	bpf_probe_read_kernel(&wanted, sizeof(wanted), (void *)(peer + OFFSET_RCVLOWAT));
+	u32 queued = read_peer(peer, OFFSET_RMEM_ALLOC), wanted = read_peer(peer, OFFSET_RCVLOWAT);
+	u32 limit = state->queue_limit, size = msg->size;
+	if (queued)
+		queued = look(flow, peer, peer_cookie, queued, limit / EASY_PART);
 	u64 since = flow->spliced - flow->returned_at;
-	bool full = queued > state->queue_limit && (queued < since || queued > PATIENCE * state->queue_limit);
+	bool full = over(queued, size, limit) && (queued < since || over(queued, size, PATIENCE * (u64)limit));
 	/* An edge-triggered reader may take a short read for the last one: nothing by TCP behind what it has not read. */
 	bulky = bulky && !queued;
 	if (full || bulky || wanted > 1) {
@@ -105,6 +167,6 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 		flow->mode = FLOW_TCP; /* the other end is closing */
 		return by_tcp(flow, tcp);
 	}
-	flow->spliced += msg->size;
+	flow->spliced += size;
 	return SK_PASS;
 }

@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.root, pytest.mark.scaled]
 PORT = 8080
 B = "10.244.1.3"
 SO_MEMINFO = 55
+MESSAGE_OVERHEAD = 1024
+"""Bytes: a ``struct sk_msg``, as the kernel allocates it."""
 
 
 def test_thousands_of_connections_at_once(mesh: Any, maps: FastPathMaps, fast: Any) -> None:
@@ -108,6 +110,44 @@ def test_a_reader_that_does_not_read_costs_bounded_memory(splice: Any, maps: Fas
     assert QUEUE_LIMIT < stuck < 8 * QUEUE_LIMIT
     assert at_rest < 8 * QUEUE_LIMIT
     assert fast.counted(splice.node, Reason.FAST_FELL_BACK) > before
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_small_messages_that_nobody_reads_cost_bounded_memory(splice: Any, fast: Any, size: int) -> None:
+    """For each that waits the kernel keeps a kilobyte of its own, which it charges to nobody."""
+    count = 60_000
+
+    def lazy(sock: socket.socket) -> Any:
+        sock.sendall(b"k")
+        settled(lambda: held(sock))
+        sock.sendall(b"k")
+        return digest_of(sock)
+
+    def client(sock: socket.socket) -> tuple[int, int, bytes]:
+        assert exactly(sock, 1) == b"k"
+        data, digest, said = os.urandom(size * 256), hashlib.blake2b(), 0
+        before = splice.sent(sock).spliced
+        sock.setblocking(False)
+        for number in range(count):
+            message = data[number % 256 * size :][:size]
+            with contextlib.suppress(BlockingIOError):
+                length = sock.send(message)
+                digest.update(message[:length])
+                said += length
+        waiting = (splice.sent(sock).spliced - before) // size
+        sock.settimeout(30)
+        assert exactly(sock, 1) == b"k"
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+        return waiting, said, digest.digest()
+
+    splice.serve(lazy)
+    before = fast.counted(splice.node, Reason.FAST_FELL_BACK)
+    waiting, said, digest = splice.call(client)
+    assert splice.outcome() == (said, digest)
+    assert 0 < waiting * (size + MESSAGE_OVERHEAD) < 8 * QUEUE_LIMIT
+    assert waiting * size < said
+    assert fast.counted(splice.node, Reason.FAST_FELL_BACK) == before + 1
 
 
 def held(sock: socket.socket) -> int:
