@@ -37,8 +37,8 @@ static void *(*to_tcp_sock)(void *) = (void *)BPF_FUNC_skc_to_tcp_sock;
 /* Part of the limit that may wait before a sender looks whether the reader takes some of it. */
 #define EASY_PART 4
 #define LOOK_NANOSECONDS 50000
-#define LOOKS 512 /* at most; for the verifier */
-#define RESTS 64  /* messages */
+#define LOOKS 1024 /* at most, some 50 ns each; a bound for the verifier */
+#define RESTS 16 /* messages */
 
 static __always_inline void count(u32 reason)
 {
@@ -150,8 +150,7 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 	}
 	u32 queued = read_peer(peer, OFFSET_RMEM_ALLOC), wanted = read_peer(peer, OFFSET_RCVLOWAT);
 	u32 limit = state->queue_limit, size = msg->size;
-	if (queued)
-		queued = look(flow, peer, peer_cookie, queued, limit / EASY_PART);
+	queued = look(flow, peer, peer_cookie, queued, limit / EASY_PART);
 	u64 since = flow->spliced - flow->returned_at;
 	bool full = over(queued, size, limit) && (queued < since || over(queued, size, PATIENCE * (u64)limit));
 	/* An edge-triggered reader may take a short read for the last one: nothing by TCP behind what it has not read. */
