@@ -223,11 +223,14 @@ class FastFlow(ctypes.Structure):
         ("tcp", ctypes.c_uint64),
         ("acked_before", ctypes.c_uint64),
         ("returned_at", ctypes.c_uint64),
+        ("mark", ctypes.c_uint64),
         ("mode", ctypes.c_uint32),
         ("is_client", ctypes.c_uint32),
         ("entered", ctypes.c_uint32),
         ("waiting", ctypes.c_uint32),
         ("rests", ctypes.c_uint32),
+        ("messages", ctypes.c_uint32),
+        ("older_messages", ctypes.c_uint32),
         ("zero", ctypes.c_uint32),
     )
 

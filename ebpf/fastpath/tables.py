@@ -49,7 +49,7 @@ QUEUE_LIMIT = 4 << 20
 """Bytes. Smaller limits cost throughput of bulk transfers, larger ones memory for slow readers."""
 
 _CONNECTION = struct.Struct("=7Q16sHH16sHH16sHHHHII")
-_FLOW = struct.Struct("=8Q6I")
+_FLOW = struct.Struct("=9Q8I")
 _COOKIE = struct.Struct("=Q")
 _ZERO = ctypes.c_uint32(0)
 

@@ -268,11 +268,14 @@ struct fast_flow {
 	__u64 tcp;         /* bytes, brought up to date when something is sent or the state changes */
 	__u64 acked_before; /* the TCP counter's value when the connection was established */
 	__u64 returned_at; /* value of spliced when it last returned to the splice */
+	__u64 mark;        /* a value of spliced: once the reader has come to it, it moves to the newest */
 	__u32 mode;
 	__u32 is_client;
 	__u32 entered; /* it is in the sockhash */
 	__u32 waiting; /* its sender waits for the reader right now, with its own socket's lock held */
 	__u32 rests;   /* messages for which it does not wait again, since it has waited in vain */
+	__u32 messages; /* spliced since the mark */
+	__u32 older_messages; /* between the mark before and this one: together, at least those that wait */
 	__u32 zero;
 };
 

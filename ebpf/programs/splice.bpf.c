@@ -56,12 +56,12 @@ static __always_inline int by_tcp(struct fast_flow *flow, void *tcp)
 }
 
 /*
- * Whether another message of this size is too much beside what waits. The overhead of those that wait is not known, but
- * if all are like this one, it is this one's share: so small ones fill a queue with fewer bytes.
+ * Whether more than this waits: payload, and what the messages that wait cost besides. Their number is not known, but it
+ * is no more than were sent since the last mark but one, up to which the reader had come when the last one was made.
  */
-static __always_inline bool over(u64 queued, u32 size, u64 limit)
+static __always_inline bool waits(const struct fast_flow *flow, u64 queued, u64 limit)
 {
-	return queued * ((u64)size + MESSAGE_OVERHEAD) > limit * size;
+	return queued + MESSAGE_OVERHEAD * ((u64)flow->messages + flow->older_messages) > limit;
 }
 
 static __always_inline u32 read_peer(u64 peer, u32 offset)
@@ -149,10 +149,15 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 			count(REASON_FAST_RETURNED);
 	}
 	u32 queued = read_peer(peer, OFFSET_RMEM_ALLOC), wanted = read_peer(peer, OFFSET_RCVLOWAT);
-	u32 limit = state->queue_limit, size = msg->size;
+	u32 limit = state->queue_limit;
 	queued = look(flow, peer, peer_cookie, queued, limit / EASY_PART);
 	u64 since = flow->spliced - flow->returned_at;
-	bool full = over(queued, size, limit) && (queued < since || over(queued, size, PATIENCE * (u64)limit));
+	if (flow->spliced >= flow->mark + queued) {
+		flow->mark = flow->spliced;
+		flow->older_messages = flow->messages;
+		flow->messages = 0;
+	}
+	bool full = waits(flow, queued, limit) && (queued < since || waits(flow, queued, PATIENCE * (u64)limit));
 	/* An edge-triggered reader may take a short read for the last one: nothing by TCP behind what it has not read. */
 	bulky = bulky && !queued;
 	if (full || bulky || wanted > 1) {
@@ -166,6 +171,7 @@ int mesh_sk_msg(struct sk_msg_md *msg)
 		flow->mode = FLOW_TCP; /* the other end is closing */
 		return by_tcp(flow, tcp);
 	}
-	flow->spliced += size;
+	flow->spliced += msg->size;
+	flow->messages += 1;
 	return SK_PASS;
 }
