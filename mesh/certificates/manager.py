@@ -43,6 +43,8 @@ class IdentitySettings:
     """Requests under way at a time."""
     backoff: Backoff = field(default_factory=lambda: Backoff(initial=0.5, maximum=150.0))
     """Between attempts for one identity."""
+    patience_seconds: float = 5.0
+    """So long after a first failure connections wait for the next attempt instead of failing with the last one."""
     attempt_seconds: float = 60.0
     """After which an attempt counts as failed."""
     check_seconds: float = 5.0
@@ -90,6 +92,8 @@ class _Entry:
     renew_at: float = 0.0
     error: MeshError | None = None
     failures: int = 0
+    failing_since: float = 0.0
+    """Monotonic: the first of the failures in a row."""
     not_before: float = 0.0
     """Monotonic: no attempt earlier."""
     queued: Priority | None = None
@@ -135,22 +139,30 @@ class IdentityManager:
     async def get(self, identity: SpiffeId) -> Credentials:
         """Valid credentials, fetched first if need be.
 
+        An operator that is being replaced is back within seconds, and may hear of a new pod a moment after it runs: so
+        nobody is refused at the first failure. When attempts have failed for longer, all are refused at once.
+
         Raises:
-            IdentityUnavailable: the attempt failed, or a recent one did and the next one is not due yet.
+            IdentityUnavailable: the attempt failed, or a recent one did and the next one comes too late to wait for.
         """
-        credentials = self.cached(identity)
-        if credentials is not None:
-            return credentials
-        entry = self._entry(identity)
-        if not (entry.running or entry.queued is not None):
+        patience_ends = None
+        while (credentials := self.cached(identity)) is None:
+            entry = self._entry(identity)
             wait = entry.not_before - self._clock.monotonic()
-            if entry.error is not None and wait > 0:
-                raise IdentityUnavailable(f"{entry.error} (next attempt in {wait:.1f} s)") from entry.error
-        self._enqueue(entry, Priority.REAL_TIME)
-        await entry.settled.wait()
-        if entry.credentials is not None and entry.expires > self._clock.wall():
-            return entry.credentials
-        raise IdentityUnavailable(str(entry.error or f"no certificate for {identity}")) from entry.error
+            if entry.error is not None and wait > 0 and not entry.running and entry.queued is None:
+                if patience_ends is None:
+                    patience_ends = entry.failing_since + self._settings.patience_seconds
+                if entry.not_before > patience_ends:
+                    raise IdentityUnavailable(f"{entry.error} (next attempt in {wait:.1f} s)") from entry.error
+                await trio.sleep(wait)
+                continue
+            self._enqueue(entry, Priority.REAL_TIME)
+            await entry.settled.wait()
+            if entry.credentials is not None and entry.expires > self._clock.wall():
+                return entry.credentials  # Also if its last workload has gone meanwhile.
+            if entry.error is None or self._entries.get(identity) is not entry:
+                raise IdentityUnavailable(str(entry.error or f"no certificate for {identity}")) from entry.error
+        return credentials
 
     # -- for the life of workloads -------------------------------------------------------------------------------------
 
@@ -291,10 +303,13 @@ class IdentityManager:
             subscriber(credentials)
 
     def _failed(self, entry: _Entry, error: MeshError) -> None:
+        now = self._clock.monotonic()
+        if entry.failures == 0:
+            entry.failing_since = now
         entry.error = error
         entry.failures += 1
         delay = self._settings.backoff.delay(entry.failures, self._random())
-        entry.not_before = self._clock.monotonic() + delay
+        entry.not_before = now + delay
         _log.warning(
             "certificate not obtained",
             identity=str(entry.identity),

@@ -151,8 +151,64 @@ async def test_backoff_grows_to_its_bound_and_is_per_identity(autojump_clock: Mo
         assert len(w.times(B)) == 1
 
 
-async def test_get_fails_at_once_with_the_last_reason_during_backoff(autojump_clock: MockClock) -> None:
+async def test_a_connection_outlives_the_first_failures(autojump_clock: MockClock) -> None:
     async with world() as w:
+        w.refuse(A)
+        w.manager.prefetch(A)
+        await trio.sleep(0.1)
+
+        async def back() -> None:
+            await trio.sleep(2)
+            w.refuse()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(back)
+            assert (await w.manager.get(A)).identity == A
+        # The waits stay what they are without a connection: 0.375, 0.75, 1.5.
+        assert trio.current_time() == pytest.approx(2.625, abs=0.01)
+        assert len(w.times(A)) == 4
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["of a workload", "of none"])
+async def test_all_are_refused_at_once_when_it_has_failed_for_long(autojump_clock: MockClock, served: bool) -> None:
+    async with world() as w:
+        w.refuse(A)
+        if served:
+            w.manager.prefetch(A)
+        with pytest.raises(IdentityUnavailable, match=r"no pod of .* \(next attempt in 3.0 s\)"):
+            await w.manager.get(A)
+        assert trio.current_time() == pytest.approx(2.625, abs=0.01)
+        assert len(w.times(A)) == 4
+        if served:
+            await trio.sleep(60)
+            before = trio.current_time()
+            with pytest.raises(IdentityUnavailable, match="next attempt in"):
+                await w.manager.get(A)
+            assert trio.current_time() == before
+
+
+async def test_after_a_success_there_is_patience_again(autojump_clock: MockClock) -> None:
+    async with world(timedelta(seconds=1000)) as w:
+        w.manager.prefetch(A)
+        w.refuse(A)
+        await trio.sleep(300)
+        w.refuse()
+        await trio.sleep(200)
+        assert w.manager.cached(A) is not None
+        w.refuse(A)
+        w.clock.step(2000)
+        async with trio.open_nursery() as nursery:
+
+            async def back() -> None:
+                await trio.sleep(1)
+                w.refuse()
+
+            nursery.start_soon(back)
+            assert (await w.manager.get(A)).identity == A
+
+
+async def test_get_fails_at_once_with_the_last_reason_during_backoff(autojump_clock: MockClock) -> None:
+    async with world(settings=IdentitySettings(patience_seconds=0)) as w:
         w.refuse(A)
         with pytest.raises(IdentityUnavailable, match="no pod of"):
             await w.manager.get(A)
@@ -193,7 +249,7 @@ async def test_requests_under_way_are_limited(autojump_clock: MockClock) -> None
 
 
 async def test_an_attempt_without_answer_ends(autojump_clock: MockClock) -> None:
-    async with world() as w:
+    async with world(settings=IdentitySettings(patience_seconds=0)) as w:
         w.service.delay = 1e9
         before = trio.current_time()
         with pytest.raises(IdentityUnavailable, match="not answered"):
