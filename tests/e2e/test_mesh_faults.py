@@ -16,6 +16,7 @@ from tests.e2e.kit.faults import (
     conflist_repaired,
     kill_component,
     kill_pods,
+    nodes_of,
     pods_on,
     restarts,
     wait_back,
@@ -85,12 +86,11 @@ def _takes_pods(cluster: Cluster, node: Node) -> None:
 
 def test_agents_and_operators_are_killed_and_nothing_fails(cluster: Cluster, client: Client, wire: Recording) -> None:
     with load(cluster, client.namespace, _URL, node=cluster.nodes[0]) as running:
-        for component in ("agent", "operator"):
+        for component, nodes in (("agent", cluster.nodes), ("operator", nodes_of(cluster, "operator")[:1])):
             before = restarts(cluster, component)
             killed: set[str] = set()
-            for node in cluster.nodes:
-                if component == "agent" or node is cluster.nodes[0]:
-                    killed |= kill_component(cluster, component, node)
+            for node in nodes:
+                killed |= kill_component(cluster, component, node)
             running.more(50)
             wait_back(cluster, component, before, killed)
         running.more(50)
@@ -185,9 +185,10 @@ def test_without_the_api_server_everything_goes_on(
         admitted = sum(intruder.totals().answered_by.values())
         before = {component: restarts(cluster, component) for component in ("operator", "agent", "ztunnel")}
         begun = new.totals().requests
-        doomed = {component: pods_on(cluster, component, there) for component in ("operator", "agent")}
+        doomed = {"agent": there, "operator": nodes_of(cluster, "operator")[0]}
+        pods = {component: pods_on(cluster, component, node) for component, node in doomed.items()}
         with api_server_away(cluster):
-            killed = {component: kill_pods(there, pods) for component, pods in doomed.items()}
+            killed = {component: kill_pods(doomed[component], pods[component]) for component in doomed}
             # The plugin's entry does not need the API server to be put back either.
             changed = json.loads(cni_configuration(there.number))
             changed["nobodyKnows"] = {"kept": [1, 2]}

@@ -87,6 +87,8 @@ def closed(spec: PodSpec, pods: ClusterPods, selector: dict[str, str]) -> PodSpe
                 "topologyKey": "kubernetes.io/hostname",
                 "whenUnsatisfiable": "ScheduleAnyway",
                 "labelSelector": {"matchLabels": selector},
+                # Those that are being replaced do not count: the new ones would all go where these are not.
+                "matchLabelKeys": ["pod-template-hash"],
             }
         ],
     )

@@ -261,6 +261,14 @@ def test_a_pod_that_waits_for_the_api_server_is_not_killed_for_it() -> None:
             assert probe["periodSeconds"] * probe["failureThreshold"] >= 3600, name
 
 
+def test_operators_of_one_revision_are_spread_over_nodes() -> None:
+    """A rollout that counted the old ones too could leave all of them on one node, and the mesh without operator."""
+    deployment = _rendered({})[("Deployment", NAMESPACE, "ambimesh-operator")]
+    (spread,) = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["labelSelector"] == deployment["spec"]["selector"]
+    assert spread["matchLabelKeys"] == ["pod-template-hash"]
+
+
 def test_selectors_find_their_pods_and_mounts_their_volumes() -> None:
     for (kind, _, name), value in _rendered({}).items():
         if kind not in ("Deployment", "DaemonSet"):

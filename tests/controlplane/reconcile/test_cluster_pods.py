@@ -44,6 +44,12 @@ def test_what_the_installation_says_of_images_and_resources_counts() -> None:
     assert container.startup_probe is not None
 
 
+def test_replicas_of_one_revision_are_spread_over_nodes() -> None:
+    (spread,) = _spec(ClusterPods()).topology_spread_constraints
+    assert spread["labelSelector"] == {"matchLabels": {"gateway.networking.k8s.io/gateway-name": "w"}}
+    assert spread["matchLabelKeys"] == ["pod-template-hash"]
+
+
 def test_in_a_lab_it_is_a_process_that_needs_none_of_it() -> None:
     spec = _spec(None)
     assert spec.security_context is None

@@ -48,6 +48,12 @@ def restarts(cluster: Cluster, component: str) -> Restarts:
     return Restarts(counts, frozenset(ready))
 
 
+def nodes_of(cluster: Cluster, component: str) -> list[Node]:
+    """The nodes a component's pods run on; where the scheduler put replicas is nothing a test may count on."""
+    names = {pod["spec"]["nodeName"] for pod in _pods(cluster, component)}
+    return [node for node in cluster.nodes if node.name in names]
+
+
 def pods_on(cluster: Cluster, component: str, node: Node) -> dict[str, str]:
     """A component's pods on a node, and the uid of each."""
     found = {
