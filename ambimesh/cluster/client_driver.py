@@ -228,11 +228,16 @@ class Cluster:
             self.request("PATCH", path, query=query, body=change, content_type="application/merge-patch+json")
         )
 
-    def delete(self, api_version: str, kind: str, name: str, namespace: str = "") -> bool:
-        """Delete an object, and what it owns in the background; whether it was there. Raises as :meth:`request`."""
+    def delete(
+        self, api_version: str, kind: str, name: str, namespace: str = "", *, owned_first: bool = False
+    ) -> bool:
+        """Delete an object and what it owns, which goes later or before it; whether it was there.
+
+        Raises as :meth:`request`.
+        """
         try:
             path = self.resource(api_version, kind).url(namespace, name)
-            self.request("DELETE", path, body={"propagationPolicy": "Background"})
+            self.request("DELETE", path, body={"propagationPolicy": "Foreground" if owned_first else "Background"})
         except ObjectMissing:
             return False
         return True

@@ -270,8 +270,10 @@ def last_lines(cluster: Cluster, namespace: str, problem: Problem) -> str:
     return ""
 
 
-def delete_all(cluster: Cluster, keys: Iterable[Key], report: Reporter, seconds: float) -> None:
-    """Delete objects, and wait until they are gone.
+def delete_all(
+    cluster: Cluster, keys: Iterable[Key], report: Reporter, seconds: float, *, owned_first: bool = False
+) -> None:
+    """Delete objects, and wait until they are gone; what they own is gone before them, if that is asked for.
 
     Raises:
         EnvironmentLacks: some are still there in the end.
@@ -280,7 +282,7 @@ def delete_all(cluster: Cluster, keys: Iterable[Key], report: Reporter, seconds:
     ordered = removal(keys)
     for key in ordered:
         report.detail(str(key))
-        cluster.delete(key.api_version, key.kind, key.name, key.namespace)
+        cluster.delete(key.api_version, key.kind, key.name, key.namespace, owned_first=owned_first)
     deadline = time.monotonic() + seconds
     while True:
         there = [key for key in ordered if _is_there(cluster, key)]

@@ -2,8 +2,8 @@
 
 First the agents take the mesh off their nodes, with ztunnels and operator still running: each pod is let go, outbound
 first, and from then on its new connections are plain; the CNI entry, the plugin, programs, pins and pods' annotations
-go. Only when every node has said so, the rest is deleted. Connections that are inside of ztunnels then have their
-drain.
+go. Only when every node has said so, the rest is deleted: first the operator, which would make again what is deleted
+while it runs, its Lease as well. Connections that are inside of ztunnels then have their drain.
 
 What the operator has made (waypoints' parts, root certificates in namespaces) goes too; what users have written
 (Gateways, policies, labels of namespaces) stays, and means nothing to anybody until a mesh is installed again.
@@ -69,6 +69,8 @@ def remove(cluster: Cluster, namespace: str, objects: Sequence[Key], seconds: fl
         EnvironmentLacks: something does not go.
         MeshError: as ``Cluster.request``.
     """
+    report.step("stopping the operator")
+    delete_all(cluster, [key for key in objects if key.kind == "Deployment"], report, seconds, owned_first=True)
     report.step("deleting waypoints and root certificates")
     for value in _bundles(cluster):
         if is_shared(value):

@@ -92,6 +92,24 @@ def test_a_mesh_is_installed_changed_and_removed(cluster: Cluster, kubelets: Any
         assert cluster.find(key.api_version, key.kind, key.name, key.namespace) is None
 
 
+def test_what_operators_make_goes_when_none_runs_any_more(
+    cluster: Cluster, kubelets: Any, told: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that still ran would make its Lease again, and the namespace would stay with it."""
+    objects = _install(cluster, namespace, told)
+    delete, running = Cluster.delete, []
+
+    def noting(self: Cluster, api_version: str, kind: str, *where: str, owned_first: bool = False) -> bool:
+        if kind == "Lease":
+            selector = "app.kubernetes.io/name=ambimesh-operator"
+            running.append([key_of(pod) for pod in self.all_of("v1", "Pod", namespace, labels=selector)])
+        return delete(self, api_version, kind, *where, owned_first=owned_first)
+
+    monkeypatch.setattr(Cluster, "delete", noting)
+    remove(cluster, namespace, [key_of(value) for value in objects], SECONDS, told.reporter)
+    assert running == [[]]
+
+
 @pytest.mark.parametrize(
     ("state", "kind", "said"),
     [
