@@ -238,6 +238,10 @@ class IdentityUnavailable(MeshError):
     response_flag = ResponseFlag.IDENTITY_ERROR
 
 
+class CertificateServiceAway(IdentityUnavailable):
+    """The certificate service gives no answer, so nobody has refused anything, and asking again soon costs little."""
+
+
 class Draining(MeshError):
     """This proxy is shutting down."""
 

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from mesh.certificates.issued import accept_chain
 from mesh.clock import Clock
-from mesh.errors import IdentityUnavailable, MeshError
+from mesh.errors import CertificateServiceAway, IdentityUnavailable, MeshError
 from mesh.grpc.driver import open_channel
 from mesh.grpc.status import GrpcError, StatusCode
 from mesh.identity import SpiffeId
@@ -36,7 +36,8 @@ class CaClient(Protocol):
         """Make a key, have it certified, check the answer.
 
         Raises:
-            IdentityUnavailable: refused, not reachable, or not what was asked for; the text says which.
+            CertificateServiceAway: not reachable, or it does not serve yet.
+            IdentityUnavailable: refused, or not what was asked for; the text says which.
         """
         ...
 
@@ -83,7 +84,8 @@ class GrpcCaClient:
             csr: PEM.
 
         Raises:
-            IdentityUnavailable: refused or not reachable; the text says which.
+            CertificateServiceAway: not reachable, or it does not serve yet.
+            IdentityUnavailable: refused.
         """
         request = wire.IstioCertificateRequest(csr=csr.decode(), validity_duration=self._settings.lifetime_seconds)
         if self._settings.impersonates:
@@ -109,12 +111,13 @@ class GrpcCaClient:
                 ) as channel:
                     return await channel.unary(METHOD, request, metadata=metadata, timeout=settings.timeout_seconds)
         except GrpcError as error:
-            raise IdentityUnavailable(
+            kind = CertificateServiceAway if error.status is StatusCode.UNAVAILABLE else IdentityUnavailable
+            raise kind(
                 f"the certificate service at {settings.host}:{settings.port} gives no certificate for {identity} "
                 f"({error}){self._hint(error.status)}"
             ) from error
         except (MeshError, OSError, trio.TooSlowError) as error:
-            raise IdentityUnavailable(
+            raise CertificateServiceAway(
                 f"the certificate service at {settings.host}:{settings.port} cannot be asked for {identity}: "
                 f"{error or 'no answer in time'}"
             ) from error

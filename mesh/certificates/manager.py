@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
 from typing import Never
@@ -28,7 +28,7 @@ import trio
 from mesh.backoff import Backoff
 from mesh.certificates.ca_client import CaClient
 from mesh.clock import Clock
-from mesh.errors import IdentityUnavailable, InternalError, MeshError
+from mesh.errors import CertificateServiceAway, IdentityUnavailable, InternalError, MeshError
 from mesh.identity import SpiffeId
 from mesh.tls.credentials import Credentials
 
@@ -43,6 +43,8 @@ class IdentitySettings:
     """Requests under way at a time."""
     backoff: Backoff = field(default_factory=lambda: Backoff(initial=0.5, maximum=150.0))
     """Between attempts for one identity."""
+    most_while_away: float = 15.0
+    """Seconds between attempts, at most, while the service is away: pods that start meanwhile wait for its return."""
     patience_seconds: float = 5.0
     """So long after a first failure connections wait for the next attempt instead of failing with the last one."""
     attempt_seconds: float = 60.0
@@ -308,7 +310,10 @@ class IdentityManager:
             entry.failing_since = now
         entry.error = error
         entry.failures += 1
-        delay = self._settings.backoff.delay(entry.failures, self._random())
+        backoff = self._settings.backoff
+        if isinstance(error, CertificateServiceAway):
+            backoff = replace(backoff, maximum=min(backoff.maximum, self._settings.most_while_away))
+        delay = backoff.delay(entry.failures, self._random())
         entry.not_before = now + delay
         _log.warning(
             "certificate not obtained",

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 
 from mesh.certificates.ca_client import METHOD, CaSettings, GrpcCaClient
 from mesh.clock import SystemClock
-from mesh.errors import IdentityUnavailable
+from mesh.errors import CertificateServiceAway, IdentityUnavailable
 from mesh.grpc.driver import CallContext, GrpcError, StatusCode, serve_grpc, unary
 from mesh.testing.ca import TestAuthority
 from mesh.tls.context import control_plane_server_context
@@ -102,6 +102,7 @@ async def test_each_request_has_a_key_of_its_own_and_the_token_of_now(tmp_path: 
         (StatusCode.UNAUTHENTICATED, "does not accept the token"),
         (StatusCode.PERMISSION_DENIED, "no running pod"),
         (StatusCode.INTERNAL, "INTERNAL"),
+        (StatusCode.UNAVAILABLE, "UNAVAILABLE"),
     ],
 )
 async def test_a_refusal_carries_the_reason(tmp_path: Path, status: StatusCode, hint: str) -> None:
@@ -114,6 +115,7 @@ async def test_a_refusal_carries_the_reason(tmp_path: Path, status: StatusCode, 
             await s.client().fetch(A)
     assert hint in str(caught.value)
     assert isinstance(caught.value.__cause__, GrpcError)
+    assert isinstance(caught.value, CertificateServiceAway) is (status is StatusCode.UNAVAILABLE)
 
 
 async def test_a_certificate_for_somebody_else_is_not_taken(tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ async def test_a_server_of_another_root_gets_no_token(tmp_path: Path) -> None:
 async def test_nobody_there(tmp_path: Path) -> None:
     async with service(tmp_path) as s:
         pass
-    with pytest.raises(IdentityUnavailable, match="cannot be asked"):
+    with pytest.raises(CertificateServiceAway, match="cannot be asked"):
         await s.client().fetch(A)
 
 

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from mesh.certificates.manager import CertificateState, IdentityManager, IdentitySettings
-from mesh.errors import IdentityUnavailable, InternalError, MeshError
+from mesh.errors import CertificateServiceAway, IdentityUnavailable, InternalError, MeshError
 from mesh.identity import SpiffeId
 from mesh.testing.ca import TestAuthority
 from mesh.testing.certificate_service import InProcessCertificateService
@@ -149,6 +149,16 @@ async def test_backoff_grows_to_its_bound_and_is_per_identity(autojump_clock: Mo
         assert gaps[:3] == pytest.approx([0.375, 0.75, 1.5], abs=0.01)
         assert max(gaps) == pytest.approx(150 * 0.75, abs=0.01)
         assert len(w.times(B)) == 1
+
+
+async def test_a_service_that_is_away_is_asked_again_soon(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        w.service.refusal = lambda identity: CertificateServiceAway("nobody there")
+        w.manager.prefetch(A)
+        await trio.sleep(2000)
+        gaps = [later - earlier for earlier, later in zip(w.times(A), w.times(A)[1:], strict=False)]
+        assert gaps[:3] == pytest.approx([0.375, 0.75, 1.5], abs=0.01)
+        assert max(gaps) == pytest.approx(15 * 0.75, abs=0.01)
 
 
 async def test_a_connection_outlives_the_first_failures(autojump_clock: MockClock) -> None:
