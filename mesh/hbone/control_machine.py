@@ -152,9 +152,14 @@ class ControlFrames:
             return
         self._spend(len(payload) // 6 + (10 if self._settings_seen else 0))
         self._settings_seen = True
+        window_before = self._peer_initial_window
         for key, value in struct.iter_unpack(">HI", payload):
             self._apply_setting(key, value)
         self.outgoing += frame(FrameType.SETTINGS, ACK, 0)
+        if self._peer_initial_window > window_before:
+            # Not before: what streams send now obeys all of the values, and a peer may take what comes ahead of the
+            # acknowledgement for sent under its old settings (RFC 9113 section 6.5.3).
+            self._wake_waiting()
         self.owner.output_ready()
 
     def _apply_setting(self, key: int, value: int) -> None:
@@ -167,8 +172,6 @@ class ControlFrames:
                 stream.send_window += change
                 if stream.send_window > MAX_WINDOW:
                     raise Http2Violation(ErrorCode.FLOW_CONTROL_ERROR, "a stream window beyond its limit")
-            if change > 0:
-                self._wake_waiting()
         elif key == Setting.MAX_FRAME_SIZE:
             if not 16384 <= value <= 16777215:
                 raise Http2Violation(ErrorCode.PROTOCOL_ERROR, f"a maximum frame size of {value}")

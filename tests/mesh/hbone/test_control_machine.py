@@ -78,6 +78,39 @@ def test_a_larger_initial_window_lets_waiting_streams_go_on() -> None:
     assert stream.unsent == 0
 
 
+def test_settings_are_acknowledged_before_streams_go_on_under_them() -> None:
+    """Who waits for the acknowledgement takes what comes first for sent under the settings before."""
+    client, stream = opened(settings_frame([(Setting.INITIAL_WINDOW_SIZE, 0)]))
+    stream.send(b"abcdef")
+    assert client.take() == b""
+    client.feed(settings_frame([(Setting.INITIAL_WINDOW_SIZE, 1)]))
+    assert client.take() == frame(FrameType.SETTINGS, ACK, 0) + frame(FrameType.DATA, 0, 1, b"a")
+
+
+def test_streams_go_on_when_all_settings_of_a_frame_are_in_force() -> None:
+    client, stream = opened(settings_frame([(Setting.INITIAL_WINDOW_SIZE, 0)]))
+    stream.send(b"x" * 30000)
+    client.feed(settings_frame([(Setting.INITIAL_WINDOW_SIZE, 30000), (Setting.MAX_FRAME_SIZE, 30000)]))
+    assert client.take() == frame(FrameType.SETTINGS, ACK, 0) + frame(FrameType.DATA, 0, 1, b"x" * 30000)
+
+
+def test_a_window_that_one_frame_opens_and_closes_lets_nothing_through() -> None:
+    client, stream = opened(settings_frame([(Setting.INITIAL_WINDOW_SIZE, 0)]))
+    stream.send(b"abcdef")
+    client.feed(settings_frame([(Setting.INITIAL_WINDOW_SIZE, 3), (Setting.INITIAL_WINDOW_SIZE, 0)]))
+    assert client.take() == frame(FrameType.SETTINGS, ACK, 0)
+    client.feed(window_update_frame(1, 2))
+    assert client.take() == frame(FrameType.DATA, 0, 1, b"ab")
+
+
+def test_a_bad_setting_after_a_larger_window_lets_nothing_through() -> None:
+    client, stream = opened(settings_frame([(Setting.INITIAL_WINDOW_SIZE, 0)]))
+    stream.send(b"abcdef")
+    with pytest.raises(Http2Violation):
+        client.feed(settings_frame([(Setting.INITIAL_WINDOW_SIZE, 3), (Setting.MAX_FRAME_SIZE, 1)]))
+    assert client.take() == b""
+
+
 def test_a_smaller_initial_window_may_make_windows_negative() -> None:
     client, stream = opened(settings_frame([(Setting.INITIAL_WINDOW_SIZE, 100)]))
     stream.send(b"x" * 90)

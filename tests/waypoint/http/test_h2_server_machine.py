@@ -54,6 +54,22 @@ def test_a_body_with_trailers_streams_through(h2_peer: Any) -> None:
     assert stage.observer.facts[0].request_trailers == [(b"x-t", b"1")]
 
 
+def test_an_answer_that_waits_for_the_first_window_comes_after_the_acknowledgement_that_opens_it() -> None:
+    """h2spec's 6.9.2 on a machine where the answer is faster than the client's next frame."""
+    stage = Stage()
+    head = b"\x82\x86\x84\x41\x01h"  # GET http / of authority h
+    client = stage.client(PREFACE + frame(4, payload=struct.pack(">HI", 4, 0)) + frame(1, 5, 1, head))
+    client.take()
+    stage.upstreams[0].feed(OK)
+    answer = client.take()
+    assert answer[3] == 1  # HEADERS, and nothing after it
+    assert len(answer) == 9 + int.from_bytes(answer[:3], "big")
+    client.feed(frame(4, payload=struct.pack(">HI", 4, 1)))
+    assert client.take() == frame(4, 1) + frame(0, 0, 1, b"o")
+    client.feed(frame(8, stream=1, payload=struct.pack(">I", 9)))
+    assert client.take() == frame(0, 0, 1, b"k") + frame(0, 1, 1)
+
+
 def test_a_slow_client_holds_back_only_its_own_stream(h2_peer: Any) -> None:
     stage = Stage()
     client = h2_peer(stage.client(), client=True, acknowledge=False)
