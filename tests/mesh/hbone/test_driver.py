@@ -73,7 +73,7 @@ async def test_large_data_both_ways_and_half_close() -> None:
         assert not server.machine.streams
 
 
-async def test_a_slow_reader_stops_its_sender_and_nobody_else() -> None:
+async def test_a_slow_reader_stops_its_sender_and_nobody_else(autojump_clock: trio.testing.MockClock) -> None:
     started = trio.Event()
 
     async def stubborn(request: IncomingRequest) -> None:
