@@ -124,9 +124,12 @@ async def test_a_large_answer_to_a_slow_client_stays_in_the_endpoint(proxying: S
         waypoint.listen(FixedDecider(Forward(FixedBackend(pool))))
         client = await trio.open_tcp_stream("127.0.0.1", waypoint.port)
         await client.send_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
-        await trio.sleep(0.5)
+        with trio.fail_after(20):
+            while not any(one._wire.backlog for one in waypoint.connections):  # noqa: ASYNC110 -- the engine has no events
+                await trio.sleep(0.01)
+        await trio.sleep(0.3)
         (connection,) = waypoint.connections
-        assert len(connection.machine._wire.backlog or b"") < 1_000_000, "the rest waits where it comes from"
+        assert len(connection._wire.backlog or b"") < 1_000_000, "the rest waits where it comes from"
         received = 0
         with trio.fail_after(20):
             while received < size:
