@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from mesh import compiled
@@ -37,6 +38,13 @@ settings.register_profile(
     "ambimesh", deadline=None, derandomize=REQUIRE_ALL, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ambimesh")
+# A traceback in colours and boxes takes a fifth of a second to draw, in the midst of what a test waits for.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 # ``make test-compiled`` runs the tests of the hot modules once more, on what mypyc made of them.
 if os.environ.get("AMBIMESH_TEST_FORM") == "compiled":
     _form = compiled.choose()

@@ -27,8 +27,9 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
         except BlockingIOError:
             return []
 
+    before = structlog.get_config()
     yield read
-    structlog.reset_defaults()
+    structlog.configure(**before)
     os.close(reader)
     os.close(writer)
 
