@@ -183,10 +183,18 @@ async def test_a_slow_reader_holds_the_writer_and_nobody_else(open_relays: Any) 
         slow = await relays.connect()
         await slow.send_all(b"slow")
         written = 0
-        with trio.move_on_after(0.5):
+
+        async def write() -> None:
+            nonlocal written
             while True:
                 await slow.send_all(bytes(65536))
                 written += 65536
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await wait_until(lambda: relays.server_owner.ends and relays.server_owner.ends[0].backlog, 20)
+            await trio.sleep(0.3)
+            nursery.cancel_scope.cancel()
         # What the writer could put away is bounded by the window and four socket buffers.
         assert written < 64 << 20
         backlog = relays.server_owner.ends[0].backlog
