@@ -28,6 +28,7 @@ from resources.decode import decode_documents
 from resources.folder_store import FolderStore
 from tests.e2e.kit.node_files import SANDBOX_IMAGE
 from tests.vm.kit.disks import HEADERS, KUBELET, PAUSE_IMAGE, ROOT
+from tests.vm.kit.stand_ins import ECHO, ZTUNNEL
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
 
@@ -40,27 +41,6 @@ UID = "0a1b2c3d-0000-4000-8000-{:012x}"
 SLICE = "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{}.slice"
 MACHINE = ("/usr", "/lib", "/lib64", "/bin", str(ROOT), str(Path(HEADERS).parent))
 """What containers have of the machine: they are made from an image with nothing in it."""
-ECHO = f"""
-import socket, threading
-server = socket.create_server(("0.0.0.0", {PORT}))
-def serve(client):
-    while data := client.recv(99):
-        client.sendall(data)
-while True:
-    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-"""
-ZTUNNEL = """
-import pathlib, trio
-from mesh.zds.client_driver import run_zds_client
-class Handler:
-    async def add(self, uid, info, namespace):
-        namespace.close()
-    async def keep(self, uid): pass
-    async def delete(self, uid): pass
-    async def snapshot_sent(self): pass
-    def disconnected(self): pass
-trio.run(run_zds_client, pathlib.Path("/run/ambimesh/ztunnel.sock"), Handler())
-"""
 CONTAINERD = f"""
 version = 2
 [plugins."io.containerd.grpc.v1.cri"]
@@ -269,7 +249,7 @@ def test_ztunnels_container_is_found(node: KubeletNode) -> None:
         "containers": [
             {
                 "name": "main",
-                "command": [PYTHON, "-c", ZTUNNEL],
+                "command": [PYTHON, "-c", ZTUNNEL, "/run/ambimesh/ztunnel.sock"],
                 "volumeMounts": [{"name": "run", "mountPath": "/run/ambimesh"}],
             }
         ],
@@ -285,7 +265,7 @@ def test_ztunnels_container_is_found(node: KubeletNode) -> None:
 def test_kubelets_probes_get_into_a_captured_pod_and_nobody_else(node: KubeletNode) -> None:
     probe = {"tcpSocket": {"port": PORT}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 1}
     spec = {
-        "containers": [{"name": "main", "command": [PYTHON, "-c", ECHO], "readinessProbe": probe}],
+        "containers": [{"name": "main", "command": [PYTHON, "-c", ECHO, str(PORT)], "readinessProbe": probe}],
         "terminationGracePeriodSeconds": 1,
     }
     node.start(3, "server", spec)

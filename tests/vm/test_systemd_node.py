@@ -25,6 +25,7 @@ from ebpf.pods import PodTable
 from ebpf.programs_driver import detach_all, read_caller_roles
 from resources.decode import decode_documents
 from resources.folder_store import FolderStore
+from tests.vm.kit.stand_ins import ECHO, ZTUNNEL
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
 
@@ -33,27 +34,6 @@ UNITS = Path("/run/systemd/system")
 NODE = "worker"
 PORT = 7777
 PATIENCE = 60.0
-ECHO = f"""
-import socket, threading
-server = socket.create_server(("0.0.0.0", {PORT}))
-def serve(client):
-    while data := client.recv(99):
-        client.sendall(data)
-while True:
-    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-"""
-ZTUNNEL = """
-import sys, pathlib, trio
-from mesh.zds.client_driver import run_zds_client
-class Handler:
-    async def add(self, uid, info, namespace):
-        namespace.close()
-    async def keep(self, uid): pass
-    async def delete(self, uid): pass
-    async def snapshot_sent(self): pass
-    def disconnected(self): pass
-trio.run(run_zds_client, pathlib.Path(sys.argv[1]), Handler())
-"""
 PROBER = """
 import os, socket, sys
 server = socket.socket(socket.AF_UNIX)
@@ -162,7 +142,7 @@ class SystemdNode:
             )
         run("systemctl", "daemon-reload")
         run("systemctl", "start", "kubelet", "other")
-        self.start("server", [sys.executable, "-c", ECHO], netns="server")
+        self.start("server", [sys.executable, "-c", ECHO, str(PORT)], netns="server")
         self.start("client", ["sleep", "infinity"], netns="client")
         self.show("shop", "server", "10.244.1.2", {})
         self.show("shop", "client", "10.244.1.3", {})
