@@ -24,6 +24,7 @@ from mesh.testing.ca import TestAuthority
 from mesh.tls.credentials import Credentials
 from mesh.tls.handshake_driver import EstablishedTls, KernelHasTls, handshake
 from mesh.tls.kernel_driver import KernelTls
+from tests.mesh.relay.applications import until
 
 SIDES = pytest.mark.parametrize(
     ("of_client", "of_server"), [(True, False), (False, True), (True, True)], ids=["client", "server", "both"]
@@ -146,34 +147,6 @@ async def relays_between(
             nursery.cancel_scope.cancel()
     for tunnel in tunnels:
         tunnel.engine.close()
-
-
-async def echo(stream: trio.SocketStream) -> None:
-    try:
-        async with stream:
-            async for chunk in stream:
-                await stream.send_all(chunk)
-    except trio.BrokenResourceError:
-        pass
-
-
-async def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 -- the relay has no events to wait for
-            await trio.sleep(0.01)
-
-
-async def talking(relays: Relays) -> trio.SocketStream:
-    stream = await relays.connect()
-    await stream.send_all(b"hello")
-    with trio.fail_after(60):
-        assert await stream.receive_some() == b"hello"
-    return stream
-
-
-async def reset(stream: trio.SocketStream) -> None:
-    with trio.fail_after(60), pytest.raises(trio.BrokenResourceError):
-        await stream.receive_some()
 
 
 def record_of(tls: EstablishedTls, content: bytes) -> bytearray:

@@ -26,7 +26,8 @@ from mesh.tls.credentials import Credentials
 from mesh.tls.handshake_driver import EstablishedTls, KernelHasTls, handshake
 from mesh.tls.kernel_driver import KernelTls
 from mesh.tls.key_schedule_codec import SUITES
-from tests.vm.kernel_tls import CLIENT, SERVER, SIDES, Owner, echo, relays_between, shaken, talking, until
+from tests.mesh.relay.applications import echo, talking, until
+from tests.vm.kernel_tls import CLIENT, SERVER, SIDES, Owner, relays_between, shaken
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
 

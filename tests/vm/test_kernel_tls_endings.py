@@ -20,20 +20,8 @@ from mesh.tls.context import server_context
 from mesh.tls.handshake_driver import EstablishedTls, KernelHasTls, handshake
 from mesh.tls.kernel_codec import HANDSHAKE, SET_RECORD_TYPE, SOL_TLS
 from mesh.tls.kernel_driver import KernelTls
-from tests.vm.kernel_tls import (
-    CLIENT,
-    SERVER,
-    SIDES,
-    Owner,
-    against_openssl,
-    echo,
-    record_of,
-    relays_between,
-    reset,
-    shaken,
-    talking,
-    until,
-)
+from tests.mesh.relay.applications import echo, reset, talking, until
+from tests.vm.kernel_tls import CLIENT, SERVER, SIDES, Owner, against_openssl, record_of, relays_between, shaken
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
 ROLES = pytest.mark.parametrize("role", [Role.CLIENT, Role.SERVER], ids=["client", "server"])

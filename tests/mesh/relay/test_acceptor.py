@@ -12,6 +12,7 @@ from mesh.addresses import PeerAddress, format_ip
 from mesh.relay.acceptor import BATCH, Acceptor
 from mesh.relay.engine import Engine
 from mesh.relay.socket_end import RawSocket
+from tests.mesh.relay.applications import until
 
 
 @pytest.fixture
@@ -70,12 +71,6 @@ class Taken:
     def close(self) -> None:
         for sock in self.socks:
             sock.close()
-
-
-async def until(condition: Any) -> None:
-    with trio.fail_after(2):
-        while not condition():  # noqa: ASYNC110 -- the relay has no events to wait for
-            await trio.sleep(0.001)
 
 
 async def made(engine: Engine) -> tuple[Listener, Taken, Acceptor]:

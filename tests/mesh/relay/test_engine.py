@@ -4,7 +4,6 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import trio
@@ -13,6 +12,7 @@ import trio.testing
 from mesh.errors import InternalError, MeshError
 from mesh.relay import engine as engine_module
 from mesh.relay.engine import Engine
+from tests.mesh.relay.applications import until
 
 
 @pytest.fixture
@@ -20,12 +20,6 @@ def engine() -> Iterator[Engine]:
     made = Engine()
     yield made
     made.close()
-
-
-async def until(condition: Callable[[], Any], seconds: float = 5) -> None:
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 -- the relay has no events to wait for
-            await trio.sleep(0.001)
 
 
 class Watched:
@@ -75,11 +69,11 @@ async def test_a_turn_handles_what_is_ready_and_flushes_once(engine: Engine) -> 
         nursery.start_soon(engine.run)
         for one in (first, second):
             one.there.send(b"x")
-        await until(lambda: (first.events and second.events and flushed), 2)
+        await until(lambda: (first.events and second.events and flushed))
         assert len(flushed) == len(first.events) == 1
         # What is marked from trio's side is flushed without any socket being ready.
         engine.mark_dirty(output)
-        await until(lambda: len(flushed) >= 2, 2)
+        await until(lambda: len(flushed) >= 2)
         nursery.cancel_scope.cancel()
     first.close()
     second.close()
@@ -111,13 +105,13 @@ async def test_a_handler_that_fails_is_ended_and_harms_nobody(engine: Engine) ->
         nursery.start_soon(engine.run)
         bad.there.send(b"x")
         good.there.send(b"x")
-        await until(lambda: (bad.errors and good.events), 2)
+        await until(lambda: (bad.errors and good.events))
         assert isinstance(bad.errors[0], InternalError)
         assert "surprise" in str(bad.errors[0])
         await trio.sleep(0.01)
         assert len(bad.events) == 1
         good.there.send(b"y")
-        await until(lambda: len(good.events) >= 2, 2)
+        await until(lambda: len(good.events) >= 2)
         nursery.cancel_scope.cancel()
     bad.close()
     good.close()
@@ -170,12 +164,12 @@ async def test_events_do_not_reach_the_next_owner_of_a_number(engine: Engine) ->
         one.there.send(b"x")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.run)
-        await until(lambda: heirs, 2)
+        await until(lambda: heirs)
         (heir,) = heirs
         await trio.sleep(0.01)
         assert heir.events == []
         heir.there.send(b"for the heir")
-        await until(lambda: heir.events, 2)
+        await until(lambda: heir.events)
         nursery.cancel_scope.cancel()
     for one in [*pair, *heirs]:
         one.close()

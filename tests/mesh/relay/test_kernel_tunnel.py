@@ -12,38 +12,17 @@ from mesh.errors import ConnectionLost, MeshError, TlsFailure
 from mesh.relay.kernel_tunnel import MAX_CONTROLS
 from mesh.relay.tunnel import PING_EVERY
 from mesh.tls.kernel_codec import ALERT, APPLICATION_DATA, BAD_RECORD, CLOSE_NOTIFY, HANDSHAKE
+from tests.mesh.relay.applications import echo, reset, says, until
 
 pytestmark = pytest.mark.parametrize("open_relays", ["kernel"], indirect=True)
 TICKET = b"\x04\0\0\x08" + bytes(8)
 KEY_UPDATE = b"\x18\0\0\1\0"
 
 
-async def echo(stream: trio.SocketStream) -> None:
-    try:
-        async with stream:
-            async for chunk in stream:
-                await stream.send_all(chunk)
-    except trio.BrokenResourceError:
-        pass
-
-
-async def until(condition: Any, seconds: float = 5) -> None:
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 -- the relay has no events to wait for
-            await trio.sleep(0.002)
-
-
-async def says(client: trio.SocketStream, words: bytes) -> None:
-    await client.send_all(words)
-    with trio.fail_after(5):
-        assert await client.receive_some() == words
-
-
 async def lost(relays: Any, client: trio.SocketStream) -> MeshError | None:
     """Why the client's tunnel ended, which its application was told by a reset."""
     await until(lambda: relays.client.closed)
-    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
-        await client.receive_some()
+    await reset(client)
     (error,) = relays.client_owner.lost_with
     assert [end.error for end in relays.closed] == [error]
     return error  # type: ignore[no-any-return]
@@ -137,6 +116,18 @@ async def test_nothing_is_put_behind_half_of_what_was_to_be_said(open_relays: An
         assert client_socket.alerts == []
 
 
+async def lost_by(relays: Any, client: trio.SocketStream, call: str, number: int) -> MeshError | None:
+    """Why the client's tunnel ended, whose socket failed in this call with this ``errno``."""
+
+    def fail(*_: Any) -> Any:
+        raise OSError(number, "so says the kernel")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(relays.client.sock), call, fail)
+        await client.send_all(b"after")
+        return await lost(relays, client)
+
+
 @pytest.mark.parametrize(
     ("number", "kind", "alert"),
     [
@@ -147,48 +138,25 @@ async def test_nothing_is_put_behind_half_of_what_was_to_be_said(open_relays: An
 )
 @pytest.mark.parametrize("behind", [False, True])
 async def test_errors_of_the_socket(
-    open_relays: Any,
-    number: int,
-    kind: type[MeshError],
-    alert: bytes,
-    behind: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    open_relays: Any, number: int, kind: type[MeshError], alert: bytes, behind: bool
 ) -> None:
     """Met in reading, or when a record of another kind is fetched."""
     async with open_relays(echo) as relays:
         client = await relays.connect()
         await says(client, b"before")
         sock = relays.client.sock
-
-        def fail(*_: Any) -> Any:
-            raise OSError(number, "so says the kernel")
-
         if behind:
             sock.records.append((HANDSHAKE, TICKET))
-        with monkeypatch.context() as patch:
-            patch.setattr(type(sock), "recvmsg" if behind else "recv_into", fail)
-            await client.send_all(b"after")
-            error = await lost(relays, client)
+        error = await lost_by(relays, client, "recvmsg" if behind else "recv_into", number)
         assert isinstance(error, kind)
         assert sock.alerts == [alert]
 
 
-async def test_what_is_wrong_with_a_record_may_be_told_when_something_is_sent(
-    open_relays: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_wrong_with_a_record_may_be_told_when_something_is_sent(open_relays: Any) -> None:
     async with open_relays(echo) as relays:
         client = await relays.connect()
         await says(client, b"before")
-        sock = relays.client.sock
-
-        def fail(*_: Any) -> Any:
-            raise OSError(errno.EMSGSIZE, "Message too long")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(type(sock), "send", fail, raising=False)
-            await client.send_all(b"after")
-            error = await lost(relays, client)
-        assert isinstance(error, TlsFailure)
+        assert isinstance(await lost_by(relays, client, "send", errno.EMSGSIZE), TlsFailure)
 
 
 async def test_a_record_that_is_gone_when_it_is_fetched(open_relays: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,14 +19,9 @@ from mesh.relay.dialing_end import DialingEnd
 from mesh.relay.engine import Engine
 from mesh.relay.plain_pair import PlainPair
 from mesh.relay.socket_end import LOOKED_AWAY
+from tests.mesh.relay.applications import until
 
 RESET = struct.pack("ii", 1, 0)
-
-
-async def until(condition: Callable[[], Any], seconds: float = 5) -> None:
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 -- the relay has no events to wait for
-            await trio.sleep(0.001)
 
 
 @dataclass
@@ -72,7 +67,7 @@ async def joined(*, small: bool = False) -> AsyncIterator[Joined]:
             yield Joined(engine, pair, streams[0], streams[1], reports, watched)
             for stream in streams:
                 stream.socket.close()
-            await until(lambda: reports, 2)
+            await until(lambda: reports)
             nursery.cancel_scope.cancel()
     assert reports == [pair]  # once
     assert engine.watched == 0
@@ -102,7 +97,7 @@ async def test_both_ways_and_half_close() -> None:
         await both.server.send_all(b"all of it")
         await both.server.send_eof()
         assert await received(both.client) == b"all of it"
-        await until(lambda: both.reports, 2)
+        await until(lambda: both.reports)
     assert both.pair.error is None
     assert (both.pair.sent, both.pair.received) == (8, 17)
 
@@ -189,7 +184,7 @@ async def test_a_client_that_hangs_up_for_good_while_paused() -> None:
         assert await received(both.client) == b""
         await both.client.send_all(b"last words")
         await both.client.aclose()
-        await until(lambda: end.events == LOOKED_AWAY, 2)
+        await until(lambda: end.events == LOOKED_AWAY)
         both.pair.dialled.backlog = None
         both.pair.dialled.written(1)
         assert await received(both.server) == b"last words"

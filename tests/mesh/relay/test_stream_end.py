@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import random
 import socket
@@ -14,30 +13,16 @@ import trio
 
 from mesh.errors import PolicyDenied, TunnelRefused
 from mesh.hbone.contract import HboneSettings
-
-
-async def echo(stream: trio.SocketStream) -> None:
-    async with stream:
-        async for chunk in stream:
-            await stream.send_all(chunk)
-
-
-async def wait_until(condition: Any, seconds: float = 5.0) -> None:
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 -- the relay's ends have no events to wait for
-            await trio.sleep(0.005)
+from tests.mesh.relay.applications import echo, reset, talking, until
 
 
 async def test_bytes_come_back(open_relays: Any) -> None:
     async with open_relays(echo) as relays:
-        client = await relays.connect()
-        await client.send_all(b"hello")
-        with trio.fail_after(5):
-            assert await client.receive_some() == b"hello"
+        client = await talking(relays)
         await client.send_eof()
         with trio.fail_after(5):
             assert await client.receive_some() == b""
-        await wait_until(lambda: relays.closed)
+        await until(lambda: relays.closed)
         assert relays.closed[0].error is None
         assert (relays.closed[0].sent, relays.closed[0].received) == (5, 5)
         assert not relays.client.machine.streams
@@ -86,7 +71,7 @@ async def test_many_connections_do_not_mix(open_relays: Any) -> None:
             async with trio.open_nursery() as nursery:
                 for number in range(60):
                     nursery.start_soon(talk, number)
-        await wait_until(lambda: not relays.client.machine.streams and not relays.server.machine.streams)
+        await until(lambda: not relays.client.machine.streams and not relays.server.machine.streams)
 
 
 async def test_half_close_keeps_the_other_direction(open_relays: Any) -> None:
@@ -120,36 +105,22 @@ async def test_a_reset_is_passed_on_as_a_reset(open_relays: Any) -> None:
     async with open_relays(wait_for_reset) as relays:
         client = await relays.connect()
         await client.send_all(b"x")
-        await wait_until(lambda: relays.server_owner.ends and relays.server_owner.ends[0].received)
+        await until(lambda: relays.server_owner.ends and relays.server_owner.ends[0].received)
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.socket.close()
-        await wait_until(lambda: seen)
+        await until(lambda: seen)
 
 
-async def test_an_application_that_does_not_listen(open_relays: Any) -> None:
+@pytest.mark.parametrize("sent_ahead", [b"", b"nobody reads this"])
+async def test_an_application_that_does_not_listen(open_relays: Any, sent_ahead: bytes) -> None:
     async with open_relays() as relays:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             relays.server_owner.port = unused.getsockname()[1]
             client = await relays.connect()
-            with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
-                await client.receive_some()
-        await wait_until(lambda: relays.closed)
-        error = relays.closed[0].error
-        assert isinstance(error, TunnelRefused)
-        assert error.status == 503
-
-
-async def test_data_sent_ahead_to_an_application_that_does_not_listen(open_relays: Any) -> None:
-    async with open_relays() as relays:
-        with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))
-            relays.server_owner.port = unused.getsockname()[1]
-            client = await relays.connect()
-            await client.send_all(b"nobody reads this")
-            with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
-                await client.receive_some()
-        await wait_until(lambda: relays.closed)
+            await client.send_all(sent_ahead)
+            await reset(client)
+        await until(lambda: relays.closed)
         error = relays.closed[0].error
         assert isinstance(error, TunnelRefused)
         assert error.status == 503
@@ -160,9 +131,8 @@ async def test_a_refusal_carries_its_status(open_relays: Any) -> None:
         relays.server_owner.status = 401
         relays.server_owner.port = 80
         client = await relays.connect()
-        with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
-            await client.receive_some()
-        await wait_until(lambda: relays.closed)
+        await reset(client)
+        await until(lambda: relays.closed)
         assert isinstance(relays.closed[0].error, TunnelRefused)
         assert "AuthorizationPolicy" in str(relays.closed[0].error)
 
@@ -210,25 +180,17 @@ async def test_a_slow_reader_holds_the_writer_and_nobody_else(open_relays: Any) 
 
 async def test_cutting_a_connection_resets_both_applications(open_relays: Any) -> None:
     async with open_relays(echo) as relays:
-        client = await relays.connect()
-        await client.send_all(b"hello")
-        with trio.fail_after(5):
-            assert await client.receive_some() == b"hello"
+        client = await talking(relays)
         relays.server_owner.ends[0].cut(PolicyDenied("no longer"))
-        with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
-            await client.receive_some()
+        await reset(client)
 
 
 async def test_a_lost_tunnel_resets_its_connections(open_relays: Any) -> None:
     async with open_relays(echo) as relays:
-        client = await relays.connect()
-        await client.send_all(b"hello")
-        with trio.fail_after(5):
-            assert await client.receive_some() == b"hello"
+        client = await talking(relays)
         relays.server.close(None)
-        with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
-            await client.receive_some()
-        await wait_until(lambda: relays.client_owner.lost_with)
+        await reset(client)
+        await until(lambda: relays.client_owner.lost_with)
         assert relays.client.closed
 
 
@@ -245,19 +207,15 @@ async def test_data_sent_before_the_answer_arrives(open_relays: Any) -> None:
 
 
 async def test_what_is_over_keeps_nothing_alive(open_relays: Any) -> None:
-    async def serve(stream: trio.SocketStream) -> None:
-        with contextlib.suppress(trio.BrokenResourceError):
-            await echo(stream)
-
-    async with open_relays(serve) as relays:
+    async with open_relays(echo) as relays:
         ended = await relays.connect()
         await ended.send_all(b"hello")
         await ended.send_eof()
-        await wait_until(lambda: relays.closed)
-        reset = await relays.connect()
-        await reset.send_all(b"hello")
-        await wait_until(lambda: relays.server_owner.ends[-1].received)
-        reset.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        reset.socket.close()
-        await wait_until(lambda: len(relays.closed) == 2 and all(end.closed for end in relays.server_owner.ends))
+        await until(lambda: relays.closed)
+        torn = await relays.connect()
+        await torn.send_all(b"hello")
+        await until(lambda: relays.server_owner.ends[-1].received)
+        torn.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        torn.socket.close()
+        await until(lambda: len(relays.closed) == 2 and all(end.closed for end in relays.server_owner.ends))
         assert [end.stream.owner for end in (*relays.closed, *relays.server_owner.ends)] == [None] * 4

@@ -11,34 +11,7 @@ from mesh.errors import ConnectionLost, InternalError, TlsFailure
 from mesh.hbone.codec import ErrorCode, encode_connect, frame
 from mesh.hbone.contract import Http2Violation
 from mesh.relay.tunnel import PING_EVERY, PING_TIMEOUT
-
-
-async def echo(stream: trio.SocketStream) -> None:
-    try:
-        async with stream:
-            async for chunk in stream:
-                await stream.send_all(chunk)
-    except trio.BrokenResourceError:
-        pass
-
-
-async def until(condition: Any, seconds: float = 5) -> None:
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 -- the relay has no events to wait for
-            await trio.sleep(0.002)
-
-
-async def talking(relays: Any) -> trio.SocketStream:
-    client: trio.SocketStream = await relays.connect()
-    await client.send_all(b"hello")
-    with trio.fail_after(5):
-        assert await client.receive_some() == b"hello"
-    return client
-
-
-async def reset(client: trio.SocketStream) -> None:
-    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
-        await client.receive_some()
+from tests.mesh.relay.applications import echo, reset, says, talking, until
 
 
 async def test_a_peer_that_answers_pings_is_kept(open_relays: Any) -> None:
@@ -152,9 +125,7 @@ async def test_a_drain_lets_streams_finish(open_relays: Any) -> None:
         relays.server.drain()
         relays.server.drain()
         await until(lambda: relays.client_owner.went_away == 2)  # said once, not twice
-        await client.send_all(b"still here")
-        with trio.fail_after(5):
-            assert await client.receive_some() == b"still here"
+        await says(client, b"still here")
         await client.send_eof()
         with trio.fail_after(5):
             assert await client.receive_some() == b""
@@ -217,8 +188,6 @@ async def test_a_failing_end_costs_its_connection_only(open_relays: Any, monkeyp
             patch.setattr(type(relays.server_owner.ends[0]), "read_input", lambda _self: 1 // 0)
             await client.send_all(b"x")
             await reset(client)
-        await other.send_all(b"and you?")
-        with trio.fail_after(5):
-            assert await other.receive_some() == b"and you?"
+        await says(other, b"and you?")
         assert not relays.client.closed
         assert len(relays.client.machine.streams) == len(relays.server.machine.streams) == 1
