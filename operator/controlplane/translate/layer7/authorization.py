@@ -17,11 +17,13 @@ from controlplane.translate.policies import DRY_RUN_ANNOTATION
 from controlplane.translate.policy_values import namespace as namespace_value
 from controlplane.translate.policy_values import principal as principal_value
 from controlplane.translate.policy_values import service_account as account_value
+from controlplane.translate.policy_values import string_match
 from controlplane.translate.settings import MeshSettings
 from controlplane.translate.tracking import View
 from mesh.addresses import Cidr, parse_cidr
 from mesh.identity import SCHEME
 from mesh.model.http_route import TextMatch, TextMatchKind
+from mesh.model.policy import StringMatchKind
 from mesh.model.request_policy import (
     AddressAttribute,
     AddressCondition,
@@ -38,6 +40,12 @@ from resources.objects import AuthorizationPolicy
 from resources.security import AuthorizationRule, Operation, Source, When
 
 _ACTIONS = {action.name: action for action in RequestAction}
+_KINDS = {
+    StringMatchKind.EXACT: TextMatchKind.EXACT,
+    StringMatchKind.PREFIX: TextMatchKind.PREFIX,
+    StringMatchKind.SUFFIX: TextMatchKind.SUFFIX,
+    StringMatchKind.PRESENCE: TextMatchKind.PRESENT,
+}
 _HEADER_KEY = re.compile(r"request\.headers\[([^\[\]]+)\]")
 _CLAIM_KEY = re.compile(r"request\.auth\.claims((?:\[[^\[\]]+\])+)")
 _PATH_TEMPLATE = re.compile(r"\{\*\*?\}")
@@ -205,14 +213,9 @@ class _Converter:
 
 
 def _text(text: str) -> TextMatch:
-    """``abc`` exactly, ``abc*`` the beginning, ``*abc`` the end, ``*`` whatever is there."""
-    if text == "*":
-        return TextMatch(TextMatchKind.PRESENT)
-    if text.startswith("*"):
-        return TextMatch(TextMatchKind.SUFFIX, text[1:])
-    if text.endswith("*"):
-        return TextMatch(TextMatchKind.PREFIX, text[:-1])
-    return TextMatch(TextMatchKind.EXACT, text)
+    """Read as ztunnels' policies are."""
+    match = string_match(text)
+    return TextMatch(_KINDS[match.kind], match.value)
 
 
 def _principal(text: str) -> TextMatch:
