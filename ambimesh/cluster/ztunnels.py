@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from ambimesh.cluster import port_forward_driver
 from ambimesh.cluster.client_driver import Cluster
-from mesh.errors import ConfigurationError, InvalidMessage
+from ambimesh.dump_codec import ADMIN_PORT, Dump, body_of, read_dump
+from mesh.errors import ConfigurationError
 
-ADMIN_PORT = 15000
 _SELECTOR = "app.kubernetes.io/component=ztunnel,app.kubernetes.io/part-of=ambimesh"
 
 
@@ -42,23 +38,14 @@ def ask(cluster: Cluster, namespace: str, pod: str, path: str, method: str = "GE
         InvalidMessage: it refuses; the message holds why.
     """
     status, body = port_forward_driver.get(cluster, namespace, pod, ADMIN_PORT, path, method=method)
-    if status != 200:
-        raise InvalidMessage(f"{pod} answered {status} to {method} {path}: {body[:200].decode(errors='replace')}")
-    return body
+    return body_of(pod, f"{method} {path}", status, body)
 
 
-def fetch(cluster: Cluster, namespace: str, pod: str) -> dict[str, Any]:
+def fetch(cluster: Cluster, namespace: str, pod: str) -> Dump:
     """The ``/config_dump`` of a ztunnel.
 
     Raises:
         ConnectFailed: it cannot be reached.
         InvalidMessage: its answer is no dump.
     """
-    body = ask(cluster, namespace, pod, "/config_dump")
-    try:
-        dump = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
-        raise InvalidMessage(f"{pod} answered 200 and no JSON: {body[:100]!r}") from error
-    if not isinstance(dump, dict):
-        raise InvalidMessage(f"{pod} answered to /config_dump what is no object: {body[:100]!r}")
-    return dump
+    return read_dump(ask(cluster, namespace, pod, "/config_dump"), f"{pod} answered 200 and")

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-import msgspec
 import typer
 
 from ambimesh import output
 from ambimesh.commands.ztunnel_options import Ztunnels, about_ztunnels
-from ambimesh.lab.ztunnel_admin import Dump
+from ambimesh.dump_codec import Dump, read_dump
 from ambimesh.output import OutputFormat, console
 from mesh.errors import ConfigurationError, InvalidMessage
 from mesh.telemetry.log import LEVELS, level_named
@@ -230,14 +229,11 @@ def _levels(node: str, said: bytes) -> Item:
 
 def _read(file: Path) -> Dump:
     try:
-        dump = msgspec.json.decode(file.read_bytes())
+        return read_dump(file.read_bytes(), f"{file}:")
     except OSError as error:
         raise ConfigurationError(f"{file}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise ConfigurationError(f"{file}: no JSON: {error}") from error
-    if not isinstance(dump, dict):
-        raise ConfigurationError(f"{file}: no dump of a ztunnel")
-    return dump
+    except InvalidMessage as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def _show(

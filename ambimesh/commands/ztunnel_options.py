@@ -19,10 +19,10 @@ from ambimesh.cluster import ztunnels
 from ambimesh.cluster.client_driver import Cluster
 from ambimesh.commands.options import Context, LabName, MeshNamespace, Output
 from ambimesh.commands.target import cluster_of
+from ambimesh.dump_codec import Dump
 from ambimesh.lab import record, ztunnel_admin
 from ambimesh.lab.layout import DEFAULT_LAB, LabLayout
 from ambimesh.lab.record import Lab
-from ambimesh.lab.ztunnel_admin import Dump
 from ambimesh.output import OutputFormat
 
 Answer = TypeVar("Answer")

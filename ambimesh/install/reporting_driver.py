@@ -15,6 +15,7 @@ import yaml
 
 from ambimesh.cluster import port_forward_driver, ztunnels
 from ambimesh.cluster.client_driver import Cluster
+from ambimesh.dump_codec import ADMIN_PORT
 from ambimesh.install import checking_driver
 from ambimesh.install.checks import is_ready
 from controlplane.reconcile.waypoints import MANAGED, MANAGED_LABEL
@@ -69,7 +70,7 @@ def collect(cluster: Cluster, namespace: str, lines: int, step: Callable[[str], 
     yield from _logs(cluster, "", _WAYPOINTS, lines)
     step("what ztunnels, waypoints and operators know")
     yield from _dumps(cluster, namespace)
-    yield from _pages(cluster, "", _WAYPOINTS, "waypoints", ztunnels.ADMIN_PORT, {"": "/config_dump"})
+    yield from _pages(cluster, "", _WAYPOINTS, "waypoints", ADMIN_PORT, {"": "/config_dump"})
     pages = {f".{page}": f"/debug/{page}" for page in _OPERATOR_PAGES}
     yield from _pages(cluster, namespace, _OPERATORS, "operators", _OPERATOR_PORT, pages)
 

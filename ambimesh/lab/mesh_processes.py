@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from ambimesh.dump_codec import ADMIN_PORT
 from ambimesh.lab.controller.tokens import KNOWN_FILE, NODES_FILE, write_secret
 from ambimesh.lab.layout import CONTROL_IPV4, OPERATOR_PORT, NodeLayout
 from ambimesh.lab.processes import ProcessSpec
@@ -37,7 +38,6 @@ OPERATOR = "operator"
 OPERATOR_SERVER_NAME = "ambimesh-operator.ambimesh-system.svc"
 OPERATOR_HTTP_PORT = 15014
 AGENT_HTTP_PORT = 15014
-ZTUNNEL_ADMIN_PORT = 15000
 ZTUNNEL_METRICS_PORT = 15020
 ZTUNNEL_READY_PORT = 15021
 MESH_NAMESPACE = "ambimesh-system"
@@ -163,7 +163,7 @@ def ztunnel_process(lab: Lab, node: NodeLayout) -> Planned:
         bpf=ztunnel.BpfGroup(bpffs=lab.layout.bpffs),
         control_plane=_control_plane(lab, token_file(lab, node)),
         admin=ztunnel.AdminGroup(
-            admin_port=ZTUNNEL_ADMIN_PORT, metrics_port=ZTUNNEL_METRICS_PORT, readiness_port=ZTUNNEL_READY_PORT
+            admin_port=ADMIN_PORT, metrics_port=ZTUNNEL_METRICS_PORT, readiness_port=ZTUNNEL_READY_PORT
         ),
         drain_seconds=_DRAIN_SECONDS,
         certificate_lifetime_seconds=lab.record.certificate_lifetime_seconds,

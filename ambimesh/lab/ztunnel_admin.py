@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
+from ambimesh.dump_codec import ADMIN_PORT, Dump, body_of, read_dump
 from ambimesh.lab.http_client import get
-from ambimesh.lab.mesh_processes import ZTUNNEL_ADMIN_PORT
 from ambimesh.lab.record import Lab
-from mesh.errors import ConfigurationError, InvalidMessage
-
-Dump = dict[str, Any]
-"""``/config_dump``: lists of flat objects by section."""
+from mesh.errors import ConfigurationError
 
 
 async def ask(lab: Lab, node: str, path: str, method: str = "GET") -> bytes:
@@ -25,11 +18,8 @@ async def ask(lab: Lab, node: str, path: str, method: str = "GET") -> bytes:
     """
     if not lab.record.mesh:
         raise ConfigurationError(f"lab {lab.layout.name} runs without the mesh: there is no ztunnel in it")
-    answer = await get(lab.node(node).netns, ZTUNNEL_ADMIN_PORT, path, method=method, timeout=10.0)
-    if answer.status != 200:
-        said = answer.body[:200].decode(errors="replace")
-        raise InvalidMessage(f"ztunnel of {node} answered {answer.status} to {method} {path}: {said}")
-    return answer.body
+    answer = await get(lab.node(node).netns, ADMIN_PORT, path, method=method, timeout=10.0)
+    return body_of(f"ztunnel of {node}", f"{method} {path}", answer.status, answer.body)
 
 
 async def fetch(lab: Lab, node: str) -> Dump:
@@ -39,11 +29,4 @@ async def fetch(lab: Lab, node: str) -> Dump:
         InvalidMessage: its answer is not a dump.
         MeshError: as :func:`ask`.
     """
-    body = await ask(lab, node, "/config_dump")
-    try:
-        dump = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
-        raise InvalidMessage(f"ztunnel of {node} answered 200 and no JSON: {body[:100]!r}") from error
-    if not isinstance(dump, dict):
-        raise InvalidMessage(f"ztunnel of {node} answered 200 and no object: {body[:100]!r}")
-    return dump
+    return read_dump(await ask(lab, node, "/config_dump"), f"ztunnel of {node} answered 200 and")

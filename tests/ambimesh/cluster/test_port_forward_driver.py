@@ -9,6 +9,7 @@ import pytest
 
 from ambimesh.cluster import port_forward_driver, ztunnels
 from ambimesh.cluster.client_driver import Cluster
+from ambimesh.dump_codec import ADMIN_PORT
 from mesh.errors import ConnectFailed, InvalidMessage
 from tests.ambimesh.cluster.port_forwards import ApiServer, answer, cluster_of
 
@@ -26,7 +27,7 @@ def cluster(server: ApiServer, tmp_path: Path) -> Cluster:
 
 def test_a_request_passes_the_api_server(cluster: Cluster, server: ApiServer) -> None:
     server.answer = answer(b"x" * 30000)
-    assert port_forward_driver.get(cluster, "mesh", "z", ztunnels.ADMIN_PORT, "/a?b") == (200, b"x" * 30000)
+    assert port_forward_driver.get(cluster, "mesh", "z", ADMIN_PORT, "/a?b") == (200, b"x" * 30000)
     assert server.asked[0].startswith(b"GET /a?b HTTP/1.1\r\nHost: localhost")
 
 
@@ -42,7 +43,7 @@ def test_a_request_that_is_refused_is_told_as_it_was_said(cluster: Cluster, serv
 def test_what_the_kubelet_says_is_told(cluster: Cluster, server: ApiServer) -> None:
     server.refuse = "connection refused inside of the pod"
     with pytest.raises(ConnectFailed, match="mesh/z:15000"):
-        port_forward_driver.get(cluster, "mesh", "z", ztunnels.ADMIN_PORT, "/")
+        port_forward_driver.get(cluster, "mesh", "z", ADMIN_PORT, "/")
 
 
 def test_a_dump_is_decoded_and_nothing_else_is(cluster: Cluster, server: ApiServer) -> None:
