@@ -24,7 +24,7 @@ from waypoint.routing.path import normalised
 from waypoint.routing.port import PortRoutes
 from waypoint.routing.route import CompiledBackend, CompiledRoute, RouteMatch
 from waypoint.security.subject import Peer
-from waypoint.upstream.backend import Backends, Chooser, RetryLimit, ServiceBackend
+from waypoint.upstream.backend import Backends, Chooser, Place, RetryLimit, ServiceBackend
 from waypoint.upstream.pool_contract import Unavailable
 
 _CHAIN: Final = b"x-forwarded-for"
@@ -195,7 +195,8 @@ class PortDecider:
         if known is not None:
             return known
         model = chosen.backend
-        found = self._backends.backend(model.service, model.port, model.subset, self._policies, http2=http2)
+        place = Place(model.service, model.port, model.subset)
+        found = self._backends.backend(place, self._policies, http2=http2)
         if isinstance(found, ServiceBackend):
             self._found[key] = found
         return found

@@ -8,7 +8,7 @@ import trio
 
 from mesh.model.waypoint import SpanCollector
 from waypoint.http.message import RequestHead
-from waypoint.upstream.backend import Chooser
+from waypoint.upstream.backend import Chooser, Place
 from waypoint.upstream.inquiry import Inquiry, InquiryAnswer, Outcome
 from waypoint.upstream.pool_contract import Unavailable
 from waypoint.upstream.services import Services
@@ -27,7 +27,7 @@ class CollectorClient:
 
     async def post(self, collector: SpanCollector, body: bytes) -> int | str:
         """See ``waypoint.telemetry.otlp_driver.Post``."""
-        backend = self._services.backend(collector.service, collector.port, None, {}, http2=False)
+        backend = self._services.backend(Place(collector.service, collector.port), {}, http2=False)
         if isinstance(backend, Unavailable):
             return backend.text
         hostname = collector.service.partition("/")[2]

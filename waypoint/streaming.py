@@ -22,7 +22,7 @@ from waypoint.telemetry.flags import (
     flag_bits,
 )
 from waypoint.telemetry.streams import StreamNotes, StreamObserver
-from waypoint.upstream.backend import Backends, ServiceBackend
+from waypoint.upstream.backend import Backends, Place, ServiceBackend
 from waypoint.upstream.endpoint import Endpoint
 from waypoint.upstream.pool_contract import Unavailable
 from waypoint.wire.contract import NOBODY, Wire
@@ -127,15 +127,15 @@ class StreamServer:
 
     def _pick(self, server_name: str | None) -> tuple[ServiceBackend, Endpoint] | Unavailable:
         chosen = self._routes.select_stream(server_name, self._draw)
-        service, port, subset = self._destination.key, self._routes.number, None
+        place = Place(self._destination.key, self._routes.number)
         if chosen is not None:
             route, model = chosen
             if model is None or model.invalid is not None:
                 return Unavailable("NC", f"route {route.name} has no backend that can be used")
-            service, port, subset = model.service, model.port, model.subset
+            place = Place(model.service, model.port, model.subset)
         elif self._routes.has_stream_routes:
             return Unavailable("NR", "no route matches")
-        backend = self._backends.backend(service, port, subset, self._policies, http2=False)
+        backend = self._backends.backend(place, self._policies, http2=False)
         if isinstance(backend, Unavailable):
             return backend
         endpoint = backend.pick(None, None, [])

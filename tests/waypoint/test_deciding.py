@@ -23,7 +23,7 @@ from waypoint.routing.port import PortRoutes
 from waypoint.security.key_store_driver import KeyStore
 from waypoint.testing.exchanges import CLIENT
 from waypoint.testing.wires import ManualClock, MemoryConnector
-from waypoint.upstream.backend import ServiceBackend
+from waypoint.upstream.backend import Place, ServiceBackend
 from waypoint.upstream.cluster import Cluster
 from waypoint.upstream.pool_contract import Unavailable
 
@@ -42,10 +42,10 @@ class Found:
         self.asked: list[bool] = []
 
     def backend(
-        self, service: str, port: int, subset: str | None, policies: Mapping[str, UpstreamPolicy], *, http2: bool
+        self, place: Place, policies: Mapping[str, UpstreamPolicy], *, http2: bool
     ) -> ServiceBackend | Unavailable:
         self.asked.append(http2)
-        return self.web if service == WEB else Unavailable("NC", "no such service")
+        return self.web if place.service == WEB else Unavailable("NC", "no such service")
 
 
 def decide(

@@ -35,7 +35,7 @@ from waypoint.security.external_authorization_codec import (
     encode_http_check,
 )
 from waypoint.telemetry.record import HttpVersion
-from waypoint.upstream.backend import Backends, Chooser
+from waypoint.upstream.backend import Backends, Chooser, Place
 from waypoint.upstream.inquiry import Inquiry, Outcome
 from waypoint.upstream.pool_contract import Unavailable
 from waypoint.wire.timers import Timers
@@ -113,9 +113,8 @@ class ExternalAuthorizers:
             answered(answer, False)
 
         policies = {authorizer.service: UpstreamPolicy(service=authorizer.service, policy=_GRPC)}
-        backend = self._backends.backend(
-            authorizer.service, authorizer.port, None, policies if authorizer.grpc else {}, http2=authorizer.grpc
-        )
+        place = Place(authorizer.service, authorizer.port)
+        backend = self._backends.backend(place, policies if authorizer.grpc else {}, http2=authorizer.grpc)
         if isinstance(backend, Unavailable):
             report(backend.text)
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from mesh.addresses import HboneTarget, SocketAddress
 from mesh.model.upstream_policy import TrafficPolicy, UpstreamPolicy
@@ -222,19 +222,30 @@ class Chooser:
             self._backend.judge(endpoint, status, failure)
 
 
+class Place(NamedTuple):
+    """Where a route or a provider leads."""
+
+    service: str
+    """``namespace/hostname``, or the uid of a workload."""
+    port: int
+    """As clients dial it."""
+    subset: str | None = None
+    """One of those that the service's policy names."""
+
+
 class Backends(Protocol):
-    """Finds the place that a route or a provider names."""
+    """Knows the backends of all places (``waypoint.upstream.services``)."""
 
     def backend(
-        self,
-        service: str,
-        port: int,
-        subset: str | None,
-        policies: Mapping[str, UpstreamPolicy],
-        *,
-        http2: bool,
+        self, place: Place, policies: Mapping[str, UpstreamPolicy], *, http2: bool
     ) -> ServiceBackend | Unavailable:
-        """See ``waypoint.upstream.services``."""
+        """What takes requests for a place; the same object each time.
+
+        Args:
+            place: where they are to go.
+            policies: by service; what the destination says about its backends.
+            http2: how the client speaks, for ports that do not say how they are spoken to.
+        """
         ...
 
 

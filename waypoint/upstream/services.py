@@ -28,7 +28,7 @@ from mesh.state.store import Changes, MeshState
 from waypoint.config import GatewayGroup
 from waypoint.host import WaypointHost
 from waypoint.http.limits import HttpLimits
-from waypoint.upstream.backend import ServiceBackend
+from waypoint.upstream.backend import Place, ServiceBackend
 from waypoint.upstream.cluster import Cluster
 from waypoint.upstream.connector import TunnelConnector
 from waypoint.upstream.endpoint import Endpoint, LabelsOf, routes_of
@@ -41,7 +41,7 @@ from waypoint.wire.tls_wire import TlsConnector, terms_of
 
 _HTTP2: Final = frozenset({AppProtocol.HTTP2, AppProtocol.GRPC})
 _PLAIN: Final = TrafficPolicy()
-_Place = tuple[str, int, str | None, TrafficPolicy]
+_Key = tuple[Place, TrafficPolicy]
 
 
 class Services:
@@ -71,8 +71,8 @@ class Services:
         self._labels_of = labels_of
         self._health = health
         self._own_ip = parse_ip(gateway.pod_ip)
-        self._backends: dict[tuple[_Place, bool], ServiceBackend] = {}
-        self._clusters: dict[_Place, Cluster] = {}
+        self._backends: dict[tuple[_Key, bool], ServiceBackend] = {}
+        self._clusters: dict[_Key, Cluster] = {}
         self._speakers: dict[Cluster, list[ServiceBackend]] = {}
         """The backends of a cluster: one for each version of HTTP that it is spoken to in."""
         self._stale: set[Cluster] = set()
@@ -98,23 +98,10 @@ class Services:
         state.subscribe(self._changed)
 
     def backend(
-        self,
-        service: str,
-        port: int,
-        subset: str | None,
-        policies: Mapping[str, UpstreamPolicy],
-        *,
-        http2: bool,
+        self, place: Place, policies: Mapping[str, UpstreamPolicy], *, http2: bool
     ) -> ServiceBackend | Unavailable:
-        """A service's port as a place for requests; the same object each time.
-
-        Args:
-            service: ``namespace/hostname``, or the uid of a workload.
-            port: as clients dial it.
-            subset: one of those that the service's policy names.
-            policies: by service; what the destination says about its backends.
-            http2: how the client speaks, for ports that do not say how they are spoken to.
-        """
+        """See :class:`waypoint.upstream.backend.Backends`."""
+        service, port, subset = place
         upstream = policies.get(service)
         found: Subset | None = None
         if subset is not None:
@@ -126,21 +113,21 @@ class Services:
         if spoken is not AppProtocol.UNKNOWN:
             http2 = spoken in _HTTP2
         http2 = http2 or policy.pool.upgrade_to_http2
-        place = (service, port, subset, policy)
-        backend = self._backends.get((place, http2))
+        key = (place, policy)
+        backend = self._backends.get((key, http2))
         if backend is None:
             try:
                 connector = self._connector_by(policy, http2=http2)
             except (ConfigurationError, EnvironmentLacks) as error:
                 return Unavailable("NC", f"TLS to service {service}: {error}")
-            cluster = self._clusters.get(place)
+            cluster = self._clusters.get(key)
             known = cluster is not None
             if cluster is None:
-                cluster = self._clusters[place] = Cluster(policy, self._where(), self._draw)
+                cluster = self._clusters[key] = Cluster(policy, self._where(), self._draw)
                 self._of_service.setdefault(service, []).append(cluster)
                 self._stale.add(cluster)
             refresh = partial(self._refresh, service, port, () if found is None else found.labels)
-            backend = self._backends[place, http2] = ServiceBackend(
+            backend = self._backends[key, http2] = ServiceBackend(
                 service, cluster, refresh, connector, self._timers, self._http, http2=http2
             )
             self._speakers.setdefault(cluster, []).append(backend)

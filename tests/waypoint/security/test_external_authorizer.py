@@ -36,7 +36,7 @@ from waypoint.security.external_authorization_codec import (
 from waypoint.security.external_authorizers import ExternalAuthorizers, read_answer
 from waypoint.telemetry.record import HttpVersion
 from waypoint.testing.wires import ManualClock, MemoryConnector
-from waypoint.upstream.backend import ServiceBackend
+from waypoint.upstream.backend import Place, ServiceBackend
 from waypoint.upstream.cluster import Cluster
 from waypoint.upstream.endpoint import Endpoint
 from waypoint.upstream.inquiry import InquiryAnswer
@@ -204,17 +204,17 @@ class Memory:
         self.connector = MemoryConnector()
         self.asked_http2: list[bool] = []
 
-    def backend(self, service: str, port: int, subset: None, policies: Any, *, http2: bool) -> ServiceBackend:
+    def backend(self, place: Place, policies: Any, *, http2: bool) -> ServiceBackend:
         self.asked_http2.append(http2)
         cluster = Cluster(TrafficPolicy(), make_workload("waypoint", "10.0.0.9"), lambda: 0.5)
         workload = make_workload("judge", "10.0.0.7")
-        route = route_to(workload, workload.addresses[0], 9000, service)
+        route = route_to(workload, workload.addresses[0], 9000, place.service)
 
         def refresh(cluster: Cluster) -> list[Endpoint]:
             return cluster.update([route], LoadBalancing(), 0.0)
 
         return ServiceBackend(
-            service, cluster, refresh, lambda _to: self.connector, self.clock.timers, HttpLimits(), http2=http2
+            place.service, cluster, refresh, lambda _to: self.connector, self.clock.timers, HttpLimits(), http2=http2
         )
 
 

@@ -23,7 +23,7 @@ from waypoint.host import WaypointHost
 from waypoint.http.limits import HttpLimits
 from waypoint.http.message import RequestHead
 from waypoint.testing.wires import ManualClock
-from waypoint.upstream.backend import Chooser, ServiceBackend
+from waypoint.upstream.backend import Chooser, Place, ServiceBackend
 from waypoint.upstream.connector import TunnelConnector
 from waypoint.upstream.endpoint import Endpoint
 from waypoint.upstream.health_driver import HealthChecks
@@ -73,7 +73,7 @@ def services(state: MeshState) -> Services:
 
 def backend(services: Services, port: int = 80, subset: str | None = None, service: str = WEB) -> ServiceBackend:
     policies = {WEB: UpstreamPolicy(service=WEB, subsets=(Subset(name="v2", labels=(("version", "v2"),)),))}
-    found = services.backend(service, port, subset, policies, http2=False)
+    found = services.backend(Place(service, port, subset), policies, http2=False)
     assert isinstance(found, ServiceBackend)
     return found
 
@@ -114,7 +114,7 @@ def test_endpoints_come_and_go(services: Services, state: MeshState) -> None:
 
 def test_a_subset_has_the_endpoints_with_its_labels(services: Services) -> None:
     assert set(picked(backend(services, subset="v2"))) == {"web-2"}
-    unknown = services.backend(WEB, 80, "v3", {}, http2=False)
+    unknown = services.backend(Place(WEB, 80, "v3"), {}, http2=False)
     assert isinstance(unknown, Unavailable)
     assert unknown.flag == "NC"
 
@@ -127,7 +127,7 @@ def test_what_is_not_there_is_no_cluster(services: Services, service: str, port:
 
 
 def test_how_a_client_speaks_counts_where_nothing_is_said(services: Services, state: MeshState) -> None:
-    old, new = (services.backend(WEB, 80, None, {}, http2=http2) for http2 in (False, True))
+    old, new = (services.backend(Place(WEB, 80), {}, http2=http2) for http2 in (False, True))
     assert isinstance(old, ServiceBackend)
     assert isinstance(new, ServiceBackend)
     first = picked(old)["web-1"]
@@ -148,7 +148,7 @@ def test_a_port_that_says_how_is_spoken_to_so(
 ) -> None:
     web = make_service("web", "10.96.0.1", namespace="demo")
     apply(state, replace(web, ports=(replace(web.ports[0], app_protocol=protocol),)))
-    old, new = (services.backend(WEB, 80, None, {}, http2=http2) for http2 in (False, True))
+    old, new = (services.backend(Place(WEB, 80), {}, http2=http2) for http2 in (False, True))
     assert old is new
     assert isinstance(old, ServiceBackend)
     assert isinstance(old.pool_of(picked(old)["web-1"]), kind)
@@ -157,7 +157,7 @@ def test_a_port_that_says_how_is_spoken_to_so(
 def test_outliers_are_looked_at_in_the_interval_that_was_asked_for(services: Services) -> None:
     detection = OutlierDetection(consecutive_5xx=1, interval_seconds=20.0, base_ejection_seconds=1.0)
     policy = TrafficPolicy(outlier=detection)
-    web = services.backend(WEB, 80, None, {WEB: UpstreamPolicy(service=WEB, policy=policy)}, http2=False)
+    web = services.backend(Place(WEB, 80), {WEB: UpstreamPolicy(service=WEB, policy=policy)}, http2=False)
     assert isinstance(web, ServiceBackend)
     first = picked(web)["web-1"]
     web.judge(first, 503, None)
