@@ -53,7 +53,7 @@ version = 2
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       SystemdCgroup = true
 """
-CHAIN = {
+CHAIN: dict[str, Any] = {
     "cniVersion": "1.0.0",
     "name": "pods",
     "plugins": [
@@ -120,11 +120,18 @@ class KubeletNode:
     def tear_down(self) -> None:
         for file in self.manifests.glob("*.json"):
             file.unlink()
+        # kubelet forgets a pod before its sandbox is gone, which only a containerd that runs takes away.
         deadline = time.monotonic() + PATIENCE
-        while self.pods() and time.monotonic() < deadline:
+        while (self._tasks() or list(Path("/run/netns").glob("cni-*"))) and time.monotonic() < deadline:
             time.sleep(1)
         subprocess.run(["systemctl", "stop", "kubelet", "containerd"], check=False)
+        subprocess.run(["ip", "link", "del", CHAIN["plugins"][0]["bridge"]], check=False)
         detach_all(self.pins)
+
+    def _tasks(self) -> str:
+        """What runs in containers."""
+        command = ["ctr", "--namespace", "k8s.io", "tasks", "list", "--quiet"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     @property
     def pins(self) -> PinPaths:
