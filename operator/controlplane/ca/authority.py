@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from controlplane.ca.chain import is_issued_by
 from mesh.clock import utc_now
 from mesh.errors import ConfigurationError, EnvironmentLacks
+from mesh.tls.certificate_extensions import key_usage
 
 ROOT_LIFETIME = timedelta(days=3650)
 FILE_NAME = "authority.pem"
@@ -148,17 +149,6 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, trust_domain: str) -> x509.Cer
             x509.NameAttribute(NameOID.COMMON_NAME, f"ambimesh root {identifier.digest.hex()[:16]}"),
         ]
     )
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    )
     return (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -168,7 +158,7 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, trust_domain: str) -> x509.Cer
         .not_valid_before(now - timedelta(minutes=5))
         .not_valid_after(now + ROOT_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
         .add_extension(identifier, critical=False)
         .sign(key, hashes.SHA256())
     )

@@ -17,6 +17,7 @@ from controlplane.ca.authority import Authority
 from mesh.clock import utc_now
 from mesh.errors import CertificateRefused, InvalidMessage
 from mesh.identity import SpiffeId
+from mesh.tls.certificate_extensions import authority_identifier, key_usage
 
 MAX_REQUEST = 16 * 1024
 """Bytes of a PEM request; a P-256 one has some 500."""
@@ -157,6 +158,7 @@ class Issuer:
         not_before = now - min(BACKDATING, lifetime / 10)
         not_after = min(now + lifetime, authority.certificate.not_valid_after_utc)
         serial = x509.random_serial_number()
+        usage = key_usage(digital_signature=True, key_encipherment=isinstance(key, rsa.RSAPublicKey))
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
@@ -168,13 +170,13 @@ class Issuer:
             # RFC 5280 section 4.2.1.6: with an empty subject the alternative name is critical.
             .add_extension(x509.SubjectAlternativeName([name]), critical=True)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_leaf_usage(key), critical=True)
+            .add_extension(usage, critical=True)
             .add_extension(
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
             )
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(_authority_identifier(authority.certificate), critical=False)
+            .add_extension(authority_identifier(authority.certificate), critical=False)
         )
         leaf = builder.sign(authority.key, hashes.SHA256())
         pem = leaf.public_bytes(serialization.Encoding.PEM)
@@ -190,27 +192,3 @@ def _check_key(key: object) -> None:
             raise ValueError(f"its RSA key has {key.key_size} bits; 2048 to 8192 are taken")
     else:
         raise ValueError("its key is neither ECDSA P-256 nor RSA")
-
-
-def _leaf_usage(key: _PublicKey) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=isinstance(key, rsa.RSAPublicKey),
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _authority_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    try:
-        own = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except x509.ExtensionNotFound:
-        key = issuer.public_key()
-        assert isinstance(key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey))
-        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
