@@ -43,7 +43,7 @@ def up(
     workers: Workers = None,
     settings: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="More configuration: a YAML file with operator and waypoint sections."),
+        typer.Option(metavar="FILE", help="More configuration: a YAML file, sections operator, ztunnel, waypoint."),
     ] = None,
     lab: LabName = DEFAULT_LAB,
 ) -> None:

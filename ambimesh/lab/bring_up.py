@@ -26,6 +26,8 @@ from resources.base import ObjectMeta
 from resources.folder_store import FolderStore
 from resources.objects import Namespace
 
+_PROGRAMS_BYTES = 256 << 20
+"""At most, for the plugins of all nodes; what is not used is not taken."""
 _NAMESPACES = ("default", "kube-system", "istio-system", "ambimesh-system")
 
 
@@ -96,6 +98,8 @@ async def _build(lab: Lab, step: Callable[[str], None]) -> None:
     for folder in (layout.config, layout.logs / "pods", layout.pids, layout.tokens, layout.namespaces, layout.cluster):
         folder.mkdir(parents=True)
     layout.tokens.chmod(0o700)
+    layout.programs.mkdir()
+    await run(["mount", "-t", "tmpfs", "-o", f"mode=0755,size={_PROGRAMS_BYTES}", "programs", str(layout.programs)])
     for node in lab.nodes:
         lay_out_node(node)
         (lab.node_cgroup(node) / "pods").mkdir(parents=True)

@@ -24,6 +24,7 @@ CONTROL_IPV4 = "172.18.0.2"
 CONTROL_IPV6 = "fd00:172:18::2"
 OPERATOR_PORT = 15012
 
+_PROGRAMS = "programs"
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?")
 
 
@@ -74,7 +75,7 @@ class NodeLayout:
     @property
     def cni_programs(self) -> Path:
         """What ``/opt/cni/bin`` is on a real node: where the agent puts its plugin."""
-        return self.root / "cni" / "bin"
+        return self.root.parent / _PROGRAMS / self.name
 
     @property
     def run(self) -> Path:
@@ -136,6 +137,11 @@ class LabLayout:
     def bpffs(self) -> Path:
         """The lab's own BPF filesystem."""
         return self.root / "bpf"
+
+    @property
+    def programs(self) -> Path:
+        """The lab's own file system for what is executed: Debian mounts ``/run`` with ``noexec``."""
+        return self.root / _PROGRAMS
 
     @property
     def tokens(self) -> Path:

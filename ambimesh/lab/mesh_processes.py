@@ -177,7 +177,7 @@ def ztunnel_process(lab: Lab, node: NodeLayout) -> Planned:
     spec = _process(
         lab, ztunnel_name(node.name), "ztunnel", node.netns, cgroup, ZTUNNEL_READY_PORT, environment
     )
-    return Planned(spec, _plain(settings))
+    return Planned(spec, {**_plain(settings), **lab.record.settings.ztunnel})
 
 
 def _control_plane(lab: Lab, token: Path) -> ControlPlaneGroup:

@@ -133,6 +133,10 @@ class Processes:
         """Whether the process that was started under this name still is."""
         return self._alive(name) is not None
 
+    def ended_unasked(self) -> list[str]:
+        """Those that were started, were not told to stop, and run no more."""
+        return [name for name in self.names() if self._pid_file(name).exists() and self._alive(name) is None]
+
     def last_lines(self, name: str) -> str:
         """The end of a process's log."""
         try:

@@ -79,7 +79,8 @@ async def run(
     """Run a program to its end and return what it wrote to standard output.
 
     Raises:
-        ProgramFailed: it is not installed, took longer than ``timeout`` seconds, or did not end with 0.
+        ProgramFailed: it is not installed, cannot be executed, took longer than ``timeout`` seconds, or did not end
+            with 0.
     """
     status, output, errors = await run_for_status(
         argv, place=place, stdin=stdin, timeout=timeout, environment=environment
@@ -101,7 +102,8 @@ async def run_for_status(
     """Run a program to its end; its exit status, standard output and standard error.
 
     Raises:
-        ProgramFailed: it is not installed, or took longer than ``timeout`` seconds (it is killed then).
+        ProgramFailed: it is not installed, cannot be executed, or took longer than ``timeout`` seconds (it is
+            killed then).
     """
     command = list(argv) if place == HERE else launch_arguments(argv, place, environment=environment)
     try:
@@ -116,9 +118,20 @@ async def run_for_status(
             )
     except FileNotFoundError as error:
         raise ProgramFailed(f"{argv[0]} is not installed") from error
+    except OSError as error:
+        raise ProgramFailed(f"{argv[0]} cannot be executed: {error.strerror}{_where_not(argv[0])}") from error
     except trio.TooSlowError as error:
         raise ProgramFailed(f"{' '.join(argv)[:200]!r} did not end within {timeout:g} s") from error
     return done.returncode, done.stdout, done.stderr
+
+
+def _where_not(program: str) -> str:
+    """What the words of the kernel's refusal (EACCES) leave out."""
+    try:
+        forbidden = os.statvfs(program).f_flag & os.ST_NOEXEC
+    except OSError:
+        return ""
+    return ", as its file system is mounted with noexec" if forbidden else ""
 
 
 def run_in_foreground(argv: Sequence[str], place: Place, environment: Mapping[str, str]) -> int:

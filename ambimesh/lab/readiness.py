@@ -51,6 +51,10 @@ async def wait_for_pods(lab: Lab, seconds: float) -> list[tuple[str, str]]:
     Args:
         lab: a running lab.
         seconds: how long to wait at most.
+
+    Raises:
+        ProcessFailed: pods wait, and a process of the lab has ended without having been told to; with the end of its
+            log. Without it the pods might wait for ever.
     """
     source = FolderSource(lab.layout.cluster)
     nodes = frozenset(node.name for node in lab.nodes)
@@ -68,6 +72,9 @@ async def wait_for_pods(lab: Lab, seconds: float) -> list[tuple[str, str]]:
                 # A pod for a node that is not there is not waited for: nobody will ever start it.
                 if all(pod.spec.node_name and pod.spec.node_name not in nodes for pod in waiting):
                     break
+    processes = Processes(lab.layout)
+    if unready and (ended := processes.ended_unasked()):
+        raise processes.failure(ended[0], "ended")
     return unready
 
 

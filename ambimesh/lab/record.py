@@ -19,6 +19,8 @@ class ProcessSettings(Settings, frozen=True, kw_only=True):
 
     operator: dict[str, Any] = msgspec.field(default_factory=dict)
     """Keys of ``operator/controlplane/config.py``."""
+    ztunnel: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Keys of ``ztunnel/config.py``, for every node's ztunnel."""
     waypoint: dict[str, Any] = msgspec.field(default_factory=dict)
     """Keys of ``waypoint/config.py``, for every waypoint."""
 

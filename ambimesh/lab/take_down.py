@@ -52,9 +52,10 @@ async def take_down(lab: Lab, step: Callable[[str], None]) -> None:
         _remove_pins(layout.bpffs)
     with noting("cgroups"):
         await cgroups.remove(lab.cgroup)
-    with noting("the BPF filesystem"):
-        if layout.bpffs.is_mount():
-            await run(["umount", str(layout.bpffs)])
+    for what, place in (("the BPF filesystem", layout.bpffs), ("the file system of programs", layout.programs)):
+        with noting(what):
+            if place.is_mount():
+                await run(["umount", str(place)])
     if layout.namespaces.is_dir():
         for mark in sorted(layout.namespaces.iterdir()):
             with noting(f"namespace {mark.name}"):

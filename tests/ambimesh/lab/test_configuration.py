@@ -69,12 +69,16 @@ def test_more_configuration_is_laid_over_the_labs(tmp_path: Path) -> None:
     layout.tokens.mkdir(parents=True)
     authorizer = {"name": "judge", "service": "demo/judge", "port": 1, "protocol": "grpc"}
     more = ProcessSettings(
-        operator={"authorizers": [authorizer]}, waypoint={"rate_limit_store": {"host": "10.0.0.1"}}
+        operator={"authorizers": [authorizer]},
+        ztunnel={"kernel_tls": "auto"},
+        waypoint={"rate_limit_store": {"host": "10.0.0.1"}},
     )
     lab = Lab(layout, LabRecord(name="lab", nodes=1, mesh=True, cgroup="/sys/fs/cgroup/lab", settings=more))
     operator = read(mesh_processes.operator_process(lab, []), OperatorSettings)
     assert [each.name for each in operator.authorizers] == ["judge"]
     assert operator.waypoints is not None
+    ztunnel = read(mesh_processes.ztunnel_process(lab, lab.nodes[0]), ZtunnelSettings)
+    assert (ztunnel.kernel_tls, ztunnel.node.name) == ("auto", "node1")
     own = dict.fromkeys(
         ("GATEWAY_NAME", "POD_NAMESPACE", "SERVICE_ACCOUNT", "POD_NAME", "POD_IP", "NODE_NAME"), "x"
     )

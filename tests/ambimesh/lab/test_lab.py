@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -16,12 +16,12 @@ import trio
 
 from ambimesh.commands.lab import SHIPPED_MANIFESTS
 from ambimesh.lab import cgroups, manifests, pods, readiness
-from ambimesh.lab.bring_up import Wish, bring_up
+from ambimesh.lab.bring_up import Wish, bring_up, network_configuration
 from ambimesh.lab.kubelet.node import SHUTDOWN_GRACE_SECONDS
 from ambimesh.lab.kubelet.pods import DEFAULT_GRACE_SECONDS
 from ambimesh.lab.layout import NETNS_ROOT, LabLayout
 from ambimesh.lab.processes import Processes
-from ambimesh.lab.programs import run_for_status
+from ambimesh.lab.programs import ProgramFailed, run, run_for_status
 from ambimesh.lab.record import Lab
 from ambimesh.lab.take_down import take_down
 from mesh.errors import ConfigurationError, EnvironmentLacks
@@ -198,6 +198,42 @@ async def test_a_deleted_pod_goes_and_a_killed_kubelet_starts_over(resource_pref
         )
         assert await readiness.wait_for_pods(lab, 20) == []
     assert SHUTDOWN_GRACE_SECONDS < DEFAULT_GRACE_SECONDS
+
+
+PASSES_ON = """\
+#!/usr/bin/env python3
+import json, os, sys
+if os.environ["CNI_COMMAND"] == "ADD":
+    print(json.dumps(json.load(sys.stdin)["prevResult"]))
+"""
+
+
+async def test_plugins_are_executed_where_nothing_under_run_may_be(resource_prefix: str, tmp_path: Path) -> None:
+    """Debian's initial file system mounts /run with noexec, and an agent puts its plugin into the lab's folder."""
+    state = tmp_path / "run"
+    state.mkdir()
+    await run(["mount", "-t", "tmpfs", "-o", "noexec", "none", str(state)])
+    try:
+        lab = await bring_up(Wish(layout=LabLayout.named(resource_prefix, state), nodes=1, mesh=False), silent)
+        try:
+            (lab.layout.root / "forbidden").write_text("#!/bin/true\n")
+            (lab.layout.root / "forbidden").chmod(0o755)
+            with pytest.raises(ProgramFailed, match="Permission denied, as its file system is mounted with noexec"):
+                await run([str(lab.layout.root / "forbidden")])
+            node = lab.nodes[0]
+            (node.cni_programs / "passes-on").write_text(PASSES_ON)
+            (node.cni_programs / "passes-on").chmod(0o755)
+            network = network_configuration(node)
+            network["plugins"] = [*cast(list[object], network["plugins"]), {"type": "passes-on"}]
+            (node.cni_config / "05-first.conflist").write_bytes(msgspec.json.encode(network))
+            manifests.apply(FolderStore(lab.layout.cluster), [SHIPPED_MANIFESTS / "10-namespaces.yaml"])
+            manifests.apply(FolderStore(lab.layout.cluster), [SHIPPED_MANIFESTS / "40-clients.yaml"])
+            assert await readiness.wait_for_pods(lab, 20) == []
+        finally:
+            await take_down(lab, silent)
+        assert list(state.iterdir()) == []
+    finally:
+        await run(["umount", str(state)])
 
 
 async def test_a_second_lab_of_a_name_is_refused_and_leaves_the_first_alone(resource_prefix: str) -> None:

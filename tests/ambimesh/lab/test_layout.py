@@ -31,6 +31,9 @@ def test_everything_of_a_lab_is_below_its_folder(tmp_path: Path) -> None:
     layout = LabLayout.named("one", tmp_path)
     for place in (layout.cluster, layout.logs, layout.pids, layout.bpffs, layout.tokens, layout.node(1).run):
         assert place.is_relative_to(tmp_path / "one")
+    programs = {node.cni_programs for node in layout.nodes(2)}
+    assert {place.parent for place in programs} == {layout.programs}
+    assert len(programs) == 2
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "1a", "a/b", "a b", "..", "a" * 31])

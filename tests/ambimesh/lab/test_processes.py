@@ -69,6 +69,18 @@ async def test_an_id_that_was_given_away_is_never_signalled(processes: Processes
     await child.wait()
 
 
+async def test_what_was_not_told_to_end_is_told_from_what_was(processes: Processes, tmp_path: Path) -> None:
+    pids = trio.Path(tmp_path / "lab" / "pids")
+    for name in ("one", "two"):
+        await (pids / f"{name}.spec.json").write_text("{}")
+    await (pids / "one.json").write_text(json.dumps({"pid": os.getpid(), "start_time": start_time(os.getpid())}))
+    assert processes.ended_unasked() == []
+    await (pids / "one.json").write_text(json.dumps({"pid": os.getpid(), "start_time": 1}))
+    assert processes.ended_unasked() == ["one"]
+    await processes.stop("one")
+    assert processes.ended_unasked() == []
+
+
 @pytest.mark.root
 async def test_a_process_is_started_restarted_and_stopped(processes: Processes, cgroup: Path) -> None:
     pid = await processes.start(spec(cgroup, "sh", "-c", "echo started; exec sleep 1000"))

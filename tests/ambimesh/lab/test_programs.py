@@ -82,6 +82,13 @@ async def test_a_failure_carries_the_programs_own_words() -> None:
         await run(["sh", "-c", "echo not so >&2; exit 2"])
 
 
+async def test_a_program_that_may_not_be_executed_is_a_failure_too(tmp_path: Path) -> None:
+    file = tmp_path / "plain"
+    file.write_text("text")
+    with pytest.raises(ProgramFailed, match=f"^{file} cannot be executed: Permission denied$"):
+        await run([str(file)])
+
+
 async def test_a_missing_program_and_a_slow_one_are_told_apart() -> None:
     with pytest.raises(ProgramFailed, match="no-such-program is not installed"):
         await run(["no-such-program"])

@@ -10,6 +10,7 @@ import trio
 
 from ambimesh.lab.daemon import until_told_to_stop
 from ambimesh.lab.layout import LabLayout
+from ambimesh.lab.processes import ProcessFailed
 from ambimesh.lab.readiness import READY_SECONDS, wait_for_pods
 from ambimesh.lab.record import Lab, LabRecord
 from ebpf import programs_driver
@@ -67,6 +68,20 @@ async def test_a_pod_for_a_node_that_is_not_there_is_not_waited_for(lab: Lab) ->
     FolderStore(lab.layout.cluster).replace(msgspec.structs.replace(elsewhere, spec=spec))
     with trio.fail_after(5):
         assert await wait_for_pods(lab, 60) == [("n/a", "the lab has no node node9")]
+
+
+async def test_a_process_that_has_ended_is_told_of_where_pods_wait_for_it(lab: Lab) -> None:
+    for folder in (lab.layout.pids, lab.layout.logs):
+        folder.mkdir(parents=True)
+    (lab.layout.pids / "kubelet-node1.spec.json").touch()
+    (lab.layout.pids / "kubelet-node1.json").write_text('{"pid": 1, "start_time": 1}')
+    (lab.layout.logs / "kubelet-node1.log").write_text("its last words\n")
+    store = FolderStore(lab.layout.cluster)
+    store.replace(pod("a", READY))
+    assert await wait_for_pods(lab, 10) == []
+    store.replace(pod("b"))
+    with pytest.raises(ProcessFailed, match=r"(?s)kubelet-node1 ended; .*its last words"):
+        await wait_for_pods(lab, 0.3)
 
 
 async def test_a_daemon_ends_when_told_with_its_work_undone() -> None:
