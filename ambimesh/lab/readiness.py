@@ -18,6 +18,7 @@ READY_SECONDS = 180.0
 nodes' compile for more than a minute, and of a loader that gives up the word is the better one. What ends is told of at
 once."""
 _POLL_SECONDS = 0.05
+_PROCESS_POLL_SECONDS = 1.0
 
 
 async def wait_for_process(processes: Processes, spec: ProcessSpec, seconds: float) -> None:
@@ -53,14 +54,16 @@ async def wait_for_pods(lab: Lab, seconds: float) -> list[tuple[str, str]]:
         seconds: how long to wait at most.
 
     Raises:
-        ProcessFailed: pods wait, and a process of the lab has ended without having been told to; with the end of its
-            log. Without it the pods might wait for ever.
+        ProcessFailed: pods wait, and a process of the lab has ended without having been told to (one that ends
+            meanwhile is told of at once); with the end of its log. Without it the pods might wait for ever.
     """
     source = FolderSource(lab.layout.cluster)
+    processes = Processes(lab.layout)
     nodes = frozenset(node.name for node in lab.nodes)
     unready: list[tuple[str, str]] = []
-    with trio.move_on_after(seconds):
-        async with source.open():
+    with trio.move_on_after(seconds) as scope:
+        async with source.open(), trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_one_ends, processes, scope)
             while True:
                 objects = await source.wait_change()
                 waiting = [
@@ -72,10 +75,18 @@ async def wait_for_pods(lab: Lab, seconds: float) -> list[tuple[str, str]]:
                 # A pod for a node that is not there is not waited for: nobody will ever start it.
                 if all(pod.spec.node_name and pod.spec.node_name not in nodes for pod in waiting):
                     break
-    processes = Processes(lab.layout)
+            nursery.cancel_scope.cancel()
     if unready and (ended := processes.ended_unasked()):
         raise processes.failure(ended[0], "ended")
     return unready
+
+
+async def _cancel_when_one_ends(processes: Processes, scope: trio.CancelScope) -> None:
+    """Those that had ended before may have been somebody's wish, so only a further one ends the wait."""
+    before = set(processes.ended_unasked())
+    while before.issuperset(processes.ended_unasked()):  # noqa: ASYNC110 -- they are daemons, nobody's children
+        await trio.sleep(_PROCESS_POLL_SECONDS)
+    scope.cancel()
 
 
 def _reason(pod: Pod, nodes: frozenset[str]) -> str:

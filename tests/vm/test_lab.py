@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -16,17 +17,22 @@ import yaml
 
 from ambimesh.commands.lab import SHIPPED_MANIFESTS
 from ambimesh.demo import lines_capture, lines_identity, lines_resilience, lines_waypoint
+from ambimesh.demo.run import CERTIFICATE_SECONDS
 from ambimesh.demo.stage import Stage
 from ambimesh.lab import manifests, readiness
 from ambimesh.lab.bring_up import Wish, bring_up
+from ambimesh.lab.http_client import get
 from ambimesh.lab.layout import STATE_ROOT, LabLayout
 from ambimesh.lab.mesh_processes import ztunnel_name
+from ambimesh.lab.record import ProcessSettings
 from ambimesh.lab.take_down import take_down
 from ambimesh.lab.ztunnel_admin import fetch
+from controlplane.reconcile.waypoints import GATEWAY_NAME_LABEL
+from resources.objects import Pod
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
 
-CERTIFICATE_SECONDS = 30
+WAYPOINT_ADMIN_PORT = 15000
 BULK_BYTES = 6 << 20
 BULK = f"""
 import hashlib, json, os, socket, sys, threading
@@ -54,7 +60,8 @@ def stage() -> Iterator[Stage]:
     """A lab with the shipped manifests, its pods enrolled."""
     assert os.statvfs(STATE_ROOT.parent).f_flag & os.ST_NOEXEC, "Debian's /run is mounted otherwise than users' are"
     layout = LabLayout.named(f"vm{os.getpid():x}")
-    wish = Wish(layout=layout, certificate_lifetime_seconds=CERTIFICATE_SECONDS)
+    settings = ProcessSettings(waypoint={"kernel_tls": "auto"})
+    wish = Wish(layout=layout, certificate_lifetime_seconds=CERTIFICATE_SECONDS, settings=settings)
     stage = Stage(trio.run(bring_up, wish, print))
     try:
         assert not manifests.apply(stage.store, [SHIPPED_MANIFESTS]).problems
@@ -68,12 +75,14 @@ def stage() -> Iterator[Stage]:
     assert not layout.root.exists()
 
 
+def carries(said: str) -> bool:
+    """Whether a process says that the kernel has the TLS of some of its tunnels, and that it kept none from it."""
+    return re.fullmatch(r"on: [1-9]\d* connections, 0 declined", said) is not None
+
+
 async def both_on_kernel(stage: Stage) -> bool:
-    """Whether each node's ztunnel says that the kernel has the TLS of some tunnels, and refused none."""
-    said = [one["kernelTls"] for node in stage.lab.nodes for one in (await fetch(stage.lab, node.name))["processes"]]
-    return all(one.startswith("on: ") and one.endswith(" connections, 0 declined") for one in said) and not any(
-        one.startswith("on: 0 ") for one in said
-    )
+    dumps = [await fetch(stage.lab, node.name) for node in stage.lab.nodes]
+    return all(carries(process["kernelTls"]) for dump in dumps for process in dump["processes"])
 
 
 async def carry_bulk(stage: Stage) -> None:
@@ -144,5 +153,9 @@ async def test_a_killed_ztunnel_returns_to_the_kernels_tls(kernel: Stage) -> Non
     assert await both_on_kernel(kernel)
 
 
-async def test_a_waypoint_answers(stage: Stage) -> None:
-    print(await lines_waypoint.applied(stage))
+async def test_a_waypoint_answers_and_its_tls_is_the_kernels_too(kernel: Stage) -> None:
+    print(await lines_waypoint.applied(kernel))
+    (waypoint,) = (pod for pod in kernel.store.of_kind(Pod) if GATEWAY_NAME_LABEL in pod.metadata.labels)
+    netns = kernel.lab.layout.pod_netns(waypoint.metadata.namespace, waypoint.metadata.name)
+    dump = json.loads((await get(netns, WAYPOINT_ADMIN_PORT, "/config_dump", timeout=30)).body)
+    assert carries(dump["kernel_tls"]), dump["kernel_tls"]

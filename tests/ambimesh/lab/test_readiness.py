@@ -84,6 +84,23 @@ async def test_a_process_that_has_ended_is_told_of_where_pods_wait_for_it(lab: L
         await wait_for_pods(lab, 0.3)
 
 
+async def test_a_process_that_ends_meanwhile_ends_the_wait(lab: Lab) -> None:
+    for folder in (lab.layout.pids, lab.layout.logs):
+        folder.mkdir(parents=True)
+    (lab.layout.pids / "kubelet-node1.spec.json").touch()
+    FolderStore(lab.layout.cluster).replace(pod("a"))
+
+    async def end() -> None:
+        await trio.sleep(0.2)
+        await trio.Path(lab.layout.pids / "kubelet-node1.json").write_text('{"pid": 1, "start_time": 1}')
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end)
+            with pytest.raises(ProcessFailed, match="kubelet-node1 ended"):
+                await wait_for_pods(lab, 10_000)
+
+
 async def test_a_daemon_ends_when_told_with_its_work_undone() -> None:
     undone = False
 
