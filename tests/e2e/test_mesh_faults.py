@@ -208,8 +208,8 @@ def test_without_the_api_server_everything_goes_on(
 
         eventually(let_in, seconds=_CHANGE_SECONDS)
         totals = {name: each.stop() for name, each in {"new": new, "kept": kept, "intruder": intruder}.items()}
-    # Their watches would take up to a minute more to begin again: nothing that is deleted would go, and calls in clear of
-    # a Service made meanwhile would lead nowhere.
+    # Their watches would take up to a minute more to begin again: nothing that is deleted would go, and calls in clear
+    # of a Service made meanwhile would lead nowhere.
     for node in cluster.nodes:
         for service in ("kubelet", "kube-proxy"):
             node.restart(service)

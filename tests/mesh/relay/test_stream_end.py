@@ -162,7 +162,7 @@ async def test_a_slow_reader_holds_the_writer_and_nobody_else(open_relays: Any) 
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
-            await wait_until(lambda: relays.server_owner.ends and relays.server_owner.ends[0].backlog, 20)
+            await until(lambda: relays.server_owner.ends and relays.server_owner.ends[0].backlog, 20)
             await trio.sleep(0.3)
             nursery.cancel_scope.cancel()
         # What the writer could put away is bounded by the window and four socket buffers.
