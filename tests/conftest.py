@@ -114,6 +114,14 @@ def resource_prefix() -> str:
 
 
 @pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """Programs that a test runs in this process configure the log for themselves."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.fixture(autouse=True)
 def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a root or lab test that leaves something named by its prefix."""
     if _privileged_kind(request.node) is None or "resource_prefix" not in request.fixturenames:

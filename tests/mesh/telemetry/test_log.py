@@ -27,9 +27,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
         except BlockingIOError:
             return []
 
-    before = structlog.get_config()
     yield read
-    structlog.configure(**before)
     os.close(reader)
     os.close(writer)
 
