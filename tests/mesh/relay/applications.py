@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import pytest
 import trio
@@ -52,3 +54,18 @@ async def reset(client: trio.SocketStream) -> None:
     """Wait for it."""
     with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
         await client.receive_some()
+
+
+@contextmanager
+def unanswered() -> Iterator[Any]:
+    """An address on loopback at which a dial neither succeeds nor fails: the listener's queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        try:
+            yield full.getsockname()
+        finally:
+            for filler in fillers:
+                filler.close()

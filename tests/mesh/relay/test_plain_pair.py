@@ -19,7 +19,7 @@ from mesh.relay.dialing_end import DialingEnd
 from mesh.relay.engine import Engine
 from mesh.relay.plain_pair import PlainPair
 from mesh.relay.socket_end import LOOKED_AWAY
-from tests.mesh.relay.applications import until
+from tests.mesh.relay.applications import unanswered, until
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -213,24 +213,16 @@ async def test_a_dial_that_takes_time_is_watched() -> None:
     engine = Engine()
     reports: list[Any] = []
     watched: list[DialingEnd] = []
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        fillers = []
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-            fillers.append(filler)
+    with unanswered() as address:
         accepted, client = socket.socketpair()
         dialled = socket.socket()
         for sock in (accepted, dialled):
             sock.setblocking(False)
         pair = PlainPair(engine, accepted, dialled, reports.append)
-        pair.dial(full.getsockname(), watched.append)
+        pair.dial(address, watched.append)
         assert watched == [pair.dialled]
         watched[0].connect_timed_out()
         watched[0].connect_timed_out()
-        for filler in fillers:
-            filler.close()
     assert reports == [pair]
     assert "timed out" in str(pair.error)
     client.close()

@@ -23,19 +23,14 @@ from mesh.state.routes import Passthrough, PassthroughReason, ToWorkload, Upstre
 from mesh.state.store import MeshState
 from mesh.state.upstream import choose_upstream
 from mesh.testing.model import make_service, make_workload
+from tests.mesh.state.views import state_of
 
 KEY = "default/web.default.svc.cluster.local"
 SOURCE = make_workload("client", "10.0.0.9", node="node1", locality=Locality("r1", "z1", ""))
 
 
 def state(*values: Workload | Service) -> MeshState:
-    made = MeshState("node1")
-    for value in (SOURCE, *values):
-        if isinstance(value, Workload):
-            made.services.replace_endpoint(made.workloads.put(value), value)
-        else:
-            made.services.put(value)
-    return made
+    return state_of(SOURCE, *values)
 
 
 def to(text: str) -> OriginalDestination:

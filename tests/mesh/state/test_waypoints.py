@@ -21,6 +21,7 @@ from mesh.state.store import MeshState
 from mesh.state.upstream import choose_upstream
 from mesh.state.waypoints import bound_waypoint
 from mesh.testing.model import make_service, make_workload
+from tests.mesh.state.views import state_of
 
 GATEWAY = GatewayAddress(NamespacedHostname("default", "waypoint.default.svc.cluster.local"))
 WAYPOINT_KEY = "default/waypoint.default.svc.cluster.local"
@@ -32,13 +33,7 @@ def replica(name: str, ip: str, **fields: Any) -> Workload:
 
 
 def state(*values: Workload | Service) -> MeshState:
-    made = MeshState("node1")
-    for value in (SOURCE, *values):
-        if isinstance(value, Workload):
-            made.services.replace_endpoint(made.workloads.put(value), value)
-        else:
-            made.services.put(value)
-    return made
+    return state_of(SOURCE, *values)
 
 
 def waypoint_service() -> Service:

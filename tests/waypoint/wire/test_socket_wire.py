@@ -13,32 +13,11 @@ import trio
 
 from mesh.errors import MeshError
 from mesh.relay.engine import Engine
-from waypoint.wire.contract import Buffer, Wire, WireOwner
+from tests.waypoint.wire.owners import Told
+from waypoint.wire.contract import Wire
 from waypoint.wire.dialling import Dial
 from waypoint.wire.socket_connector import SocketConnector
 from waypoint.wire.socket_wire import SocketWire
-
-
-class Told(WireOwner):
-    """What an owner was told."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.ended = 0
-        self.lost: list[MeshError | None] = []
-        self.writable = 0
-
-    def wire_data(self, data: Buffer) -> None:
-        self.data += bytes(data)
-
-    def wire_ended(self) -> None:
-        self.ended += 1
-
-    def wire_lost(self, error: MeshError | None) -> None:
-        self.lost.append(error)
-
-    def wire_writable(self) -> None:
-        self.writable += 1
 
 
 async def until(holds: Callable[[], Any]) -> None:

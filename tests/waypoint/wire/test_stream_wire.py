@@ -10,7 +10,8 @@ from mesh.errors import ConnectionLost, MeshError, TunnelRefused
 from mesh.hbone.codec import ErrorCode, encode_connect, encode_response
 from mesh.hbone.contract import HboneSettings, HboneStream, Role
 from mesh.hbone.machine import HboneMachine
-from waypoint.wire.contract import Buffer, WireOwner
+from tests.waypoint.wire.owners import Told
+from waypoint.wire.contract import Buffer
 from waypoint.wire.stream_wire import LAST_WORDS, StreamWire
 
 # The tunnel and its engine are stand-ins here, which compiled wires do not take; with real ones they are run by
@@ -18,26 +19,6 @@ from waypoint.wire.stream_wire import LAST_WORDS, StreamWire
 pytestmark = pytest.mark.pure_form
 
 SMALL = HboneSettings(initial_stream_window=70_000, max_stream_window=70_000)
-
-
-class Told(WireOwner):
-    def __init__(self) -> None:
-        self.data = b""
-        self.ended = 0
-        self.lost: list[MeshError | None] = []
-        self.writable = 0
-
-    def wire_data(self, data: Buffer) -> None:
-        self.data += bytes(data)
-
-    def wire_ended(self) -> None:
-        self.ended += 1
-
-    def wire_lost(self, error: MeshError | None) -> None:
-        self.lost.append(error)
-
-    def wire_writable(self) -> None:
-        self.writable += 1
 
 
 class End:

@@ -17,6 +17,7 @@ from mesh.relay.engine import Engine
 from mesh.testing.ca import TestAuthority
 from mesh.tls.kernel_driver import KernelTls, NoKernelTls
 from mesh.tls.key_log_driver import KeyLog
+from tests.mesh.relay.applications import unanswered
 from ztunnel.proxy.admission import check_destination
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.delivery import Deliverer
@@ -108,20 +109,14 @@ def test_dials_that_take_too_long_are_ended() -> None:
     engine = Engine()
     dials = Dials(engine)
     reports: list[MeshError | None] = []
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        fillers = []
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-            fillers.append(filler)
+    with unanswered() as address:
         ends = []
         for _ in range(2):
             sock = socket.socket()
             sock.setblocking(False)
             end = DialingEnd(engine, sock)
             end.expect_dial()
-            end.dial(full.getsockname(), reports.append)
+            end.dial(address, reports.append)
             assert end.connecting
             dials.watch(end)
             ends.append(end)
@@ -135,8 +130,6 @@ def test_dials_that_take_too_long_are_ended() -> None:
         dials.tick(engine.now + CONNECT_SECONDS + 2)
         assert len(reports) == 1
         ends[0].abort(error)
-        for filler in fillers:
-            filler.close()
     assert engine.watched == 0
     engine.close()
 
