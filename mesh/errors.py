@@ -256,3 +256,10 @@ def find_cause(error: BaseException, kind: type[MeshError]) -> MeshError | None:
             return seen
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors that groups within groups hold, in their order; the error itself if it is no group."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for each in error.exceptions for leaf in leaves(each)]

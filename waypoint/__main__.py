@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mesh.errors import MeshError
+from mesh.errors import MeshError, leaves
 from mesh.process import prepare_proxy
 
 
@@ -31,7 +31,7 @@ def main() -> int:
     try:
         trio.run(run, config.load(arguments.config, WaypointSettings))
     except* MeshError as group:
-        for error in group.exceptions:
+        for error in leaves(group):
             print(f"waypoint: {error}", file=sys.stderr)  # noqa: T201 -- the command line's answer
         status = 1
     return status

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.errors import MeshError
+from mesh.errors import MeshError, leaves
 from mesh.process import prepare_proxy
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def main() -> int:
         else:
             _be_one_of_several(settings, workers)
     except* MeshError as group:
-        for error in group.exceptions:
+        for error in leaves(group):
             print(f"ztunnel: {error}", file=sys.stderr)  # noqa: T201 -- the command line's answer
         status = 1
     return status

@@ -13,7 +13,7 @@ import trio
 from controlplane.app import run
 from controlplane.config import KubernetesGroup, OperatorSettings, SourceGroup
 from mesh import config
-from mesh.errors import MeshError
+from mesh.errors import MeshError, leaves
 from mesh.telemetry import log
 
 
@@ -35,17 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
         log.configure(settings.log.format, settings.log.level)
         trio.run(functools.partial(run, settings))
     except* MeshError as group:
-        for error in _leaves(group):
+        for error in leaves(group):
             sys.stderr.write(f"operator: {error}\n")
         failed = True
     return 1 if failed else 0
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return leaves
 
 
 if __name__ == "__main__":

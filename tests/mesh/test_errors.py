@@ -66,3 +66,10 @@ def test_causes_are_found_along_the_chain() -> None:
     assert errors.find_cause(error, PolicyDenied) is None
     denied = PolicyDenied("no")
     assert errors.find_cause(denied, PolicyDenied) is denied
+
+
+def test_groups_within_groups_are_their_errors_in_order() -> None:
+    first, second, third = PolicyDenied("first"), TlsFailure("second"), KeyboardInterrupt()
+    group = BaseExceptionGroup("", [first, ExceptionGroup("", [ExceptionGroup("", [second])]), third])
+    assert errors.leaves(group) == [first, second, third]
+    assert errors.leaves(first) == [first]
