@@ -1,6 +1,7 @@
 """The relay engine: moves the bytes of established connections.
 
-``engine`` is the loop, ``socket_end`` one application socket, ``stream_end`` that socket joined to a stream of a
-``tunnel``, ``plain_pair`` two sockets joined to each other, ``acceptor`` the listening sockets. Nothing here knows
-workloads, policies or the control plane: who may talk to whom is decided by the proxy before an end is made.
+What belongs here: the loop (``engine``), one application socket (``socket_end``), that socket joined to a stream of a
+``tunnel`` (``stream_end``), two sockets joined to each other (``plain_pair``), the listening sockets (``acceptor``),
+and tunnels as they are opened (``pool``) and accepted (``terminator``). What does not: workloads, policies and the
+control plane: who may talk to whom is decided by the proxy before an end is made.
 """
