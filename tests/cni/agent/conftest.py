@@ -212,7 +212,7 @@ def request(command: Command = Command.ADD, **changes: Any) -> PluginRequest:
 
 
 async def settled(node: PaperNode, condition: Callable[[], bool]) -> None:
-    with trio.fail_after(3):
+    with trio.fail_after(20):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await trio.sleep(0.002)
         # What belongs to it may still be under way; then nothing more happens.

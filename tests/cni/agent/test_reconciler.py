@@ -190,8 +190,7 @@ async def test_a_pod_once_enabled_is_never_pending_again(agent: Any, node: Any, 
     node.ztunnel_failure = ZtunnelAway("away")
     successor = kit.Agent(node, tmp_path)
     async with successor.reconciling():
-        await trio.sleep(0.1)
-        assert successor.ended.count(("enrol", False)) >= 2
+        await kit.settled(node, lambda: successor.ended.count(("enrol", False)) >= 2)
         node.ztunnel_failure = None
         successor.reconciler.wake(impatient=True)
         await kit.settled(node, lambda: node.acts == [("serve", "u1", "shop", "pod-u1", "client")])
