@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mesh.errors import ConfigurationError
 from mesh.testing.ca import TestAuthority
 from mesh.tls.context import client_context, control_plane_context, control_plane_server_context, server_context
+from tests.descriptors import open_descriptors, settled_descriptors
 
 authority = TestAuthority()
 credentials = authority.issue(authority.identity("default", "client"))
@@ -36,9 +37,9 @@ def test_keys_leave_no_descriptor_and_no_file_behind(monkeypatch: pytest.MonkeyP
         real(self, path)
 
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", spy)
-    before = set(os.listdir("/proc/self/fd"))
+    before = settled_descriptors()
     context = client_context(credentials)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert len(seen) == 1
     assert seen[0].startswith("/memfd:")
     assert context.cert_store_stats()["x509_ca"] == 1

@@ -27,13 +27,10 @@ from mesh.zds.codec import (
 )
 from mesh.zds.packet_driver import PacketSocket
 from mesh.zds.server_driver import ZdsLimits, ZdsServer, ZtunnelAway, ZtunnelRefused
+from tests.descriptors import open_descriptors, settled_descriptors
 
 INFO = WorkloadInfo("client-1", "shop", "client")
 OWN_NAMESPACE = "/proc/self/ns/net"
-
-
-def open_descriptors() -> set[str]:
-    return {entry for entry in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{entry}")}
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -170,7 +167,7 @@ async def test_an_error_acknowledgement_reaches_the_caller_whatever_its_kind(tmp
 async def test_no_descriptor_is_leaked_by_adds_refusals_and_reconnects(tmp_path: Path) -> None:
     server, handler = ZdsServer(), RecordingHandler()
     handler.refuse = {"bad": ConnectFailed("no")}
-    before = open_descriptors()
+    before = settled_descriptors()
     with NetworkNamespace.open(OWN_NAMESPACE) as namespace:
         async with serving(server, tmp_path / "z"):
             for _ in range(2):
@@ -323,7 +320,7 @@ async def test_a_bad_packet_is_refused_and_the_next_one_served(
     handler = RecordingHandler()
     async with hand_agent(tmp_path / "z", handler) as agent:
         with NetworkNamespace.open(OWN_NAMESPACE) as namespace:
-            before = open_descriptors()
+            before = settled_descriptors()
             assert words in await ask(agent, data, [namespace.fd] * descriptors)
             assert open_descriptors() == before
             assert handler.calls == []

@@ -5,13 +5,13 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
 
 from ebpf.listeners import socket_cookie
 from mesh.errors import ConnectionLost, InvalidMessage
+from tests.descriptors import open_descriptors, settled_descriptors
 from ztunnel.fanout import channel_driver
 from ztunnel.fanout.channel_driver import Channel, channel_pair
 from ztunnel.fanout.packets_machine import PACKET_BYTES
@@ -26,10 +26,6 @@ async def connected() -> AsyncIterator[tuple[Channel, Channel]]:
             nursery.start_soon(there.run)
             yield here, there
             nursery.cancel_scope.cancel()
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_messages_long_and_short_with_and_without_descriptors() -> None:
@@ -77,7 +73,7 @@ async def test_the_end_of_the_other_side_is_told() -> None:
 
 async def test_who_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel_driver, "MAX_WAITING_BYTES", 1000)
-    before = open_descriptors()
+    before = settled_descriptors()
     one, other = channel_pair()
     with other, Channel(one) as here:
         here.send(b"x" * 600, other.fileno())
@@ -88,7 +84,7 @@ async def test_who_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_packets_that_make_no_sense_end_it() -> None:
-    before = open_descriptors()
+    before = settled_descriptors()
     for packet, descriptors in ((b"\x07", 0), (bytes(PACKET_BYTES + 1), 0), (b"\x01x", 1), (b"\x00", 2)):
         one, other = channel_pair()
         with other, Channel(one) as here:

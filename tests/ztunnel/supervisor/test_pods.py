@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +18,7 @@ from mesh.errors import EnvironmentLacks, UnknownWorkload
 from mesh.netns import NetworkNamespace
 from mesh.telemetry.metrics import WorkloadManagerMetrics
 from mesh.zds.codec import WorkloadInfo
+from tests.descriptors import open_descriptors, settled_descriptors
 from ztunnel.fanout.messages_codec import AddPod, Answer, AvoidPorts, DeletePod
 from ztunnel.supervisor.pods import NodePods
 from ztunnel.supervisor.worker_link import WorkerLink
@@ -89,12 +89,8 @@ class Bed:
         return [[message for message in link.told if isinstance(message, kind)] for link in self.links]
 
 
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 async def test_every_worker_serves_a_pod_until_it_goes(nursery: trio.Nursery) -> None:
-    before = open_descriptors()
+    before = settled_descriptors()
     bed = Bed(nursery)
     await bed.pods.add("u1", INFO, bed.enrol("u1"))
     assert [len(told) for told in bed.told(AddPod)] == [1, 1]
