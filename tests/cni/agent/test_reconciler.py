@@ -1,5 +1,6 @@
 """Running pods, against a node on paper."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,8 @@ async def test_a_pod_whose_namespace_is_wrong_stays_out_until_it_is_right(agent:
     node.held[12] = {parse_ip("10.244.1.99")}
     node.show(kit.a_pod())
     async with agent.reconciling():
-        await trio.sleep(0.1)
+        await kit.settled(node, lambda: agent.ended.count(("enrol", False)) >= 3)
         assert node.acts == []
-        assert agent.ended.count(("enrol", False)) >= 3
         node.held[12].add(IP)
         agent.reconciler.wake(impatient=True)
         await kit.settled(node, lambda: "u1" in node.kernel and node.acts[-1][0] == "annotate")
@@ -153,6 +153,7 @@ async def test_an_annotation_the_source_is_slow_to_show_is_written_once(agent: A
     node.show(kit.a_pod())
     node.annotate = annotate_in_vain
     async with agent.reconciling():
+        await kit.settled(node, lambda: bool(written))
         await trio.sleep(0.2)
     assert written == ["enabled"]
 
@@ -210,8 +211,8 @@ async def test_an_annotation_that_was_lost_is_written_again_after_a_while(
     node.show(kit.a_pod())
     monkeypatch.setattr(node, "annotate", annotate_in_vain)
     async with agent.reconciling():
-        await trio.sleep(0.3)
-    assert 3 <= len(written) <= 7
+        await kit.settled(node, lambda: len(written) >= 3)
+    assert all(later - earlier >= 0.05 for earlier, later in pairwise(written))
 
 
 async def test_what_fails_for_long_is_told_to_the_pods_owner_and_what_passes_is_not(

@@ -91,12 +91,15 @@ async def test_it_is_restarted_with_growing_pauses(
 
 
 async def test_cancelling_tells_it_to_end_and_kills_what_does_not(tmp_path: Path) -> None:
-    for script, code in (("trap 'exit 5' TERM; while :; do sleep 0.01; done", 5), ("trap '' TERM; sleep 1000", 137)):
-        watched = Watched(tmp_path, shell(script), grace=0.3)
+    for script, code in (("trap 'exit 5' TERM", 5), ("trap '' TERM", 137)):
+        trapped = tmp_path / f"trapped-{code}"
+        watched = Watched(tmp_path, shell(f"{script}; touch {trapped}; while :; do sleep 0.01; done"), grace=0.3)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watched.runner.run)
             await watched.until("running+ready")
-            await trio.sleep(0.2)
+            with trio.fail_after(10):
+                while not trapped.exists():  # noqa: ASYNC110 -- a program makes it
+                    await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
         assert watched.state.exit_code == code
 
