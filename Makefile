@@ -41,11 +41,14 @@ test: setup ## Every test tier, in order of cost
 	done; \
 	[[ $${#failed[@]} == 0 ]] || { printf 'test: failed tier: %s\n' "$${failed[@]}" >&2; exit 1; }
 
+# Many of these tests wait for a clock or a peer, so that there is work for more processes than cores.
+DIVIDED := --numprocesses=$(shell echo $$((2 * $$(nproc)))) --dist=worksteal
+
 test-unit: setup tools ## Tests that need no privilege
-	$(PYTEST) -m "$(UNPRIVILEGED)"
+	$(PYTEST) $(DIVIDED) -m "$(UNPRIVILEGED)"
 
 test-compiled: setup tools ## The tests of the proxies' hot modules once more, on their compiled form
-	AMBIMESH_TEST_FORM=compiled $(PYTEST) -m "$(UNPRIVILEGED)" $(COMPILED)
+	AMBIMESH_TEST_FORM=compiled $(PYTEST) $(DIVIDED) -m "$(UNPRIVILEGED)" $(COMPILED)
 
 kubernetes: setup ## Build a Kubernetes for tests, once per version: some 6 minutes, kept in ~/.cache/ambimesh (needs Go)
 	@$(PYTHON) -m tests.e2e.kit.build

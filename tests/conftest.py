@@ -136,6 +136,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 _before_session: Inventory | None = None
+_left_by_workers: list[str] = []
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -144,10 +145,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     _before_session = take_inventory()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of the processes among which tests are divided (pytest-xdist) has ended; it can fail nothing itself."""
+    _left_by_workers.extend(getattr(node, "workeroutput", {}).get("left", ()))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """No child outlives the session; where nobody else works on the machine, nothing else does either."""
     left = [f"process {child}" for child in children(os.getpid())]
+    told: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["left"] = left
+        return
+    left += _left_by_workers
     if REQUIRE_ALL and _before_session is not None:
         now = take_inventory()
         left += [line for line in now.since(_before_session) if not line.startswith("process ")]

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(
-    folder: Path, test: str, *, conftest: str = "", environment: dict[str, str] | None = None
+    folder: Path,
+    test: str,
+    *,
+    conftest: str = "",
+    environment: dict[str, str] | None = None,
+    arguments: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run one test module under this project's configuration and conftest."""
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -22,7 +28,7 @@ def run(
     (folder / "test_inner.py").write_text(f"import os\nimport pytest\nimport subprocess\nimport trio\n{test}\n")
     kept = {name: value for name, value in os.environ.items() if name not in ("CI", "AMBIMESH_REQUIRE_ALL")}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_inner.py"],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, "test_inner.py"],
         cwd=folder,
         env={**kept, "PYTHONPATH": str(ROOT), **(environment or {})},
         capture_output=True,
@@ -102,10 +108,12 @@ def test_an_unknown_mark_is_an_error(tmp_path: Path) -> None:
     assert "rooot" in done.stdout
 
 
-def test_a_child_that_outlives_the_session_is_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [[], ["--numprocesses=2"]], ids=["one process", "divided"])
+def test_a_child_that_outlives_the_session_is_seen(tmp_path: Path, arguments: list[str]) -> None:
     done = run(
         tmp_path,
         "def test_x():\n    child = subprocess.Popen(['sleep', '3.25'])\n    child.returncode = 0  # silences Popen",
+        arguments=arguments,
     )
     assert done.returncode == 1
     assert "left behind by this session" in done.stdout
