@@ -19,6 +19,7 @@ from ambimesh.commands.lab import SHIPPED_MANIFESTS
 from ambimesh.demo import lines_capture, lines_identity, lines_resilience, lines_waypoint
 from ambimesh.demo.run import CERTIFICATE_SECONDS
 from ambimesh.demo.stage import Stage
+from ambimesh.dump_codec import ADMIN_PORT
 from ambimesh.lab import manifests, readiness
 from ambimesh.lab.bring_up import Wish, bring_up
 from ambimesh.lab.http_client import get
@@ -32,7 +33,6 @@ from resources.objects import Pod
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
 
-WAYPOINT_ADMIN_PORT = 15000
 BULK_BYTES = 6 << 20
 BULK = f"""
 import hashlib, json, os, socket, sys, threading
@@ -157,5 +157,5 @@ async def test_a_waypoint_answers_and_its_tls_is_the_kernels_too(kernel: Stage) 
     print(await lines_waypoint.applied(kernel))
     (waypoint,) = (pod for pod in kernel.store.of_kind(Pod) if GATEWAY_NAME_LABEL in pod.metadata.labels)
     netns = kernel.lab.layout.pod_netns(waypoint.metadata.namespace, waypoint.metadata.name)
-    dump = json.loads((await get(netns, WAYPOINT_ADMIN_PORT, "/config_dump", timeout=30)).body)
+    dump = json.loads((await get(netns, ADMIN_PORT, "/config_dump", timeout=30)).body)
     assert carries(dump["kernel_tls"]), dump["kernel_tls"]

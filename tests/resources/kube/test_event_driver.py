@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
@@ -32,10 +32,14 @@ async def events(client: ApiClient, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         nursery.cancel_scope.cancel()
 
 
-async def told(server: ApiServer, count: int) -> list[str]:
+async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(10):
-        while len(server.cluster.of(EVENTS)) < count:  # noqa: ASYNC110 -- of the double's state
+        while not condition():  # noqa: ASYNC110 -- of the double's state
             await trio.sleep(0.01)
+
+
+async def told(server: ApiServer, count: int) -> list[str]:
+    await until(lambda: len(server.cluster.of(EVENTS)) >= count)
     await trio.sleep(0.05)
     return [body["note"] for _, body in server.cluster.of(EVENTS)]
 
@@ -54,9 +58,7 @@ async def test_what_another_replica_told_is_counted(server: ApiServer, client: A
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other.run)
         other.tell(NOTICE)
-        with trio.fail_after(10):
-            while "series" not in server.cluster.get((EVENTS, "shop", event_name(NOTICE))):  # noqa: ASYNC110
-                await trio.sleep(0.01)
+        await until(lambda: "series" in server.cluster.get((EVENTS, "shop", event_name(NOTICE))))
         nursery.cancel_scope.cancel()
     assert server.cluster.get((EVENTS, "shop", event_name(NOTICE)))["series"]["count"] == 2
 
@@ -84,8 +86,6 @@ async def test_a_server_that_is_away_is_told_later_and_one_that_forbids_is_not_a
     server.faults.denied.add(EVENTS)
     server.requests.clear()
     events.tell(replace(NOTICE, note="forbidden"))
-    with trio.fail_after(10):
-        while not server.requests:  # noqa: ASYNC110 -- the double tells nobody
-            await trio.sleep(0.01)
+    await until(lambda: bool(server.requests))
     await trio.sleep(0.1)
     assert len(server.requests) == 1

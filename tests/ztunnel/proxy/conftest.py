@@ -43,6 +43,7 @@ from mesh.tls.kernel_driver import KernelTls
 from mesh.xds.codec import ADDRESS_TYPE, AUTHORIZATION_TYPE, encode_address, encode_authorization
 from mesh.xds.discovery_codec import Resource
 from mesh.zds.codec import WorkloadInfo
+from tests.mesh.relay.applications import echo
 from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.connections import ConnectionTable
@@ -299,15 +300,8 @@ class Kit:
         assert isinstance(port, int)
         return port
 
-    @staticmethod
-    async def echo(stream: trio.SocketStream) -> None:
-        """An application."""
-        try:
-            async with stream:
-                async for chunk in stream:
-                    await stream.send_all(chunk)
-        except trio.BrokenResourceError:
-            pass
+    echo = staticmethod(echo)
+    """An application."""
 
     # -- clients
 
