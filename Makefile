@@ -89,7 +89,7 @@ test-scale: setup ## Integrity of 10 GB, 10,000 connections: the tests whose siz
 bench: setup ## The benchmark suite: writes tables and a picture under benchmarks/ (root)
 	@$(PYTHON) -m benchmarks
 
-bench-quick: setup ## The same in some three minutes, without writing them (root)
+bench-quick: setup ## A short form of it in under two minutes, without writing it (root)
 	@$(PYTHON) -m benchmarks --quick
 
 bench-control: setup ## What a cluster's size costs the operator: 1,000 to 10,000 pods, 50 proxies; some 4 minutes

@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
         description="Measure the mesh against no mesh and Envoy, in a lab of its own that is gone afterwards (root).",
         epilog=f"Cases: {', '.join(case.name for case in CASES)}, {IDLE}; {', '.join(layer7_cases.NAMES)}.",
     )
-    parser.add_argument("--quick", action="store_true", help="some three minutes, without held loads; writes nothing")
+    parser.add_argument("--quick", action="store_true", help="under two minutes, without held loads; writes nothing")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write results.md, .json and .png there")
     parser.add_argument("--only", action="append", default=[], metavar="CASE", help="only this case; repeatable")
     parser.add_argument(

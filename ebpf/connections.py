@@ -39,6 +39,7 @@ class _SocketRecords(Closing):
         key, record = ctypes.addressof(self._key), ctypes.addressof(self._record)
         arguments = struct.pack("=IIQQQ", self._map.fd, 0, key, record, 0)
         self._arguments = ctypes.create_string_buffer(arguments, len(arguments))
+        self._call = syscall.prepared(self._arguments)
 
     def close(self) -> None:
         """Close the map; the sockets keep their records."""
@@ -67,7 +68,7 @@ class OriginalDestinations(_SocketRecords):
             None if no program redirected the connection: somebody dialled ztunnel's port directly. May be asked again.
         """
         self._key.value = accepted
-        result = syscall.call(syscall.MAP_LOOKUP, self._arguments)
+        result = self._call(syscall.MAP_LOOKUP)
         if result == -errno.ENOENT:
             return None
         if result < 0:
@@ -94,6 +95,6 @@ class Deliveries(_SocketRecords):
         """
         self._key.value = connecting
         _RECORD.pack_into(self._record, 0, CONNECTION_DELIVERY, client.ip, client.port, 0, _NO_IP, 0, 0, 0)
-        result = syscall.call(syscall.MAP_UPDATE, self._arguments)
+        result = self._call(syscall.MAP_UPDATE)
         if result < 0:
             syscall.fail(-result, f"announcing a delivery on descriptor {connecting}")

@@ -40,6 +40,8 @@ class ResponseFlag(enum.Enum):
     IDENTITY_ERROR = "IDENTITY_ERROR"
     CERT_REVOKED = "CERT_REVOKED"
 
+    __hash__ = object.__hash__  # members are single objects; the enum's own hash runs Python for every connection
+
 
 class MeshError(Exception):
     """The root; only its leaves are raised."""

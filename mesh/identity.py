@@ -28,8 +28,18 @@ class SpiffeId:
     namespace: str
     service_account: str
 
+    # Written out, as they are needed for every connection, and a dataclass's are not compiled.
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SpiffeId):
+            return NotImplemented
+        return (
+            self.service_account == other.service_account
+            and self.namespace == other.namespace
+            and self.trust_domain == other.trust_domain
+        )
+
     def __hash__(self) -> int:
-        # Written out, as it is part of keys that are looked up for every connection, and a dataclass's is not compiled.
         return hash((self.trust_domain, self.namespace, self.service_account))
 
     def __str__(self) -> str:

@@ -6,6 +6,7 @@ pod's namespace is to enter, make the socket, and leave, with no await in betwee
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import os
 import socket as sockets
@@ -82,15 +83,18 @@ class NetworkNamespace(Closing):
         Raises:
             EnvironmentLacks: no permission to enter, or the family is not there.
         """
-        return self.sockets(family, kind, proto)[0]
+        return sockets.socket(family, kind, proto, self.sockets(family, kind, proto)[0].detach())
 
-    def sockets(self, family: int, kind: int, proto: int = 0, count: int = 1) -> list[sockets.socket]:
-        """Make several sockets inside, entering only once. Raises as :meth:`socket`; then none is left open."""
-        made: list[sockets.socket] = []
+    def sockets(self, family: int, kind: int, proto: int = 0, count: int = 1) -> list[_socket.socket]:
+        """Make several sockets inside, entering only once. Raises as :meth:`socket`; then none is left open.
+
+        They are what is behind ``socket.socket``, whose own making and closing take longer than the kernel's.
+        """
+        made: list[_socket.socket] = []
         with self.entered():
             try:
                 while len(made) < count:
-                    made.append(sockets.socket(family, kind, proto))
+                    made.append(_socket.socket(family, kind, proto))
             except OSError as error:
                 for each in made:
                     each.close()

@@ -14,10 +14,8 @@ the task therefore stays: it polls again, for at most one millisecond, and retur
 something was handed to trio, or when :data:`MAX_STAY` has passed. trio's own tasks (handshakes, configuration) are
 delayed by that much at most.
 
-The first :data:`SPIN` of that millisecond is spent looking, with other processes let run in between: falling asleep and
-being woken takes longer than much of what is waited for, on virtual machines above all. Looking in vain halves the
-time, down to none, and a wake-up that came soon restores it, as in the kernel's own halt polling. Where others want
-the core, looking would only make them wait, and whoever yields comes back late: then the loop sleeps at once.
+The beginning of that millisecond is spent looking, with other processes let run in between, as long as that pays
+(``mesh.relay.looking``).
 
 Everything runs in trio's thread. Handlers must not block and must not raise what they can handle; a handler that fails
 is a bug of ours, is logged with its traceback, and costs its own connection only.
@@ -36,24 +34,13 @@ import structlog
 import trio
 
 from mesh.errors import InternalError, MeshError
+from mesh.relay.looking import LONG_YIELD, Looking
 
 MAX_STAY = 0.004
 """Seconds between two visits to trio while traffic flows."""
 
 LINGER = 0.001
 """Seconds to wait for more before the loop returns to trio; epoll's resolution is one millisecond."""
-
-SPIN: Final = 0.00005
-"""Most seconds of :data:`LINGER` spent looking for more instead of sleeping."""
-
-_SHORTEST_SPIN: Final = 0.000005
-"""Below this looking is given up."""
-
-_LONG_YIELD: Final = 0.00007
-"""When letting others run took longer, somebody wanted the core."""
-
-_NO_SPIN: Final = 0.05
-"""Seconds without looking after that."""
 
 BATCH: Final = 512
 """Ready sockets handled in one turn."""
@@ -103,8 +90,7 @@ class Engine:
         self._gone: set[int] = set()
         self._in_turn = False
         self._handed_over = False
-        self._spin = SPIN
-        self._no_spin_before = 0.0
+        self._looking = Looking()
         self._token: trio.lowlevel.TrioToken | None = None
         self.read_view = _room(FRAME_ROOM + READ_SIZE)
         self.payload_view = self.read_view[FRAME_ROOM:]
@@ -206,8 +192,9 @@ class Engine:
             flush_at = time.monotonic() + FLUSH_WITHIN
             while True:
                 flush_at = self._handle(ready, flush_at)
-                # What has become ready meanwhile goes into the same records and sends, if that takes no time.
-                if time.monotonic() > flush_at:
+                # What has become ready meanwhile goes into the same records and sends, if that takes no time. Where
+                # there was one event, there are hardly more: asking would only delay it.
+                if len(ready) == 1 or time.monotonic() > flush_at:
                     break
                 ready = poll(0, BATCH)
                 if not ready:
@@ -223,31 +210,29 @@ class Engine:
 
     def _wait_for_more(self) -> list[tuple[int, int]]:
         """What is ready next; nothing after :data:`LINGER`."""
-        ready = self._look() if self._spin else []
+        ready = self._look() if self._looking.seconds else []
         if not ready:
             ready = self._epoll.poll(LINGER, BATCH)
             if ready:
-                woken = time.monotonic()
-                if woken < self.now + SPIN and woken > self._no_spin_before:
-                    self._spin = SPIN
+                self._looking.woken(self.now, time.monotonic())
         return ready
 
     def _look(self) -> list[tuple[int, int]]:
-        """What becomes ready while this looks for it; how long it will look next time is decided here, too."""
+        """What becomes ready while this looks for it."""
         poll = self._epoll.poll
         started = self.now
-        until = started + self._spin
+        until = started + self._looking.seconds
         while True:
             ready = poll(0, BATCH)
             if ready:
                 return ready
             if started >= until:
-                self._spin = self._spin / 2 if self._spin > 2 * _SHORTEST_SPIN else 0.0
+                self._looking.in_vain()
                 return ready
             os.sched_yield()
             ended = time.monotonic()
-            if ended - started > _LONG_YIELD:
-                self._spin, self._no_spin_before = 0.0, ended + _NO_SPIN
+            if ended - started > LONG_YIELD:
+                self._looking.in_the_way(ended)
                 return ready
             started = ended
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from ebpf.connections import Deliveries
 from mesh.addresses import SocketAddress, is_ipv4
+from mesh.relay.socket_end import RawSocket
 from ztunnel.pod import Pod
 
 _MADE_AT_FIRST: Final = 4
@@ -27,13 +28,13 @@ class Deliverer:
 
     def __init__(self, deliveries: Deliveries) -> None:
         self._deliveries = deliveries
-        self._spare: dict[tuple[Pod, bool], list[socket.socket]] = {}
+        self._spare: dict[tuple[Pod, bool], list[RawSocket]] = {}
         """By pod and whether IPv4. Not by uid: that of a pod whose sandbox was replaced is the same, its namespace not.
         """
         self._used: dict[tuple[Pod, bool], int] = {}
         """How many were made since the last tick for those who asked."""
 
-    def socket_for(self, pod: Pod, destination: SocketAddress, client: SocketAddress) -> socket.socket:
+    def socket_for(self, pod: Pod, destination: SocketAddress, client: SocketAddress) -> RawSocket:
         """A non-blocking socket inside ``pod``, announced, ready to connect to ``destination``.
 
         Raises:
@@ -55,7 +56,7 @@ class Deliverer:
             raise
         return sock
 
-    def _make(self, pod: Pod, *, ipv4: bool) -> socket.socket:
+    def _make(self, pod: Pod, *, ipv4: bool) -> RawSocket:
         """One socket to use now; the others are kept."""
         used = self._used.get((pod, ipv4), 0)
         count = min(max(used, _MADE_AT_FIRST), _MADE_AT_MOST)
