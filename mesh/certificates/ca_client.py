@@ -27,6 +27,8 @@ from mesh.wire import certificate_pb2 as wire
 
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 _MAX_TOKEN_BYTES = 64 * 1024
+_NO_ANSWER = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+"""Statuses that are no refusal."""
 
 
 class CaClient(Protocol):
@@ -36,7 +38,7 @@ class CaClient(Protocol):
         """Make a key, have it certified, check the answer.
 
         Raises:
-            CertificateServiceAway: not reachable, or it does not serve yet.
+            CertificateServiceAway: not reachable, no answer in time, or it does not serve yet.
             IdentityUnavailable: refused, or not what was asked for; the text says which.
         """
         ...
@@ -84,7 +86,7 @@ class GrpcCaClient:
             csr: PEM.
 
         Raises:
-            CertificateServiceAway: not reachable, or it does not serve yet.
+            CertificateServiceAway: not reachable, no answer in time, or it does not serve yet.
             IdentityUnavailable: refused.
         """
         request = wire.IstioCertificateRequest(csr=csr.decode(), validity_duration=self._settings.lifetime_seconds)
@@ -111,7 +113,7 @@ class GrpcCaClient:
                 ) as channel:
                     return await channel.unary(METHOD, request, metadata=metadata, timeout=settings.timeout_seconds)
         except GrpcError as error:
-            kind = CertificateServiceAway if error.status is StatusCode.UNAVAILABLE else IdentityUnavailable
+            kind = CertificateServiceAway if error.status in _NO_ANSWER else IdentityUnavailable
             raise kind(
                 f"the certificate service at {settings.host}:{settings.port} gives no certificate for {identity} "
                 f"({error}){self._hint(error.status)}"

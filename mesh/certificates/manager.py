@@ -270,7 +270,7 @@ class IdentityManager:
             if scope.cancelled_caught:
                 self._failed(
                     entry,
-                    IdentityUnavailable(
+                    CertificateServiceAway(
                         f"the certificate service has not answered for {entry.identity} in "
                         f"{self._settings.attempt_seconds:g} s"
                     ),

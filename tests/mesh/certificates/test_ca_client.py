@@ -103,6 +103,7 @@ async def test_each_request_has_a_key_of_its_own_and_the_token_of_now(tmp_path: 
         (StatusCode.PERMISSION_DENIED, "no running pod"),
         (StatusCode.INTERNAL, "INTERNAL"),
         (StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+        (StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     ],
 )
 async def test_a_refusal_carries_the_reason(tmp_path: Path, status: StatusCode, hint: str) -> None:
@@ -115,7 +116,8 @@ async def test_a_refusal_carries_the_reason(tmp_path: Path, status: StatusCode, 
             await s.client().fetch(A)
     assert hint in str(caught.value)
     assert isinstance(caught.value.__cause__, GrpcError)
-    assert isinstance(caught.value, CertificateServiceAway) is (status is StatusCode.UNAVAILABLE)
+    no_answer = status in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+    assert isinstance(caught.value, CertificateServiceAway) is no_answer
 
 
 async def test_a_certificate_for_somebody_else_is_not_taken(tmp_path: Path) -> None:

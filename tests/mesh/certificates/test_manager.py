@@ -161,6 +161,15 @@ async def test_a_service_that_is_away_is_asked_again_soon(autojump_clock: MockCl
         assert max(gaps) == pytest.approx(15 * 0.75, abs=0.01)
 
 
+async def test_a_service_that_does_not_answer_is_asked_again_soon(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        w.service.delay = 3600.0
+        w.manager.prefetch(A)
+        await trio.sleep(2000)
+        gaps = [later - earlier for earlier, later in zip(w.times(A), w.times(A)[1:], strict=False)]
+        assert max(gaps) == pytest.approx(DEFAULTS.attempt_seconds + 15 * 0.75, abs=0.01)
+
+
 async def test_a_connection_outlives_the_first_failures(autojump_clock: MockClock) -> None:
     async with world() as w:
         w.refuse(A)
