@@ -80,10 +80,8 @@ class LinkInfo:
 
 def call(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
     """One bpf(2). Returns its result, or minus errno."""
-    size = len(attributes)
-    buffer = ctypes.create_string_buffer(attributes, size) if isinstance(attributes, bytes) else attributes
-    result = int(_LIBC.syscall(_BPF, command, ctypes.byref(buffer), size))
-    return result if result >= 0 else -ctypes.get_errno()
+    block = ctypes.create_string_buffer(attributes, len(attributes)) if isinstance(attributes, bytes) else attributes
+    return prepared(block)(command)
 
 
 def prepared(attributes: ctypes.Array[ctypes.c_char]) -> Callable[[int], int]:

@@ -214,7 +214,7 @@ async def test_what_is_over_keeps_nothing_alive(open_relays: Any) -> None:
         await until(lambda: relays.closed)
         torn = await relays.connect()
         await torn.send_all(b"hello")
-        await until(lambda: relays.server_owner.ends[-1].received)
+        await until(lambda: len(relays.server_owner.ends) == 2 and relays.server_owner.ends[-1].received)
         torn.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         torn.socket.close()
         await until(lambda: len(relays.closed) == 2 and all(end.closed for end in relays.server_owner.ends))
