@@ -16,20 +16,21 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
+from types import TracebackType
+from typing import Final, Self
 
 from ebpf import syscall
 from ebpf.layout import CONNECTION_DELIVERY, CONNECTION_HANDED, Connection
 from ebpf.maps import PinnedMap
 from ebpf.paths import PinPaths
 from mesh.addresses import IpBytes, OriginalDestination, SocketAddress
-from mesh.closing import Closing
 
-_RECORD = struct.Struct("=I16sHH16sHHI")
+_RECORD: Final = struct.Struct("=I16sHH16sHHI")
 
-_NO_IP = bytes(16)
+_NO_IP: Final = bytes(16)
 
 
-class _SocketRecords(Closing):
+class _SocketRecords:
     """The map ``connections``, with its argument block, key and value made once."""
 
     def __init__(self, paths: PinPaths) -> None:
@@ -46,6 +47,16 @@ class _SocketRecords(Closing):
         self._map.close()
         struct.pack_into("=I", self._arguments, 0, 0xFFFFFFFF)  # the number may be another file's soon
 
+    # Not of mesh.closing: a compiled class has no base that is not.
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
 
 class OriginalDestinations(_SocketRecords):
     """What applications dialled, by ztunnel's accepted socket.
@@ -54,9 +65,11 @@ class OriginalDestinations(_SocketRecords):
         EnvironmentLacks: the node's programs are not loaded.
     """
 
-    chosen: SocketAddress | None = None
-    """Of the connection taken last: the endpoint that the kernel drew for a service on the fast path, where none of the
-    verdicts admits it. Going there keeps the service's distribution as its weights have it."""
+    def __init__(self, paths: PinPaths) -> None:
+        super().__init__(paths)
+        self.chosen: SocketAddress | None = None
+        """Of the connection taken last: the endpoint that the kernel drew for a service on the fast path, where none of
+        the verdicts admits it. Going there keeps the service's distribution as its weights have it."""
 
     def take(self, accepted: int) -> OriginalDestination | None:
         """The destination that the application behind this connection dialled.

@@ -28,7 +28,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from functools import lru_cache
+from typing import Final, TypeVar
 
 from mesh.addresses import Cidr, IpBytes
 from mesh.cidr import contained_in
@@ -45,17 +46,34 @@ from mesh.model.policy import (
 )
 
 
-@dataclass(frozen=True, slots=True)
 class ConnectionFacts:
-    """What a decision is made of."""
+    """What a decision is made of. Not a dataclass: one is made for every connection, and theirs are not compiled."""
 
-    source_ip: IpBytes
-    """The tunnel's peer, or the plaintext caller; the waypoint's when it comes through one."""
-    source_identity: SpiffeId | None
-    """As proved by the TLS handshake; None for plaintext."""
-    destination_ip: IpBytes
-    destination_port: int
-    """The application's own port, after target ports are resolved."""
+    __slots__ = ("destination_ip", "destination_port", "source_identity", "source_ip")
+
+    def __init__(
+        self, source_ip: IpBytes, source_identity: SpiffeId | None, destination_ip: IpBytes, destination_port: int
+    ) -> None:
+        self.source_ip: Final = source_ip
+        """The tunnel's peer, or the plaintext caller; the waypoint's when it comes through one."""
+        self.source_identity: Final = source_identity
+        """As proved by the TLS handshake; None for plaintext."""
+        self.destination_ip: Final = destination_ip
+        self.destination_port: Final = destination_port
+        """The application's own port, after target ports are resolved."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ConnectionFacts):
+            return NotImplemented
+        return (
+            self.source_ip == other.source_ip
+            and self.destination_port == other.destination_port
+            and self.destination_ip == other.destination_ip
+            and self.source_identity == other.source_identity
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.source_ip, self.source_identity, self.destination_ip, self.destination_port))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +108,22 @@ class Deny:
 Decision = Allow | Deny
 
 
-class _Subject(NamedTuple):
+class _Subject:
     """The facts in the form that matchers compare."""
 
-    principal: str | None
-    namespace: str
-    account: tuple[str, str] | None
-    source: int
-    destination: int
-    port: int
+    __slots__ = ("account", "facts", "namespace", "port", "principal")
+
+    def __init__(self, facts: ConnectionFacts) -> None:
+        self.facts = facts
+        self.port = facts.destination_port
+        self.principal: str | None = None
+        self.namespace = ""
+        self.account: tuple[str, str] | None = None
+        identity = facts.source_identity
+        if identity is not None:
+            self.principal = identity.principal
+            self.namespace = identity.namespace
+            self.account = (identity.namespace, identity.service_account)
 
 
 _Matcher = Callable[[_Subject], bool]
@@ -140,20 +165,7 @@ class PolicySet:
 
 def decide(facts: ConnectionFacts, policies: PolicySet) -> Decision:
     """Decide about one connection. Never raises, costs a few microseconds."""
-    identity = facts.source_identity
-    if identity is None:
-        principal, namespace, account = None, "", None
-    else:
-        principal, namespace = identity.principal, identity.namespace
-        account = (namespace, identity.service_account)
-    subject = _Subject(
-        principal,
-        namespace,
-        account,
-        int.from_bytes(facts.source_ip, "big"),
-        int.from_bytes(facts.destination_ip, "big"),
-        facts.destination_port,
-    )
+    subject = _Subject(facts)
     dry_run = tuple([DryRunReport(p.key, p.action, p.matches(subject)) for p in policies.dry_run])
     for policy in policies.deny:
         if policy.matches(subject):
@@ -162,11 +174,21 @@ def decide(facts: ConnectionFacts, policies: PolicySet) -> Decision:
         name = policies.missing[0]
         return Deny(name, f"policy {name} applies to this workload but has not been received", dry_run)
     if not policies.allow:
-        return Allow(None, dry_run)
+        return _allow(None, dry_run)
     for policy in policies.allow:
         if policy.matches(subject):
-            return Allow(policy.key, dry_run)
+            return _allow(policy.key, dry_run)
     return Deny(None, f"none of the ALLOW policies matches ({_some_keys(policies.allow)})", dry_run)
+
+
+def _allow(policy: str | None, dry_run: tuple[DryRunReport, ...]) -> Allow:
+    return Allow(policy, dry_run) if dry_run else _mere_allow(policy)
+
+
+@lru_cache(maxsize=4096)
+def _mere_allow(policy: str | None) -> Allow:
+    """The same for every connection; making one takes longer than finding it."""
+    return Allow(policy)
 
 
 def compile_policy(policy: Policy) -> CompiledPolicy:
@@ -318,12 +340,12 @@ def _account_in(values: tuple[ServiceAccountMatch, ...]) -> _Matcher:
 
 def _source_in(values: tuple[Cidr, ...]) -> _Matcher:
     contains = contained_in(values)
-    return lambda subject: contains(subject.source)
+    return lambda subject: contains(int.from_bytes(subject.facts.source_ip, "big"))
 
 
 def _destination_in(values: tuple[Cidr, ...]) -> _Matcher:
     contains = contained_in(values)
-    return lambda subject: contains(subject.destination)
+    return lambda subject: contains(int.from_bytes(subject.facts.destination_ip, "big"))
 
 
 def _port_in(values: tuple[int, ...]) -> _Matcher:

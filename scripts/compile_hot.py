@@ -27,15 +27,16 @@ from setuptools.command.build_ext import build_ext
 from mesh.compiled import MANIFEST, SOURCES, Unusable, digest, interpreter, read_manifest
 
 OF_ZTUNNEL = (
-    *("mesh.addresses", "mesh.identity", "mesh.rbac"),
+    *("ebpf.connections", "mesh.addresses", "mesh.clock", "mesh.identity", "mesh.rbac"),
     *("mesh.hbone.codec", "mesh.hbone.contract", "mesh.hbone.control_machine", "mesh.hbone.header_codec"),
     "mesh.hbone.machine",
-    *("mesh.telemetry.access_log", "mesh.telemetry.metrics"),
+    *("mesh.telemetry.access_log", "mesh.telemetry.metrics", "mesh.telemetry.output"),
     *("mesh.relay.acceptor", "mesh.relay.dialing_end", "mesh.relay.engine", "mesh.relay.kernel_tunnel"),
     *("mesh.relay.looking", "mesh.relay.openssl_tunnel", "mesh.relay.plain_pair", "mesh.relay.socket_end"),
     *("mesh.relay.stream_end", "mesh.relay.tunnel", "mesh.relay.tunnel_contract"),
     *("ztunnel.proxy.admission", "ztunnel.proxy.baggage", "ztunnel.proxy.connections", "ztunnel.proxy.delivery"),
     *("ztunnel.proxy.inbound", "ztunnel.proxy.outbound"),
+    *("ztunnel.worker.fast_path", "ztunnel.worker.preference"),
     *("mesh.state.routes", "mesh.state.upstream"),
 )
 """Ztunnel's, and what it shares with waypoints."""

@@ -1,4 +1,8 @@
-"""A socket end that may have to connect first."""
+"""A socket end that may have to connect first.
+
+It connects at the end of the engine's batch. What a client sends ahead is most often part of the same batch, and so is
+sent right after: the application wakes once, not for the connection and again for its first bytes.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,12 @@ DialReport = Callable[[MeshError | None], None]
 class DialingEnd(SocketEnd):
     """What is written before the connection stands is kept and sent then."""
 
-    __slots__ = ("_lasting", "_report", "connecting")
+    __slots__ = ("_address", "_lasting", "_report", "connecting")
 
     def __init__(self, engine: Engine, sock: RawSocket) -> None:
         super().__init__(engine, sock)
         self.connecting = False
+        self._address = ("", 0)
         self._report: DialReport | None = None
         self._lasting: Callable[[DialingEnd], None] | None = None
 
@@ -38,22 +43,27 @@ class DialingEnd(SocketEnd):
         lasting: Callable[[DialingEnd], None] | None = None,
     ) -> None:
         """Connect; :meth:`expect_dial` was called before. ``lasting`` is told of a dial that takes time."""
+        self._address = address
         self._report = report
         self._lasting = lasting
-        code = self.sock.connect_ex(address)
+        self.engine.connect_after_batch(self)
+
+    def connect(self) -> None:
+        """The batch is over (``mesh.relay.engine.Connecting``)."""
+        if self.closed:
+            return
+        code = self.sock.connect_ex(self._address)
         if code == errno.EINPROGRESS:
-            self.dial_begun()
+            self._find_connected()
         else:
             self._connected(code)
 
-    def dial_begun(self) -> None:
-        """The handshake is under way. Over loopback it is over by now, but connect(2) has not seen it."""
-        self.find_connected()
-
-    def find_connected(self) -> None:
-        """Whether the connection stands already: what is to be sent finds out, cheaper than asking, or than a turn."""
+    def _find_connected(self) -> None:
+        """Over loopback the connection stands by now, but connect(2) has not seen it: what is to be sent finds out,
+        cheaper than asking, or than a turn.
+        """
         backlog = self.backlog
-        if self.closed or not self.connecting or backlog is None:
+        if backlog is None:
             return
         try:
             size = self.sock.send(backlog, DONT_WAIT)

@@ -17,12 +17,18 @@ delayed by that much at most.
 The beginning of that millisecond is spent looking, with other processes let run in between, as long as that pays
 (``mesh.relay.looking``).
 
+What wakes applications is done at the end of a batch of handlers, and together: connecting to them, each time with
+what they are to read at first, then closing. A wake-up of another core costs some microseconds, on virtual machines
+above all, and an application that is woken for each of these apart goes to sleep in between. Done together, the first
+wakes it, and it finds the others when it comes.
+
 Everything runs in trio's thread. Handlers must not block and must not raise what they can handle; a handler that fails
 is a bug of ours, is logged with its traceback, and costs its own connection only.
 """
 
 from __future__ import annotations
 
+import _socket
 import mmap
 import os
 import select
@@ -68,6 +74,13 @@ class Flushable(Protocol):
         """Encrypt and send what has collected."""
 
 
+class Connecting(Protocol):
+    """Something that dials."""
+
+    def connect(self) -> None:
+        """It is time: the batch is over."""
+
+
 class Crashable(Protocol):
     """Something that can be ended when a handler of its fails: not watched any more, it would else stay for ever.
 
@@ -88,7 +101,10 @@ class Engine:
         self._waiting: dict[Flushable, None] = {}
         """What has output that may wait for more."""
         self._gone: set[int] = set()
+        self._connecting: list[Connecting] = []
+        self._closing: list[_socket.socket] = []
         self._in_turn = False
+        self._in_batch = False
         self._handed_over = False
         self._looking = Looking()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -117,10 +133,20 @@ class Engine:
                 self._gone.add(fd)
             self._epoll.unregister(fd)
 
-    def forget(self, fd: int) -> None:
-        """Stop watching a descriptor that is closed right after: the kernel then takes it out of the set by itself."""
-        if self._handlers.pop(fd, None) is not None and self._in_turn:
-            self._gone.add(fd)
+    def close_socket(self, sock: _socket.socket, fd: int) -> None:
+        """Stop watching a socket, if it is watched, and close it once the batch at hand is over."""
+        self._handlers.pop(fd, None)
+        if self._in_batch:
+            self._closing.append(sock)
+        else:
+            sock.close()  # the kernel takes it out of the set by itself
+
+    def connect_after_batch(self, item: Connecting) -> None:
+        """Call its ``connect`` once the batch at hand is over; at once if there is none."""
+        if self._in_batch:
+            self._connecting.append(item)
+        else:
+            item.connect()
 
     @property
     def watched(self) -> int:
@@ -240,6 +266,7 @@ class Engine:
         """Run the handlers of one batch; flush on the way when it is time, and say when it is time again."""
         handlers, gone = self._handlers, self._gone
         now = time.monotonic
+        self._in_batch = True
         for fd, events in ready:
             handler = handlers.get(fd)
             if handler is not None and not (gone and fd in gone):
@@ -254,7 +281,25 @@ class Engine:
                     flush_at = now() + FLUSH_WITHIN
         if gone:
             gone.clear()
+        self._in_batch = False
+        if self._connecting or self._closing:
+            self._end_batch()
         return flush_at
+
+    def _end_batch(self) -> None:
+        connecting, self._connecting = self._connecting, []
+        for item in connecting:
+            try:
+                item.connect()
+            except Exception as error:  # one connection's bug must not stop the node's traffic
+                _log.exception("connecting failed")
+                _end(item, error)
+        closing, self._closing = self._closing, []
+        for sock in closing:
+            try:
+                sock.close()
+            except OSError:
+                _log.exception("closing failed")
 
     def _silence(self, fd: int) -> None:
         """Stop watching a descriptor whose handler fails, so that it cannot fail for ever."""

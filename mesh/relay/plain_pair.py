@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mesh.errors import MeshError
 from mesh.relay.dialing_end import DialingEnd
 from mesh.relay.engine import READ_SIZE, Engine
-from mesh.relay.socket_end import DONT_WAIT, EPOLLIN, LOOKED_AWAY, RawSocket
+from mesh.relay.socket_end import EPOLLIN, LOOKED_AWAY, NOTHING, RawSocket
 
 
 class PlainEnd(DialingEnd):
@@ -26,12 +26,8 @@ class PlainEnd(DialingEnd):
         if self.other.backlog is not None:
             self.pause_reading()
             return
-        try:
-            size = self.sock.recv_into(self.engine.payload_view, READ_SIZE, DONT_WAIT)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.input_failed(error)
+        size = self.receive(self.engine.payload_view, READ_SIZE)
+        if size == NOTHING:
             return
         if size:
             self.read_bytes += size

@@ -16,7 +16,7 @@ from mesh.hbone.codec import ErrorCode, error_name, response_status
 from mesh.hbone.contract import HboneStream
 from mesh.relay.dialing_end import DialingEnd
 from mesh.relay.engine import FRAME_ROOM, READ_SIZE, Engine
-from mesh.relay.socket_end import DONT_WAIT, EPOLLIN, RawSocket
+from mesh.relay.socket_end import EPOLLIN, NOTHING, RawSocket
 from mesh.relay.tunnel import DIRECT_SIZE, Tunnel
 
 BEFORE_ANSWER: Final = 64 * 1024
@@ -63,12 +63,6 @@ class StreamEnd(DialingEnd):
         self.tunnel.join(self)
         self.expect_dial()
 
-    def dial_begun(self) -> None:
-        """What the peer sent ahead is most often part of the same batch: it is told apart after that, and sent at once.
-        """
-        if not self.tunnel.after_batch(self):
-            self.find_connected()
-
     # -- socket to stream --------------------------------------------------------------------------------------------
 
     def read_input(self) -> None:
@@ -91,12 +85,8 @@ class StreamEnd(DialingEnd):
                 self.pause_reading()
                 return
         engine = self.engine
-        try:
-            size = self.sock.recv_into(engine.payload_view, limit, DONT_WAIT)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.input_failed(error)
+        size = self.receive(engine.payload_view, limit)
+        if size == NOTHING:
             return
         if not size:
             machine.end_stream(stream)

@@ -20,7 +20,7 @@ from mesh.hbone.contract import HboneSettings, HboneStream, Http2Violation, Role
 from mesh.hbone.machine import HboneMachine
 from mesh.identity import SpiffeId
 from mesh.relay.engine import Engine
-from mesh.relay.tunnel_contract import Dialling, TunnelEnd
+from mesh.relay.tunnel_contract import TunnelEnd
 
 EPOLLIN: Final = select.EPOLLIN
 EPOLLOUT: Final = select.EPOLLOUT
@@ -51,7 +51,7 @@ class Tunnel(ABC):
     """See the module's docstring."""
 
     __slots__ = (
-        *("_answered", "_closing", "_dialling", "_dirty", "_ends", "_events", "_fd", "_leftover", "_next_ping_at"),
+        *("_answered", "_closing", "_dirty", "_ends", "_events", "_fd", "_leftover", "_next_ping_at"),
         *("_owner", "_pending", "_pinged_at", "_receiving", "_waiting"),
         *("blocked", "blocked_at", "closed", "engine", "last_used", "machine", "peer_identity", "sock"),
     )
@@ -75,8 +75,6 @@ class Tunnel(ABC):
         self._waiting: list[TunnelEnd] = []
         self._answered: list[TunnelEnd] = []
         """Ends whose answer was sent while a batch was read."""
-        self._dialling: list[Dialling] = []
-        """Ends that began to dial while a batch was read."""
         self._pending = bytearray()
         """What the socket is to be given, and has not taken yet."""
         self._leftover = b""
@@ -125,12 +123,6 @@ class Tunnel(ABC):
             self._answered.append(end)
         elif not end.received:
             self.output_ready()
-
-    def after_batch(self, end: Dialling) -> bool:
-        """Have ``find_connected`` called once the batch that is being read is over; False when none is."""
-        if self._receiving:
-            self._dialling.append(end)
-        return self._receiving
 
     def wait_unblocked(self, end: TunnelEnd) -> None:
         """Stop reading this end until the tunnel takes data again."""
@@ -245,10 +237,6 @@ class Tunnel(ABC):
         finally:
             self._receiving = False
         self._leftover = bytes(view[taken:end]) if taken < end else b""
-        if self._dialling:
-            dialling, self._dialling = self._dialling, []
-            for end_of_dial in dialling:
-                end_of_dial.find_connected()
         if self._answered:
             if not all(end.received for end in self._answered):
                 self.output_ready()

@@ -22,10 +22,3 @@ class TunnelEnd(Protocol):
 
     def tunnel_lost(self, error: MeshError | None) -> None:
         """The tunnel is gone."""
-
-
-class Dialling(Protocol):
-    """An end that dials, for a request of the batch that is being read."""
-
-    def find_connected(self) -> None:
-        """The batch is over."""

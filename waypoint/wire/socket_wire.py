@@ -9,7 +9,7 @@ from typing import Final
 from mesh.errors import MeshError
 from mesh.relay.dialing_end import DialingEnd
 from mesh.relay.engine import Engine
-from mesh.relay.socket_end import DONT_WAIT, EPOLLIN, LOOKED_AWAY
+from mesh.relay.socket_end import DONT_WAIT, EPOLLIN, LOOKED_AWAY, NOTHING
 from waypoint.wire.contract import NOBODY, Buffer, Flushable, WireOwner
 
 READ: Final = 128 * 1024
@@ -49,12 +49,8 @@ class SocketWire(DialingEnd):
     def read_input(self) -> None:
         """The socket is readable (``SocketEnd``)."""
         view = self.engine.read_view
-        try:
-            size = self.sock.recv_into(view, READ, DONT_WAIT)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.input_failed(error)
+        size = self.receive(view, READ)
+        if size == NOTHING:
             return
         if size:
             self.owner.wire_data(view[:size])

@@ -175,6 +175,57 @@ async def test_events_do_not_reach_the_next_owner_of_a_number(engine: Engine) ->
         one.close()
 
 
+class Dialled:
+    """Something that connects when it is told to."""
+
+    def __init__(self, happened: list[str], failure: Exception | None = None) -> None:
+        self.happened = happened
+        self.failure = failure
+
+    def connect(self) -> None:
+        self.happened.append("connected")
+        if self.failure is not None:
+            raise self.failure
+
+    def crashed(self, error: MeshError) -> None:
+        self.happened.append(f"ended: {error}")
+
+
+async def test_connecting_and_then_closing_come_after_the_handlers_of_a_batch(engine: Engine) -> None:
+    happened: list[str] = []
+
+    def close_and_dial(one: Watched) -> None:
+        one.read()
+        happened.append("handled")
+        engine.close_socket(one.here, one.here.fileno())
+        engine.connect_after_batch(Dialled(happened, RuntimeError("surprise") if len(happened) == 1 else None))
+        assert one.here.fileno() >= 0
+
+    pair = [Watched(engine, close_and_dial), Watched(engine, close_and_dial)]
+    for one in pair:
+        one.there.send(b"xy")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.run)
+        await until(lambda: all(one.here.fileno() < 0 for one in pair))
+        nursery.cancel_scope.cancel()
+    assert [word.split(":")[0] for word in happened] == ["handled", "handled", "connected", "ended", "connected"]
+    assert "surprise" in happened[3]
+    assert [one.there.recv(1) for one in pair] == [b"", b""]
+    assert engine.watched == 0
+    for one in pair:
+        one.there.close()
+
+
+def test_outside_of_a_batch_connecting_and_closing_wait_for_nothing(engine: Engine) -> None:
+    happened: list[str] = []
+    one = Watched(engine, Watched.read)
+    engine.connect_after_batch(Dialled(happened))
+    engine.close_socket(one.here, one.here.fileno())
+    assert happened == ["connected"]
+    assert one.here.fileno() < 0
+    one.close()
+
+
 async def test_trio_gets_its_turn_under_load(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket that is always ready does not keep trio's tasks from running."""
     monkeypatch.setattr(engine_module, "MAX_STAY", 0.0)

@@ -111,6 +111,30 @@ async def test_a_reset_is_passed_on_as_a_reset(open_relays: Any) -> None:
         await until(lambda: seen)
 
 
+async def test_what_came_before_a_reset_arrives_before_it(open_relays: Any) -> None:
+    received = bytearray()
+    resets: list[BaseException] = []
+
+    async def read_to_the_end(stream: trio.SocketStream) -> None:
+        async with stream:
+            try:
+                async for chunk in stream:
+                    received.extend(chunk)
+            except trio.BrokenResourceError as error:
+                resets.append(error)
+
+    async with open_relays(read_to_the_end) as relays:
+        client = await relays.connect()
+        await until(lambda: relays.server_owner.ends and not relays.server_owner.ends[0].connecting)
+        with socket.socket(fileno=client.socket.detach()) as plain:
+            # Both before the relay has its next turn: it finds the reset together with the bytes.
+            plain.send(b"last words")
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await until(lambda: resets)
+        assert received == b"last words"
+        assert "reset" in str(relays.closed[0].error)
+
+
 @pytest.mark.parametrize("sent_ahead", [b"", b"nobody reads this"])
 async def test_an_application_that_does_not_listen(open_relays: Any, sent_ahead: bytes) -> None:
     async with open_relays() as relays:
