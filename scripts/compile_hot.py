@@ -30,7 +30,7 @@ OF_ZTUNNEL = (
     *("ebpf.connections", "mesh.addresses", "mesh.clock", "mesh.identity", "mesh.rbac"),
     *("mesh.hbone.codec", "mesh.hbone.contract", "mesh.hbone.control_machine", "mesh.hbone.header_codec"),
     "mesh.hbone.machine",
-    *("mesh.telemetry.access_log", "mesh.telemetry.metrics", "mesh.telemetry.output"),
+    *("mesh.telemetry.access_log", "mesh.telemetry.metrics"),
     *("mesh.relay.acceptor", "mesh.relay.dialing_end", "mesh.relay.engine", "mesh.relay.kernel_tunnel"),
     *("mesh.relay.looking", "mesh.relay.openssl_tunnel", "mesh.relay.plain_pair", "mesh.relay.socket_end"),
     *("mesh.relay.stream_end", "mesh.relay.tunnel", "mesh.relay.tunnel_contract"),

@@ -36,7 +36,8 @@ def used() -> dict[str, str]:
     """Where the modules under test come from."""
     # These bring all along, and none may come before ``choose``.
     import waypoint.app  # noqa: F401
-    import ztunnel.app  # noqa: F401
+    import ztunnel.app
+    import ztunnel.worker.app  # noqa: F401
 
     return {name: str(module.__file__) for name, module in sys.modules.items() if getattr(module, "__file__", None)}
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from ebpf.connections import Deliveries
 from mesh.addresses import SocketAddress, is_ipv4
 from mesh.relay.socket_end import RawSocket
 from ztunnel.pod import Pod
+from ztunnel.proxy.contract import Deliveries
 
 _MADE_AT_FIRST: Final = 4
 _MADE_AT_MOST: Final = 64

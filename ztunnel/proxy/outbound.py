@@ -12,7 +12,6 @@ from typing import Final
 
 import trio
 
-from ebpf.connections import OriginalDestinations
 from mesh import ports
 from mesh.addresses import OriginalDestination, PeerAddress, SocketAddress, is_ipv4, is_loopback, to_sockaddr
 from mesh.errors import ConnectFailed, MeshError, SelfCall, UnknownWorkload, WaypointUnavailable
@@ -34,6 +33,7 @@ from ztunnel.fastpath.contract import FastPathMemory
 from ztunnel.pod import Pod
 from ztunnel.proxy.baggage import BaggageCache
 from ztunnel.proxy.connections import Connection, ConnectionTable
+from ztunnel.proxy.contract import OriginalDestinations
 from ztunnel.proxy.descriptions import Descriptions
 from ztunnel.proxy.dials import Dials
 

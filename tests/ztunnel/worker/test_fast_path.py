@@ -3,9 +3,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from mesh.addresses import OriginalDestination, SocketAddress, parse_ip
+from mesh.addresses import HboneTarget, OriginalDestination, SocketAddress, parse_ip
 from mesh.identity import SpiffeId
 from mesh.rbac import ConnectionFacts
+from mesh.state.routes import ToWorkload
+from mesh.testing.model import make_workload
 from ztunnel.fanout.messages_codec import Admitted, ServiceDialled
 from ztunnel.worker.fast_path import FastPathReports
 
@@ -56,6 +58,7 @@ def test_services_with_an_endpoint_here_are_told() -> None:
     source = pod(1, "10.0.0.1")
     dialled = OriginalDestination(SocketAddress(parse_ip("10.96.0.1"), 80))
     for node in ("node2", "node1", "node1"):
-        upstream: Any = SimpleNamespace(workload=SimpleNamespace(node=node))
-        reports.dialled_service(source, dialled, upstream)
+        workload = make_workload("server", "10.0.0.2", node=node)
+        target = HboneTarget(SocketAddress(workload.addresses[0], 8080))
+        reports.dialled_service(source, dialled, ToWorkload(workload, target, None, frozenset(), "demo/echo.demo"))
     assert told == [ServiceDialled(version=0, pod_cookie=1, address=parse_ip("10.96.0.1"), port=80)]
