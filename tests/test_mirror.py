@@ -50,6 +50,7 @@ WITHOUT_A_TEST_OF_ITS_OWN: dict[str, Elsewhere] = {
     "ztunnel/supervisor/app.py": Elsewhere("a process of every lab with workers", "ztunnel/test_workers.py"),
     "mesh/relay/tunnel_contract.py": Elsewhere("protocols, without code", "mesh/relay/test_tunnel.py"),
     "ztunnel/fastpath/contract.py": Elsewhere("a protocol, without code", "ztunnel/worker/test_fast_path.py"),
+    "ztunnel/proxy/contract.py": Elsewhere("protocols, without code", "ztunnel/proxy/test_small_parts.py"),
     "ztunnel/fastpath/making.py": Elsewhere("a few lines of every ztunnel's start", "ztunnel/test_same_node.py"),
     "mesh/grpc/connection_driver.py": Elsewhere("both ends stand on it", "mesh/grpc/test_driver_abuse.py"),
     "mesh/hbone/machine.py": Elsewhere("driven by the kit's Endpoint", "mesh/hbone/test_machine.py"),
