@@ -389,6 +389,9 @@ def mesh() -> Iterator[Mesh]:
                 lambda: made.programmed(PRODUCER) and made.programmed(CONSUMER), lambda: "a waypoint is not ready"
             )
             yield made
+            for process in Processes(layout).statuses():
+                log = Processes(layout).log_file(process.spec.name)
+                assert process.running, f"{process.spec.name} has ended:\n{log.read_text(errors='replace')[-4000:]}"
         finally:
             for asker in made.askers.values():
                 asker.close()
