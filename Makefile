@@ -57,8 +57,11 @@ test-kubernetes: setup ## Tests against a real API server and etcd, built when t
 	@$(PYTHON) -m tests.e2e.kit.build kubernetes
 	$(PYTEST) -m kubernetes
 
+# Ten gigabytes, ten thousand connections; pytest by itself takes a tenth.
+FULL_SIZE := AMBIMESH_TEST_SCALE=$${AMBIMESH_TEST_SCALE:-10}
+
 test-root: setup ## Tests in network namespaces, with BPF (root)
-	$(PYTEST) -m "root and not lab and not e2e and not vm"
+	$(FULL_SIZE) $(PYTEST) -m "root and not lab and not e2e and not vm"
 
 test-lab: setup ## Tests that bring a lab up (root)
 	$(PYTEST) -m "lab and not vm"
@@ -82,9 +85,8 @@ test-vm: setup-vm kubernetes ## Tests in a virtual machine with Debian 12's kern
 tools: ## Build the Go programs that tests use (h2spec)
 	@mkdir -p .build && scripts/tools.sh
 
-# The whole takes some minutes, so it is no part of test, in which the same tests run at a tenth of the size.
-test-scale: setup ## Integrity of 10 GB, 10,000 connections: the tests whose size is what they show (root)
-	AMBIMESH_TEST_SCALE=$${AMBIMESH_TEST_SCALE:-10} $(PYTEST) -m scaled --durations=0
+test-scale: setup ## Of these, those whose size is what they show: integrity of 10 GB, 10,000 connections (root)
+	$(FULL_SIZE) $(PYTEST) -m scaled --durations=0
 
 bench: setup ## The benchmark suite: writes tables and a picture under benchmarks/ (root)
 	@$(PYTHON) -m benchmarks

@@ -1,4 +1,4 @@
-"""How large the tests are whose size is what they show: 1 in everyday runs, more with ``make test-scale``."""
+"""How large the tests are whose size is what they show: 1 by themselves, ten times that in ``make test-root``."""
 
 from __future__ import annotations
 
