@@ -16,8 +16,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from ebpf import syscall
 from ebpf.layout import CONNECTION_DELIVERY, CONNECTION_HANDED, Connection
@@ -31,7 +30,10 @@ _NO_IP: Final = bytes(16)
 
 
 class _SocketRecords:
-    """The map ``connections``, with its argument block, key and value made once."""
+    """The map ``connections``, with its argument block, key and value made once.
+
+    Closed by ``contextlib.closing``, not of ``mesh.closing``: a compiled class has no base that is not.
+    """
 
     def __init__(self, paths: PinPaths) -> None:
         self._map = PinnedMap(paths, "connections", ctypes.c_int, Connection)
@@ -46,16 +48,6 @@ class _SocketRecords:
         """Close the map; the sockets keep their records."""
         self._map.close()
         struct.pack_into("=I", self._arguments, 0, 0xFFFFFFFF)  # the number may be another file's soon
-
-    # Not of mesh.closing: a compiled class has no base that is not.
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class OriginalDestinations(_SocketRecords):

@@ -111,11 +111,10 @@ Decision = Allow | Deny
 class _Subject:
     """The facts in the form that matchers compare."""
 
-    __slots__ = ("account", "facts", "namespace", "port", "principal")
+    __slots__ = ("account", "facts", "namespace", "principal")
 
     def __init__(self, facts: ConnectionFacts) -> None:
         self.facts = facts
-        self.port = facts.destination_port
         self.principal: str | None = None
         self.namespace = ""
         self.account: tuple[str, str] | None = None
@@ -350,4 +349,4 @@ def _destination_in(values: tuple[Cidr, ...]) -> _Matcher:
 
 def _port_in(values: tuple[int, ...]) -> _Matcher:
     ports = frozenset(values)
-    return lambda subject: subject.port in ports
+    return lambda subject: subject.facts.destination_port in ports

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import structlog
@@ -46,8 +46,8 @@ async def open_maps(paths: PinPaths, stopping: trio.Event, worker: int = 0) -> K
         with ExitStack() as opened:
             try:
                 maps = KernelMaps(
-                    opened.enter_context(OriginalDestinations(paths)),
-                    opened.enter_context(Deliveries(paths)),
+                    opened.enter_context(closing(OriginalDestinations(paths))),
+                    opened.enter_context(closing(Deliveries(paths))),
                     opened.enter_context(ListenerTable(paths, worker)),
                     opened.enter_context(PodTable(paths)),
                     opened.enter_context(FastPathMaps(paths)),

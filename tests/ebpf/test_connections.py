@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -18,8 +19,8 @@ CLIENT = SocketAddress(parse_ip("10.244.7.7"), 40000)
 
 def test_a_socket_no_program_redirected_has_no_original_destination(node: Any) -> None:
     with (
-        OriginalDestinations(node.paths) as destinations,
-        Deliveries(node.paths) as deliveries,
+        closing(OriginalDestinations(node.paths)) as destinations,
+        closing(Deliveries(node.paths)) as deliveries,
         socket.socket() as fresh,
     ):
         assert destinations.take(fresh.fileno()) is None
@@ -28,7 +29,7 @@ def test_a_socket_no_program_redirected_has_no_original_destination(node: Any) -
 
 
 def test_a_descriptor_that_is_no_socket_is_an_error(node: Any) -> None:
-    with OriginalDestinations(node.paths) as destinations, Deliveries(node.paths) as deliveries:
+    with closing(OriginalDestinations(node.paths)) as destinations, closing(Deliveries(node.paths)) as deliveries:
         with pytest.raises(InternalError):
             destinations.take(100_000)
         with pytest.raises(InternalError):
